@@ -1,0 +1,169 @@
+"""Every error that multiembed raises, as one tree.
+
+    MultiEmbedError
+      ConfigurationError            wrong before anything was sent (also a ValueError)
+      APIError                      the provider said no
+        AuthenticationError         the key is missing, wrong or of another region
+        PermissionDeniedError       the key is good, the account may not use this
+        QuotaExhaustedError         money or plan used up: never retried
+        RateLimitError              too fast, and still too fast after the retries
+        InvalidRequestError         the provider (or we, for it) refuses the request
+        ModelNotFoundError          no such model there
+        InputTooLongError           one text is longer than the model takes
+        ContentRejectedError        one text was refused by content moderation
+        ServerError                 the provider failed, and still failed after the retries
+      MalformedResponseError        an answer that must not become vectors
+      ConnectionFailedError         no connection, or it broke
+      RequestTimeoutError           one attempt took longer than `timeout`
+      DeadlineExceededError         the whole call took longer than `deadline`
+      PartialFailureError           some texts failed; the others are in `.result`
+
+None of them is a RuntimeError, because LlamaIndex's `asyncio_run` rewrites every RuntimeError into
+"Detected nested async". All of them can be built from the message alone, so they survive pickle: an
+error that cannot be unpickled hangs a process pool for ever.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from multiembed.records import EmbeddingResult
+
+
+class MultiEmbedError(Exception):
+    """The root of the tree.
+
+    Attributes:
+        message: what went wrong and what to do about it.
+        provider: provider id, for instance "dashscope".
+        model: model name as the provider knows it.
+        status: HTTP status, where there was one.
+        code: the provider's own error code, as text.
+        provider_message: the provider's own words, shortened.
+        request_id: the provider's id of the request, for its support.
+        retry_after: seconds the provider asks to wait, where it said so.
+        indices: positions, in the caller's list, of the texts concerned.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        provider: str | None = None,
+        model: str | None = None,
+        status: int | None = None,
+        code: str | None = None,
+        provider_message: str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+        indices: Sequence[int] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.provider = provider
+        self.model = model
+        self.status = status
+        self.code = code
+        self.provider_message = provider_message
+        self.request_id = request_id
+        self.retry_after = retry_after
+        self.indices: tuple[int, ...] = tuple(indices)
+
+    def __str__(self) -> str:
+        facts = [
+            f"{name}={value}"
+            for name, value in (
+                ("provider", self.provider),
+                ("model", self.model),
+                ("status", self.status),
+                ("code", self.code),
+                ("request_id", self.request_id),
+                ("retry_after", self.retry_after),
+                ("texts", _shorten(self.indices)),
+            )
+            if value not in (None, "")
+        ]
+        words = self.message
+        if self.provider_message:
+            words = f"{words} The provider said: {self.provider_message!r}."
+        return f"{words} [{', '.join(facts)}]" if facts else words
+
+
+def _shorten(indices: tuple[int, ...]) -> str:
+    shown = ", ".join(str(index) for index in indices[:5])
+    return f"{shown}, … ({len(indices)} in all)" if len(indices) > 5 else shown
+
+
+class ConfigurationError(MultiEmbedError, ValueError):
+    """Wrong before anything was sent: an option, a key, an address, or a text that is no text."""
+
+
+class APIError(MultiEmbedError):
+    """The provider said no."""
+
+
+class AuthenticationError(APIError):
+    """The key is missing, wrong, or belongs to another region."""
+
+
+class PermissionDeniedError(APIError):
+    """The key is good, but the account may not use this model or workspace."""
+
+
+class QuotaExhaustedError(APIError):
+    """Money or plan is used up. Waiting does not help, so it is never retried."""
+
+
+class RateLimitError(APIError):
+    """Too many requests or tokens at a time, and still too many after the retries."""
+
+
+class InvalidRequestError(APIError):
+    """The request itself is refused; sending it again gives the same answer."""
+
+
+class ModelNotFoundError(APIError):
+    """The provider has no such model, or none under this key."""
+
+
+class InputTooLongError(APIError):
+    """One text is longer than the model takes."""
+
+
+class ContentRejectedError(APIError):
+    """One text was refused by the provider's content moderation."""
+
+
+class ServerError(APIError):
+    """The provider failed, and still failed after the retries."""
+
+
+class MalformedResponseError(MultiEmbedError):
+    """An answer that must not become vectors: incomplete, mixed up, or not numbers."""
+
+
+class ConnectionFailedError(MultiEmbedError):
+    """The connection could not be made, or broke before the answer was whole."""
+
+
+class RequestTimeoutError(MultiEmbedError):
+    """One attempt took longer than `timeout` seconds."""
+
+
+class DeadlineExceededError(MultiEmbedError):
+    """The whole call took longer than `deadline` seconds."""
+
+
+class PartialFailureError(MultiEmbedError):
+    """Some texts failed; what could be embedded was, and is kept.
+
+    Attributes:
+        result: the EmbeddingResult, one row per text; a failed text's row is NaN, never a guess.
+        failures: the error of each failed text, by its position in the caller's list.
+    """
+
+    result: EmbeddingResult
+    failures: Mapping[int, MultiEmbedError]

@@ -1,0 +1,59 @@
+"""What a provider is: facts, and three pure functions that write a body, read a reply and judge a fault."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from multiembed.records import EmbedRequest, Fault, LocalEmbedder, ModelFacts, RawReply
+
+
+def _sends_nothing(*_: object) -> NoReturn:
+    raise NotImplementedError("this provider computes its vectors here")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provider:
+    """One provider. A new one is one file with one of these, and one line in the registry."""
+
+    id: str
+    title: str
+    models: tuple[ModelFacts, ...]
+    unknown: ModelFacts
+    """The careful defaults for a model that is not in the catalog."""
+    regions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Base URL by region; the first is the default. Empty when the user must name one."""
+    base_url_env: str | None = None
+    path: str = ""
+    """Behind the base URL."""
+    key_env: tuple[str, ...] = ()
+    """Environment variables that may hold the key, in order; empty when no key is needed."""
+    key_page: str = ""
+    """Where a user gets a key."""
+    refuses: Literal["empty", "blank"] = "blank"
+    """Which texts the API does not embed: "" only, or whitespace too."""
+    parameters_in: Literal["body", "parameters"] | None = None
+    """Where extra parameters go: top level, a `parameters` object, or nowhere."""
+    own_fields: frozenset[str] = frozenset()
+    """Body fields that have an option of their own and may not come through `parameters`."""
+    request_id_headers: tuple[str, ...] = ()
+
+    encode: Callable[[EmbedRequest], dict[str, Any]] = _sends_nothing
+    """One request's JSON body."""
+    decode: Callable[[Mapping[str, Any]], RawReply] = _sends_nothing
+    """A successful reply taken apart. Raises ValueError saying what is missing."""
+    classify: Callable[[int, object], Fault | None] = _sends_nothing
+    """HTTP status and parsed body (or the body's first words) to a fault; None when the reply is a success."""
+    compute: LocalEmbedder | None = None
+    """Set for a provider that needs no network: texts and dimensions to vectors."""
+
+    def model(self, name: str) -> ModelFacts:
+        """The facts of a model; the careful defaults under its name when it is not in the catalog."""
+        for facts in self.models:
+            if facts.name == name:
+                return facts
+        return replace(self.unknown, name=name, known=False)

@@ -1,0 +1,267 @@
+"""Alibaba DashScope (Model Studio): text-embedding-v1 to v4, by the native API and by the OpenAI-compatible one.
+
+Vendor page: https://help.aliyun.com/en/model-studio/text-embedding-synchronous-api ; errors:
+https://help.aliyun.com/zh/model-studio/error-code ; request size: https://help.aliyun.com/zh/model-studio/rate-limit
+(all read 2026-11). Keys belong to one region.
+
+Only the native API keeps queries and documents apart (`text_type`), takes an instruction for queries and gives sparse
+vectors. The compatible API embeds everything as a document.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from multiembed.providers import openai_form
+from multiembed.providers.contract import Provider
+from multiembed.providers.faults import cap_in, kind_by_status, plain_fault, text_of, tokens_in
+from multiembed.records import Fault, Limits, ModelFacts, RawItem, RawReply
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from multiembed.records import EmbedRequest, FaultKind
+
+_MAX_BYTES = 16 * 1024 * 1024
+
+_V4 = ModelFacts(
+    name="text-embedding-v4",
+    limits=Limits(max_items=10, max_tokens_per_item=8192, max_bytes_per_request=_MAX_BYTES),
+    dimensions=(64, 128, 256, 512, 768, 1024, 1536, 2048),
+    default_dimensions=1024,
+    role_parameter=True,
+    instruct="parameter",
+    sparse=True,
+    price_cny_per_mtok=0.5,
+    source="https://help.aliyun.com/en/model-studio/text-embedding-synchronous-api",
+    checked="2026-11-01",
+)
+_V3 = replace(
+    _V4,
+    name="text-embedding-v3",
+    dimensions=(64, 128, 256, 512, 768, 1024),
+    instruct=None,
+    notes="Singapore's page lists 512, 768 and 1024 only. Whether v3 heeds `instruct` is not documented.",
+)
+_V2 = replace(
+    _V4,
+    name="text-embedding-v2",
+    limits=Limits(max_items=25, max_tokens_per_item=2048, max_bytes_per_request=_MAX_BYTES),
+    dimensions=(1536,),
+    default_dimensions=1536,
+    dimensions_on_wire=False,
+    instruct=None,
+    sparse=False,
+    price_cny_per_mtok=0.7,
+    notes="Beijing only.",
+)
+_V1 = replace(_V2, name="text-embedding-v1")
+
+_QWEN37 = replace(
+    _V4,
+    name="qwen3.7-text-embedding",
+    limits=Limits(max_items=20, max_tokens_per_item=None, max_bytes_per_request=_MAX_BYTES),
+    dimensions=None,
+    price_cny_per_mtok=None,
+    source="https://pypi.org/project/dashscope/ (2.0.2)",
+    notes="Newer than the vendor page: limits from public client code, the list of dimensions is not known.",
+)
+_QWEN37_FLASH = replace(
+    _QWEN37,
+    name="qwen3.7-text-embedding-flash",
+    # One user reports that the call hangs, without an error, above about 4,500 tokens in one request.
+    limits=Limits(
+        max_items=20,
+        max_tokens_per_item=131072,
+        max_tokens_per_request=4096,
+        max_bytes_per_request=_MAX_BYTES,
+    ),
+    dimensions=(256, 512, 768, 1024),
+    source="https://help.aliyun.com/en/model-studio/qwen3-7-text-embedding-flash",
+    notes="Packed to 4,096 tokens a request, because larger ones were reported to hang.",
+)
+
+_UNKNOWN = replace(
+    _V4,
+    name="",
+    limits=Limits(max_items=10, max_tokens_per_item=2048, max_bytes_per_request=_MAX_BYTES),
+    dimensions=None,
+    default_dimensions=None,
+    price_cny_per_mtok=None,
+    source="",
+    checked="",
+)
+
+
+def _compatible(facts: ModelFacts) -> ModelFacts:
+    """The same model by the OpenAI-compatible API, which has no text_type, no instruct and no sparse output."""
+    return replace(facts, role_parameter=False, instruct=None, sparse=False)
+
+
+# ── errors ───────────────────────────────────────────────────────────────────────────────────────
+
+# Both spellings of each code: the native API's and the compatible one's. `insufficient_quota` is the tokens-per-minute
+# limit here, unlike with OpenAI.
+_KINDS: dict[str, FaultKind] = {
+    **dict.fromkeys(("InvalidApiKey", "invalid_api_key", "NOT AUTHORIZED"), "authentication"),
+    **dict.fromkeys(
+        (
+            "AccessDenied",
+            "access_denied",
+            "AccessDenied.Unpurchased",
+            "Model.AccessDenied",
+            "Workspace.AccessDenied",
+            "Endpoint.AccessDenied",
+            "WorkSpaceNotFound",
+        ),
+        "permission",
+    ),
+    **dict.fromkeys(
+        (
+            "Arrearage",
+            "AllocationQuota.FreeTierOnly",
+            "CommodityNotPurchased",
+            "PrepaidBillOverdue",
+            "PostpaidBillOverdue",
+        ),
+        "quota",
+    ),
+    **dict.fromkeys(("ModelNotFound", "model_not_found", "model_not_supported"), "model"),
+    **dict.fromkeys(
+        (
+            "DataInspectionFailed",
+            "data_inspection_failed",
+            "FaqRuleBlocked",
+            "CustomRoleBlocked",
+            "IPInfringementSuspect",
+        ),
+        "content",
+    ),
+    **dict.fromkeys(("LimitRequests", "limit_requests", "limit_burst_rate", "insufficient_quota"), "rate_limit"),
+    **dict.fromkeys(
+        ("InternalError", "InternalError.Algo", "ServiceUnavailable", "GatewayTimeout", "ModelServingError"),
+        "server",
+    ),
+    "RequestTimeOut": "timeout",
+    "BadRequest.TooLarge": "request_too_large",
+}
+
+
+def _classify(status: int, body: object) -> Fault | None:
+    """The code and the words of either envelope, then the status. An error may come inside a 200."""
+    if not isinstance(body, dict):
+        return plain_fault(status, body)
+    error = body.get("error")
+    envelope = error if isinstance(error, dict) else body
+    code, message = text_of(envelope.get("code")), text_of(envelope.get("message"))
+    if status == 200 and error is None and code in (None, "200"):
+        return None
+    request_id = text_of(body.get("request_id")) or text_of(body.get("id"))
+    cap = cap_in(message)
+    kind = _kind(status, code or "", message or "", cap)
+    return Fault(kind, code=code, message=message, request_id=request_id, cap=cap)
+
+
+def _kind(status: int, code: str, message: str, cap: int | None) -> FaultKind:
+    # A wrong parameter is also reported as 400 InternalError.Algo.InvalidParameter, so the words come first.
+    if "batch size is invalid" in message or (cap and status == 400):
+        return "too_many_items"
+    if "Range of input length" in message:
+        return "too_long"
+    if "Free allocated quota exceeded" in message:
+        return "quota"
+    if "InvalidParameter" in code or (status == 400 and code.startswith("InternalError")):
+        return "invalid"
+    if code.startswith("Throttling"):
+        return "rate_limit"
+    return _KINDS.get(code) or (kind_by_status(status) if status != 200 else "server")
+
+
+# ── the native form ──────────────────────────────────────────────────────────────────────────────
+
+
+def _encode_native(request: EmbedRequest) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"text_type": request.role}
+    if request.dimensions is not None and request.model.dimensions_on_wire:
+        parameters["dimension"] = request.dimensions
+    if request.output != "dense" or (request.model.sparse and request.model.known):
+        parameters["output_type"] = request.output
+    if request.instruct and request.role == "query":
+        parameters["instruct"] = request.instruct
+    return {
+        "model": request.model.name,
+        "input": {"texts": list(request.texts)},
+        "parameters": {**parameters, **request.parameters},
+    }
+
+
+def _decode_native(payload: Mapping[str, Any]) -> RawReply:
+    output = payload.get("output")
+    elements = output.get("embeddings") if isinstance(output, dict) else None
+    if not isinstance(elements, list):
+        raise ValueError("the reply has no output.embeddings list")
+    if not all(isinstance(element, dict) for element in elements):
+        raise ValueError("an element of output.embeddings is no object")
+    return RawReply(
+        items=[
+            RawItem(
+                index=element.get("text_index"),
+                dense=element.get("embedding"),
+                sparse=element.get("sparse_embedding"),
+            )
+            for element in elements
+        ],
+        total_tokens=tokens_in(payload),
+        request_id=text_of(payload.get("request_id")),
+    )
+
+
+DASHSCOPE = Provider(
+    id="dashscope",
+    title="Alibaba DashScope",
+    models=(_V4, _V3, _V2, _V1, _QWEN37, _QWEN37_FLASH),
+    unknown=_UNKNOWN,
+    regions=MappingProxyType(
+        {
+            "cn": "https://dashscope.aliyuncs.com/api/v1",
+            "intl": "https://dashscope-intl.aliyuncs.com/api/v1",
+            "hk": "https://cn-hongkong.dashscope.aliyuncs.com/api/v1",
+        }
+    ),
+    path="/services/embeddings/text-embedding/text-embedding",
+    key_env=("DASHSCOPE_API_KEY",),
+    key_page="https://bailian.console.aliyun.com/?tab=model#/api-key",
+    parameters_in="parameters",
+    own_fields=frozenset({"text_type", "dimension", "dimensions", "output_type", "instruct", "encoding_format"}),
+    request_id_headers=("x-request-id",),
+    encode=_encode_native,
+    decode=_decode_native,
+    classify=_classify,
+)
+
+
+# ── the OpenAI-compatible form ───────────────────────────────────────────────────────────────────
+
+
+def _encode_compatible(request: EmbedRequest) -> dict[str, Any]:
+    """Only `float` is supported, and it is said, because OpenAI's own default differs from client to client."""
+    return {**openai_form.encode(request), "encoding_format": "float"}
+
+
+DASHSCOPE_COMPATIBLE = replace(
+    DASHSCOPE,
+    id="dashscope-compatible",
+    title="Alibaba DashScope, OpenAI-compatible",
+    models=tuple(_compatible(facts) for facts in (_V4, _V3, _V2, _V1)),
+    unknown=_compatible(_UNKNOWN),
+    regions=MappingProxyType(
+        {region: url.replace("/api/v1", "/compatible-mode/v1") for region, url in DASHSCOPE.regions.items()}
+    ),
+    path="/embeddings",
+    parameters_in="body",
+    own_fields=frozenset({"model", "input", "dimensions", "encoding_format"}),
+    encode=_encode_compatible,
+    decode=openai_form.decode,
+)

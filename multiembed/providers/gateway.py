@@ -1,0 +1,125 @@
+"""A generic AI gateway: POST {base_url}/api/v1/embeddings, any model, limits unknown.
+
+The gateway's page documents the request and an envelope {success, code, message, data}; its example of `data` is a
+resource record (id, name, status, createTime) without vectors. Gateways that work put an OpenAI list there, or answer
+with a bare one, so both are read and the documented record is an error that says what it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from multiembed.providers.contract import Provider
+from multiembed.providers.faults import cap_in, kind_by_status, plain_fault, text_of, tokens_in
+from multiembed.providers.openai_form import items_in
+from multiembed.records import Fault, Limits, ModelFacts, RawReply
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from multiembed.records import EmbedRequest, FaultKind
+
+# Nothing is known of what stands behind a gateway: small batches, any dimensions, and no base64 unless asked for.
+_UNKNOWN = ModelFacts(
+    name="",
+    limits=Limits(max_items=10),
+    dimensions=None,
+    default_dimensions=None,
+    source="the gateway's page",
+    checked="2026-11-01",
+)
+
+_SUCCESS = frozenset({None, "0", "200", "ok", "OK", "success", "SUCCESS"})
+
+# Codes of the OpenAI form, which most gateways hand through. `insufficient_quota` means money there.
+_KINDS: dict[str, FaultKind] = {
+    "invalid_api_key": "authentication",
+    "insufficient_quota": "quota",
+    "billing_hard_limit_reached": "quota",
+    "rate_limit_exceeded": "rate_limit",
+    "model_not_found": "model",
+    "context_length_exceeded": "too_long",
+    "content_filter": "content",
+}
+
+
+def _encode(request: EmbedRequest) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "model": request.model.name,
+        "input": list(request.texts),
+        "encoding_format": request.encoding,
+    }
+    if request.dimensions is not None:
+        body["dimensions"] = request.dimensions
+    if request.parameters:
+        body["parameters"] = dict(request.parameters)
+    return body
+
+
+def _decode(payload: Mapping[str, Any]) -> RawReply:
+    """An OpenAI list, bare or inside `data`."""
+    data = payload.get("data")
+    inner = data if isinstance(data, dict) else payload
+    if not isinstance(inner.get("data"), list):
+        record = {key: inner.get(key) for key in ("id", "status") if inner.get(key) is not None}
+        raise ValueError(
+            f"the reply holds no vectors, only a record ({', '.join(f'{k}: {v}' for k, v in record.items())})"
+            if record
+            else "the reply holds no vectors"
+        )
+    total_tokens = tokens_in(inner)
+    return RawReply(
+        items=items_in(inner["data"]),
+        total_tokens=tokens_in(payload) if total_tokens is None else total_tokens,
+        request_id=text_of(payload.get("request_id")) or text_of(inner.get("id")),
+    )
+
+
+def _classify(status: int, body: object) -> Fault | None:
+    """`success` and `code` of the envelope, or OpenAI's `error` object, then the status."""
+    if isinstance(body, list):  # a bare list of elements, which the decoder is shown as {"data": [...]}
+        body = {"data": body}
+    if not isinstance(body, dict):
+        return plain_fault(status, body)
+    error = body.get("error")
+    envelope = error if isinstance(error, dict) else body
+    code, message = text_of(envelope.get("code")), text_of(envelope.get("message"))
+    refused = bool(error) or body.get("success") is False or ("success" in body and code not in _SUCCESS)
+    if status == 200 and not refused:
+        return None
+    return Fault(
+        _kind(status, code or "", message or ""),
+        code=code,
+        message=message or (error if isinstance(error, str) else None),
+        request_id=text_of(body.get("request_id")) or text_of(body.get("id")),
+        cap=cap_in(message),
+    )
+
+
+def _kind(status: int, code: str, message: str) -> FaultKind:
+    if cap_in(message):
+        return "too_many_items"
+    if code in _KINDS:
+        return _KINDS[code]
+    if status == 200:  # the envelope's own code, which mirrors HTTP
+        return kind_by_status(int(code)) if code.isdigit() and 400 <= int(code) < 600 else "server"
+    return kind_by_status(status)
+
+
+GATEWAY = Provider(
+    id="gateway",
+    title="AI gateway",
+    models=(),
+    unknown=_UNKNOWN,
+    base_url_env="MULTIEMBED_GATEWAY_BASE_URL",
+    path="/api/v1/embeddings",
+    key_env=("MULTIEMBED_GATEWAY_API_KEY",),
+    key_page="your gateway's page for API keys",
+    refuses="empty",
+    parameters_in="parameters",
+    own_fields=frozenset({"model", "input", "dimensions"}),
+    request_id_headers=("x-request-id",),
+    encode=_encode,
+    decode=_decode,
+    classify=_classify,
+)

@@ -1,0 +1,111 @@
+"""Hashed character n-grams, computed here: no key, no network, any dimensions, the same on every machine.
+
+The vectors are lexical, not semantic: texts come close when they share words and word parts, not when they mean the
+same. They are for tests, demonstrations and machines without a network, never a substitute for a model.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING
+
+from multiembed.providers.contract import Provider
+from multiembed.records import Limits, ModelFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from multiembed.records import Vectors
+
+# Chinese, Japanese and Korean words are short, so one and two characters carry them; alphabets take three to five.
+_IDEOGRAPHS = ((0x2E80, 0x9FFF), (0xAC00, 0xD7AF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
+_WIDEST = 5
+_DIMENSIONS = 1024
+_SPACE = 0x20
+
+
+def embed(texts: Sequence[str], dimensions: int | None = None) -> Vectors:
+    """Texts to float32 vectors of unit length, shape (len(texts), dimensions); 1024 dimensions unless told.
+
+    All sums are of whole numbers and only the last division rounds, so no processor gives another result.
+    """
+    import numpy as np
+
+    dimensions = dimensions or _DIMENSIONS
+    vectors = np.empty((len(texts), dimensions), dtype=np.float32)
+    for row, text in enumerate(texts):
+        vectors[row] = _embed_one(text, dimensions)
+    return vectors
+
+
+def _embed_one(text: str, dimensions: int) -> NDArray[np.float64]:
+    import numpy as np
+
+    hashes, counts = np.unique(_ngrams(text), return_counts=True)
+    # A word that stands ten times says little more than one that stands three times: weigh by the root.
+    weights = np.floor(np.sqrt(counts * 4096.0))
+    signs = np.where(hashes >> np.uint64(63), -1.0, 1.0)
+    sums = np.bincount((hashes % np.uint64(dimensions)).astype(np.intp), weights=weights * signs, minlength=dimensions)
+    length = np.sqrt(np.dot(sums, sums))
+    if length == 0.0:  # every bucket cancelled out: the text's own hash decides where it lies
+        sums[int(hashes[0] % np.uint64(dimensions))] = length = 1.0
+    unit: NDArray[np.float64] = sums / length
+    return unit
+
+
+def _ngrams(text: str) -> NDArray[np.uint64]:
+    """A hash of each n-gram that starts and ends inside one word, or crosses one boundary of it."""
+    import numpy as np
+
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    points = np.frombuffer(f" {folded} ".encode("utf-32-le", "replace"), dtype="<u4").astype(np.uint64)
+    dense = np.zeros(len(points), dtype=bool)
+    for first, last in _IDEOGRAPHS:
+        dense |= (points >= first) & (points <= last)
+    blank = points == _SPACE
+    found = [_mix(points[~blank & ~dense], 1), _mix(points[dense], 1)]
+    hashes = points
+    inner_blank = np.zeros(len(points), dtype=bool)
+    has_dense = dense
+    for width in range(2, min(_WIDEST, len(points)) + 1):
+        # hashes[i] covers points[i : i + width]
+        hashes = hashes[:-1] * np.uint64(0x100000001B3) ^ points[width - 1 :]
+        has_dense = has_dense[:-1] | dense[width - 1 :]
+        inner_blank = inner_blank[:-1] | blank[width - 2 : -1] if width > 2 else blank[:-1] & blank[1:]
+        wanted = ~inner_blank & (has_dense if width == 2 else ~has_dense)
+        found.append(_mix(hashes[wanted], width))
+    return np.concatenate(found)
+
+
+def _mix(hashes: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:
+    """Spread the bits, so that the low ones choose the bucket and the highest one the sign (splitmix64)."""
+    import numpy as np
+
+    mixed = hashes + np.uint64(0x9E3779B97F4A7C15 * width % 2**64)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    spread: NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(31))
+    return spread
+
+
+_NGRAMS = ModelFacts(
+    name="char-ngrams",
+    limits=Limits(max_items=256),
+    dimensions=None,
+    default_dimensions=_DIMENSIONS,
+    price_cny_per_mtok=0.0,
+    source="multiembed/providers/local.py",
+    checked="2026-11-21",
+    notes="Lexical, not semantic: for tests and demonstrations.",
+)
+
+LOCAL = Provider(
+    id="local",
+    title="local character n-grams (lexical, not semantic)",
+    models=(_NGRAMS,),
+    unknown=_NGRAMS,
+    compute=embed,
+)

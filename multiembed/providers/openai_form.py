@@ -1,0 +1,46 @@
+"""The OpenAI form of request and reply, which Zhipu, SiliconFlow, DashScope's compatible mode and gateways share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from multiembed.providers.faults import text_of, tokens_in
+from multiembed.records import RawItem, RawReply
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from multiembed.records import EmbedRequest
+
+
+def encode(request: EmbedRequest) -> dict[str, Any]:
+    """`model`, `input`, `dimensions` where asked for and where the model takes it, and the extra parameters."""
+    body: dict[str, Any] = {"model": request.model.name, "input": list(request.texts)}
+    if request.dimensions is not None and request.model.dimensions_on_wire:
+        body["dimensions"] = request.dimensions
+    return {**body, **request.parameters}
+
+
+def decode(payload: Mapping[str, Any]) -> RawReply:
+    """`data` with `index` and `embedding`; `usage.total_tokens`; `id` where there is one."""
+    return RawReply(
+        items=items_in(payload.get("data")),
+        total_tokens=tokens_in(payload),
+        request_id=text_of(payload.get("id")),
+    )
+
+
+def items_in(data: object) -> list[RawItem]:
+    """The elements of an OpenAI list.
+
+    Raises:
+        ValueError: it is no list of objects.
+    """
+    if not isinstance(data, list):
+        raise ValueError("the reply has no list of embeddings")
+    items = []
+    for element in data:
+        if not isinstance(element, dict):
+            raise ValueError("an element of the list of embeddings is no object")
+        items.append(RawItem(index=element.get("index"), dense=element.get("embedding")))
+    return items

@@ -1,0 +1,142 @@
+"""SiliconFlow: the bge, bce and Qwen3-Embedding models, in China (.cn) and abroad (.com).
+
+Vendor page: https://docs.siliconflow.cn/cn/api-reference/embeddings/create-embeddings ; errors:
+https://docs.siliconflow.cn/cn/faqs/error-code (all read 2026-11). Keys belong to one region.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from multiembed.providers import openai_form
+from multiembed.providers.contract import Provider
+from multiembed.providers.faults import cap_in, kind_by_status, plain_fault, text_of
+from multiembed.records import Fault, Limits, ModelFacts
+
+if TYPE_CHECKING:
+    from multiembed.records import EmbedRequest, FaultKind
+
+# 32 texts by the vendor page; 64 and more were accepted at times, which the server's own words would teach.
+_MAX_ITEMS = 32
+
+_BASE = ModelFacts(
+    name="",
+    limits=Limits(max_items=_MAX_ITEMS, max_tokens_per_item=512),
+    dimensions=(1024,),
+    default_dimensions=1024,
+    dimensions_on_wire=False,
+    base64=True,
+    price_cny_per_mtok=0.0,
+    source="https://docs.siliconflow.cn/cn/api-reference/embeddings/create-embeddings",
+    checked="2026-11-01",
+)
+_LONG = replace(_BASE, limits=Limits(max_items=_MAX_ITEMS, max_tokens_per_item=8192))
+
+# The API adds nothing to queries, so the instruction goes in the form of the model's own card
+# (https://github.com/QwenLM/Qwen3-Embedding, no space behind "Query:").
+_QWEN_FORM = "Instruct: {instruct}\nQuery:{text}"
+_QWEN_TASK = "Given a web search query, retrieve relevant passages that answer the query"
+_QWEN = replace(
+    _BASE,
+    limits=Limits(max_items=_MAX_ITEMS, max_tokens_per_item=32768),
+    dimensions_on_wire=True,
+    instruct=_QWEN_FORM,
+    query_prefix=_QWEN_FORM.format(instruct=_QWEN_TASK, text=""),
+)
+
+_MODELS = (
+    replace(_BASE, name="BAAI/bge-large-zh-v1.5", query_prefix="为这个句子生成表示以用于检索相关文章："),
+    replace(
+        _BASE,
+        name="BAAI/bge-large-en-v1.5",
+        query_prefix="Represent this sentence for searching relevant passages: ",
+    ),
+    replace(_BASE, name="netease-youdao/bce-embedding-base_v1", dimensions=(768,), default_dimensions=768),
+    replace(_LONG, name="BAAI/bge-m3"),
+    replace(_LONG, name="Pro/BAAI/bge-m3", price_cny_per_mtok=0.7, notes="cn only"),
+    replace(
+        _QWEN,
+        name="Qwen/Qwen3-Embedding-8B",
+        dimensions=(64, 128, 256, 512, 768, 1024, 1536, 2048, 2560, 4096),
+        default_dimensions=4096,
+        price_cny_per_mtok=0.28,
+        notes="The .com page leaves out 1536 and 2560.",
+    ),
+    replace(
+        _QWEN,
+        name="Qwen/Qwen3-Embedding-4B",
+        dimensions=(64, 128, 256, 512, 768, 1024, 1536, 2048, 2560),
+        default_dimensions=2560,
+        price_cny_per_mtok=0.14,
+        notes="The .com page leaves out 1536 and 2560.",
+    ),
+    replace(
+        _QWEN,
+        name="Qwen/Qwen3-Embedding-0.6B",
+        dimensions=(64, 128, 256, 512, 768, 1024),
+        default_dimensions=1024,
+        price_cny_per_mtok=0.07,
+    ),
+)
+
+_UNKNOWN = ModelFacts(
+    name="",
+    limits=Limits(max_items=_MAX_ITEMS, max_tokens_per_item=512),
+    dimensions=None,
+    default_dimensions=None,
+    base64=True,
+)
+
+_KINDS: dict[str, FaultKind] = {
+    "20012": "model",
+    "20015": "invalid",
+    "30001": "quota",  # balance insufficient; seen as 402 and as 403
+    "50505": "server",
+}
+
+
+def _encode(request: EmbedRequest) -> dict[str, Any]:
+    """The OpenAI form with `encoding_format`."""
+    return {**openai_form.encode(request), "encoding_format": request.encoding}
+
+
+def _classify(status: int, body: object) -> Fault | None:
+    """`code` in the envelope first, then the status. 401, 404 and 504 have bare strings for bodies."""
+    if not isinstance(body, dict):
+        return plain_fault(status, body)
+    code, message = text_of(body.get("code")), text_of(body.get("message"))
+    if status == 200 and (code is None or "object" in body):
+        return None
+    kind = _KINDS.get(code or "") or (kind_by_status(status) if status != 200 else "server")
+    cap = None
+    if code == "20042" or status == 413:
+        kind, cap = _too_big(message or "")
+    return Fault(kind, code=code, message=message, cap=cap)
+
+
+def _too_big(message: str) -> tuple[FaultKind, int | None]:
+    """20042 is one code for too many texts and for a text that is too long; the words tell which."""
+    cap = cap_in(message)
+    if cap or "batch size" in message:
+        return "too_many_items", cap
+    return ("too_long" if "token" in message else "request_too_large"), None
+
+
+SILICONFLOW = Provider(
+    id="siliconflow",
+    title="SiliconFlow",
+    models=_MODELS,
+    unknown=_UNKNOWN,
+    regions=MappingProxyType({"cn": "https://api.siliconflow.cn/v1", "intl": "https://api.siliconflow.com/v1"}),
+    path="/embeddings",
+    key_env=("SILICONFLOW_API_KEY",),
+    key_page="https://cloud.siliconflow.cn/account/ak",
+    parameters_in="body",
+    own_fields=frozenset({"model", "input", "dimensions"}),
+    request_id_headers=("x-siliconcloud-trace-id",),
+    encode=_encode,
+    decode=openai_form.decode,
+    classify=_classify,
+)

@@ -1,0 +1,100 @@
+"""Zhipu (BigModel): embedding-2 and embedding-3.
+
+Vendor pages: https://www.bigmodel.cn/dev/api/vector/embedding and
+https://docs.bigmodel.cn/cn/guide/models/embedding/embedding-2 ; error codes:
+https://docs.bigmodel.cn/cn/api/api-code (all read 2026-11).
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from multiembed.providers import openai_form
+from multiembed.providers.contract import Provider
+from multiembed.providers.faults import cap_in, kind_by_status, plain_fault, text_of
+from multiembed.records import Fault, Limits, ModelFacts
+
+if TYPE_CHECKING:
+    from multiembed.records import FaultKind
+
+_CHECKED = "2026-11-01"
+
+_MODELS = (
+    ModelFacts(
+        name="embedding-3",
+        limits=Limits(max_items=64, max_tokens_per_item=3072),
+        dimensions=(256, 512, 1024, 2048),
+        default_dimensions=2048,
+        price_cny_per_mtok=0.5,
+        source="https://docs.bigmodel.cn/api-reference/模型-api/文本嵌入",
+        checked=_CHECKED,
+        notes="An older page says 2048 tokens a request; live errors (1214 above 64 texts, 1210 above about "
+        "3072 tokens a text) agree with the newer one.",
+    ),
+    ModelFacts(
+        name="embedding-2",
+        # 512 tokens a text and 8K an array; no number of texts is documented, so no more than always fit: 8192/512.
+        limits=Limits(max_items=16, max_tokens_per_item=512, max_tokens_per_request=8192),
+        dimensions=(1024,),
+        default_dimensions=1024,
+        dimensions_on_wire=False,
+        price_cny_per_mtok=0.5,
+        source="https://docs.bigmodel.cn/cn/guide/models/embedding/embedding-2",
+        checked=_CHECKED,
+        notes="The API has no dimensions parameter for it.",
+    ),
+)
+
+_UNKNOWN = ModelFacts(
+    name="",
+    limits=Limits(max_items=16, max_tokens_per_item=512, max_tokens_per_request=8192),
+    dimensions=None,
+    default_dimensions=None,
+)
+
+# Code to kind. 1113 (arrears) and the plan's own limits come as HTTP 429 and must not be retried.
+_KINDS: dict[str, FaultKind] = {
+    **dict.fromkeys(("1000", "1001", "1002", "1003", "1004", "1005"), "authentication"),
+    **dict.fromkeys(("1110", "1111", "1112", "1121", "1220", "1221", "1222"), "permission"),
+    **dict.fromkeys(("1113", "1304", "1308", "1309", "1310", "1311", "1313"), "quota"),
+    **dict.fromkeys(("1120", "1200", "1230", "1234"), "server"),
+    **dict.fromkeys(("1302", "1303", "1305", "1312"), "rate_limit"),
+    **dict.fromkeys(("1212", "1213", "1214", "1215"), "invalid"),
+    **dict.fromkeys(("1300", "1301"), "content"),
+    "1210": "invalid_or_too_long",
+    "1211": "model",
+    "1261": "too_long",
+}  # fmt: skip
+
+
+def _classify(status: int, body: object) -> Fault | None:
+    """The body's `error.code` first, whatever the status: an error may come inside a 200."""
+    envelope = body if isinstance(body, dict) else {}
+    error = envelope.get("error")
+    if not isinstance(error, dict):
+        return None if status == 200 else plain_fault(status, body)
+    code, message = text_of(error.get("code")), text_of(error.get("message"))
+    kind = _KINDS.get(code or "") or (kind_by_status(status) if status != 200 else "server")
+    cap = cap_in(message) if code == "1214" else None
+    if cap:
+        kind = "too_many_items"
+    return Fault(kind, code=code, message=message, request_id=text_of(envelope.get("request_id")), cap=cap)
+
+
+ZHIPU = Provider(
+    id="zhipu",
+    title="Zhipu BigModel",
+    models=_MODELS,
+    unknown=_UNKNOWN,
+    regions=MappingProxyType({"cn": "https://open.bigmodel.cn/api/paas/v4"}),
+    path="/embeddings",
+    key_env=("ZHIPUAI_API_KEY", "ZAI_API_KEY"),
+    key_page="https://bigmodel.cn/usercenter/proj-mgmt/apikeys",
+    parameters_in="body",
+    own_fields=frozenset({"model", "input", "dimensions", "encoding_format"}),
+    request_id_headers=("x-log-id",),
+    encode=openai_form.encode,
+    decode=openai_form.decode,
+    classify=_classify,
+)

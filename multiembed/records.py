@@ -1,0 +1,248 @@
+"""The plain records that travel between the rooms: facts, requests, replies, results. No behaviour of note."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from multiembed.errors import MultiEmbedError
+
+    Vectors: TypeAlias = NDArray[np.float32]
+
+Role: TypeAlias = Literal["document", "query"]
+Output: TypeAlias = Literal["dense", "sparse", "dense&sparse"]
+Encoding: TypeAlias = Literal["float", "base64"]
+
+
+# ── facts ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What one request to a model may hold. None means that no limit is documented."""
+
+    max_items: int
+    """Texts in one request."""
+    max_tokens_per_item: int | None = None
+    """Tokens in one text."""
+    max_tokens_per_request: int | None = None
+    """Tokens in all texts of one request together."""
+    max_bytes_per_request: int | None = None
+    """Bytes of one request's body."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFacts:
+    """What is known of one model, from where, and since when. Account quotas are not facts of a model."""
+
+    name: str
+    limits: Limits
+    dimensions: tuple[int, ...] | None
+    """The sizes that may be asked for, ascending; None when no list is known and any positive size may be tried."""
+    default_dimensions: int | None
+    """The size that comes when none is asked for; None when unknown."""
+    dimensions_on_wire: bool = True
+    """False when the API has no dimensions parameter for this model."""
+    role_parameter: bool = False
+    """True when the API itself keeps queries and documents apart."""
+    instruct: str | None = None
+    """"parameter" for an API field; a prompt form with {instruct} and {text}; or None: no place for it."""
+    sparse: bool = False
+    base64: bool = False
+    query_prefix: str | None = None
+    """The prefix its authors recommend for queries; used only on request."""
+    price_cny_per_mtok: float | None = None
+    """CNY for a million tokens; None when unknown, 0 when free."""
+    source: str = ""
+    checked: str = ""
+    """The day the source was read, as YYYY-MM-DD."""
+    notes: str = ""
+    known: bool = True
+    """False for a model that is not in the catalog and runs on its provider's careful defaults."""
+
+
+# ── one request ──────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbedRequest:
+    """All that a provider's encoder needs to know to write one request's body."""
+
+    model: ModelFacts
+    texts: Sequence[str]
+    role: Role
+    dimensions: int | None
+    """What the user asked for; None leaves the provider's default."""
+    output: Output
+    instruct: str | None
+    """Only when the API has a parameter for it, and only for queries."""
+    encoding: Encoding
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class WireRequest:
+    """One HTTP POST, ready to send. The key is in the headers, so it has no repr."""
+
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    timeout: float
+    """Seconds for the attempt as a whole."""
+    max_reply_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WireReply:
+    """One HTTP answer, whole. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    seconds: float = 0.0
+    """From the first byte sent to the last one received."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransportFailure:
+    """No answer: what broke, as a value, so that the story of a batch can decide about it."""
+
+    kind: Literal["connection", "tls", "timeout", "malformed"]
+    detail: str
+    """For people; holds neither key nor text."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawItem:
+    """One element of a reply as it came, not yet believed."""
+
+    index: object
+    dense: object = None
+    sparse: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class RawReply:
+    """A reply taken apart by its provider's decoder, not yet believed."""
+
+    items: Sequence[RawItem]
+    total_tokens: int | None = None
+    request_id: str | None = None
+
+
+FaultKind: TypeAlias = Literal[
+    "authentication", "permission", "quota", "model", "tls", "redirect",  # fatal for the whole call
+    "rate_limit", "server", "timeout", "connection", "malformed",  # may pass: tried again
+    "invalid",  # never tried again
+    "too_many_items", "request_too_large",  # split and sent again
+    "too_long", "invalid_or_too_long", "content",  # one text's fault: split until it stands alone
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The judgement of a reply that is no success."""
+
+    kind: FaultKind
+    code: str | None = None
+    message: str | None = None
+    request_id: str | None = None
+    cap: int | None = None
+    """The number of texts per request that the provider's words name."""
+
+
+# ── results ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class SparseVector:
+    """One text's weights by vocabulary index, as DashScope's text-embedding-v3 and -v4 give them."""
+
+    indices: tuple[int, ...]
+    values: tuple[float, ...]
+    tokens: tuple[str, ...] | None = None
+    """The token of each index, where the provider names it."""
+
+    def to_dict(self) -> dict[int, float]:
+        """The form that Milvus and LlamaIndex's sparse stores take."""
+        return dict(zip(self.indices, self.values, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """What was spent. What the provider did not tell is None, never 0."""
+
+    total_tokens: int | None = 0
+    """Tokens as the provider billed them."""
+    requests: int = 0
+    """HTTP requests that were sent, retries among them."""
+    retries: int = 0
+    cached_texts: int = 0
+    """Texts that cost nothing because they were known already."""
+    cost: float | None = 0.0
+    """CNY by the catalog's price; None where price or tokens are unknown."""
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            total_tokens=_sum(self.total_tokens, other.total_tokens),
+            requests=self.requests + other.requests,
+            retries=self.retries + other.retries,
+            cached_texts=self.cached_texts + other.cached_texts,
+            cost=_sum(self.cost, other.cost),
+        )
+
+
+def _sum(left: Any, right: Any) -> Any:
+    return None if left is None or right is None else left + right
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """What a call would take, told without sending anything."""
+
+    texts: int
+    requests: int
+    tokens: int
+    cost: float | None
+    """CNY by the catalog's price; None when the price is unknown."""
+    seconds: float | None
+    """From the latency seen so far; None before the first request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingResult:
+    """The vectors of one call, one row per text, in the order of the texts."""
+
+    vectors: Vectors | None
+    """float32, shape (len(texts), dimensions), not writeable; None when only sparse vectors were asked for."""
+    sparse: list[SparseVector | None] | None
+    """One per text, None where that text failed; None as a whole when only dense vectors were asked for."""
+    usage: Usage
+    model: str
+    """As provider:model."""
+    failures: Mapping[int, MultiEmbedError] = field(default_factory=dict)
+    """Empty, except in a PartialFailureError's `.result`, where the rows of these texts are NaN."""
+
+    def to_list(self) -> list[list[float]]:
+        """The dense vectors as plain Python floats.
+
+        Raises:
+            ValueError: there are no dense vectors, or some texts failed and have none.
+        """
+        if self.vectors is None:
+            raise ValueError("There are no dense vectors here: output was 'sparse'. Read .sparse instead.")
+        if self.failures:
+            raise ValueError(
+                f"{len(self.failures)} texts have no vector: read .failures, and take the other rows of .vectors."
+            )
+        rows: list[list[float]] = self.vectors.tolist()
+        return rows
+
+
+LocalEmbedder: TypeAlias = "Callable[[Sequence[str], int | None], Vectors]"
