@@ -1,0 +1,112 @@
+"""Embeddings through Zhipu, SiliconFlow, DashScope or any gateway: never a wrong vector, each text paid for once.
+
+    from multiembed import EmbeddingClient
+
+    result = EmbeddingClient("zhipu:embedding-3", dimensions=512).embed(texts, role="document")
+    result.vectors  # numpy float32, shape (len(texts), 512)
+
+For LangChain see the package `langchain_multiembed`, for LlamaIndex `llamaindex_multiembed`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from multiembed.client import EmbeddingClient
+    from multiembed.embedder import Embedder
+    from multiembed.errors import (
+        APIError,
+        AuthenticationError,
+        ConfigurationError,
+        ConnectionFailedError,
+        ContentRejectedError,
+        DeadlineExceededError,
+        InputTooLongError,
+        InvalidRequestError,
+        MalformedResponseError,
+        ModelNotFoundError,
+        MultiEmbedError,
+        PartialFailureError,
+        PermissionDeniedError,
+        QuotaExhaustedError,
+        RateLimitError,
+        RequestTimeoutError,
+        ServerError,
+    )
+    from multiembed.options import EmbeddingOptions
+    from multiembed.providers import catalog
+    from multiembed.records import EmbeddingResult, Estimate, Limits, ModelFacts, SparseVector, Usage
+
+_HOMES = {
+    "client": ("EmbeddingClient",),
+    "embedder": ("Embedder",),
+    "errors": (
+        "APIError",
+        "AuthenticationError",
+        "ConfigurationError",
+        "ConnectionFailedError",
+        "ContentRejectedError",
+        "DeadlineExceededError",
+        "InputTooLongError",
+        "InvalidRequestError",
+        "MalformedResponseError",
+        "ModelNotFoundError",
+        "MultiEmbedError",
+        "PartialFailureError",
+        "PermissionDeniedError",
+        "QuotaExhaustedError",
+        "RateLimitError",
+        "RequestTimeoutError",
+        "ServerError",
+    ),
+    "options": ("EmbeddingOptions",),
+    "providers": ("catalog",),
+    "records": ("EmbeddingResult", "Estimate", "Limits", "ModelFacts", "SparseVector", "Usage"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "APIError",
+    "AuthenticationError",
+    "ConfigurationError",
+    "ConnectionFailedError",
+    "ContentRejectedError",
+    "DeadlineExceededError",
+    "Embedder",
+    "EmbeddingClient",
+    "EmbeddingOptions",
+    "EmbeddingResult",
+    "Estimate",
+    "InputTooLongError",
+    "InvalidRequestError",
+    "Limits",
+    "MalformedResponseError",
+    "ModelFacts",
+    "ModelNotFoundError",
+    "MultiEmbedError",
+    "PartialFailureError",
+    "PermissionDeniedError",
+    "QuotaExhaustedError",
+    "RateLimitError",
+    "RequestTimeoutError",
+    "ServerError",
+    "SparseVector",
+    "Usage",
+    "__version__",
+    "catalog",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used, so that importing the package costs next to nothing."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'multiembed' has no attribute {name!r}")
+    return getattr(import_module(f"multiembed.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,136 @@
+"""A reply's vectors are checked before they are believed: all of them, in order, of the right length, real numbers."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from multiembed.records import SparseVector
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from multiembed.records import Output, RawItem, RawReply, Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Believed:
+    """The vectors of one request, in the order of its texts."""
+
+    dense: Vectors | None
+    """float32, shape (texts, dimensions)."""
+    sparse: list[SparseVector] | None
+    total_tokens: int | None
+    request_id: str | None
+
+
+def believe(reply: RawReply, *, texts: int, dimensions: int | None, output: Output) -> Believed:
+    """The vectors of a reply, if they can be believed.
+
+    Args:
+        reply: as the provider's decoder took it apart.
+        texts: how many were sent.
+        dimensions: the length that each dense vector must have; None when it is not known yet.
+        output: what was asked for.
+
+    Raises:
+        ValueError: they cannot, and why.
+    """
+    items = _in_order(reply.items, texts)
+    return Believed(
+        dense=None if output == "sparse" else _dense([item.dense for item in items], dimensions),
+        sparse=None if output == "dense" else [_sparse(item.sparse, place) for place, item in enumerate(items)],
+        total_tokens=reply.total_tokens,
+        request_id=reply.request_id,
+    )
+
+
+def _in_order(items: Sequence[RawItem], texts: int) -> list[RawItem]:
+    """The items by their index, which must be 0, 1, …, texts - 1, each once."""
+    if len(items) != texts:
+        raise ValueError(f"{texts} texts were sent and {len(items)} vectors came back")
+    ordered: list[RawItem | None] = [None] * texts
+    for item in items:
+        index = item.index
+        if type(index) is not int or not 0 <= index < texts:
+            raise ValueError(f"a vector has the index {index!r:.40}, which is no position of the {texts} texts")
+        if ordered[index] is not None:
+            raise ValueError(f"two vectors have the index {index}")
+        ordered[index] = item
+    return ordered  # type: ignore[return-value] # as many distinct positions as places: none is left empty
+
+
+def _dense(raw: Sequence[object], dimensions: int | None) -> Vectors:
+    expected = dimensions
+    rows = []
+    for place, value in enumerate(raw):
+        row = _row(value, place)
+        expected = expected or len(row)
+        if len(row) != expected:
+            raise ValueError(f"vector {place} has {len(row)} dimensions where {expected} were expected")
+        rows.append(row)
+    vectors = np.stack(rows)
+    # One pass tells both: a sum of squares that is not finite holds a NaN or an infinity, and 0 is all zeros.
+    squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    if not np.isfinite(squares).all():
+        raise ValueError(f"vector {int(np.argmin(np.isfinite(squares)))} holds NaN or infinity")
+    if not squares.all():
+        raise ValueError(f"vector {int(np.argmin(squares))} is all zeros")
+    return vectors
+
+
+def _row(value: object, place: int) -> Vectors:
+    if isinstance(value, str):
+        return _row_from_base64(value, place)
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"vector {place} is {_name(value)}, not a list of numbers")
+    try:
+        row = np.array(value)  # no dtype: numpy would read numbers out of strings
+    except (ValueError, OverflowError):
+        raise ValueError(f"vector {place} is no flat list of numbers") from None
+    if row.ndim != 1 or row.dtype.kind not in "fiu" or _holds_bool(value, row):
+        raise ValueError(f"vector {place} holds something that is no number")
+    with np.errstate(over="ignore"):  # too large for float32 becomes infinity, which is refused
+        return row.astype(np.float32)
+
+
+def _holds_bool(value: list[Any], row: np.ndarray[Any, Any]) -> bool:
+    """Whether a JSON true or false was read as 1 or 0; looked for only where such a number stands."""
+    return any(type(value[i]) is bool for i in np.flatnonzero((row == 0) | (row == 1)))
+
+
+def _row_from_base64(value: str, place: int) -> Vectors:
+    """Little-endian float32, by OpenAI's convention."""
+    try:
+        data = b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(f"vector {place} is no base64") from None
+    if not data or len(data) % 4:
+        raise ValueError(f"vector {place} has {len(data)} bytes, which is no row of float32")
+    return np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
+
+
+def _sparse(value: object, place: int) -> SparseVector:
+    if not isinstance(value, list) or not value or not all(isinstance(entry, dict) for entry in value):
+        raise ValueError(f"sparse vector {place} is {_name(value)}, not a list of weights")
+    indices = tuple(entry.get("index") for entry in value)
+    weights = tuple(entry.get("value") for entry in value)
+    tokens = tuple(entry.get("token") for entry in value)
+    if any(type(index) is not int or index < 0 for index in indices) or len(set(indices)) != len(indices):
+        raise ValueError(f"sparse vector {place} has an index that is no vocabulary position, or one twice")
+    if any(type(weight) not in (int, float) for weight in weights) or not np.isfinite(weights).all():
+        raise ValueError(f"sparse vector {place} has a weight that is no number")
+    named = all(isinstance(token, str) for token in tokens)
+    return SparseVector(indices, tuple(map(float, weights)), tokens if named else None)
+
+
+def _name(value: object) -> str:
+    if value is None:
+        return "missing"
+    if isinstance(value, list):
+        return "empty" if not value else "a list of something else"
+    return type(value).__name__

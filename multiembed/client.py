@@ -1,0 +1,202 @@
+"""The client: options in, results out, without a framework."""
+
+from __future__ import annotations
+
+import copy
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+from multiembed.errors import ConfigurationError
+from multiembed.options import EmbeddingOptions
+from multiembed.target import aim
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import TracebackType
+
+    from multiembed.call import Call
+    from multiembed.drive import Work
+    from multiembed.records import EmbeddingResult, Estimate, Role, Usage
+    from multiembed.runtime import Runtime
+    from multiembed.target import Target
+
+DEFAULT_CONCURRENCY = 8
+"""Requests in flight when the user names no ceiling: well below the lowest documented quota (Zhipu V0: 50)."""
+
+
+class EmbeddingClient:
+    """Texts to vectors through one provider and model.
+
+    One client may be used from many threads and event loops at once, and be pickled, copied and forked.
+
+    Args:
+        model: as provider:model, for instance "dashscope:text-embedding-v4".
+        **options: the fields of EmbeddingOptions.
+
+    Raises:
+        ConfigurationError: the model or an option cannot work; nothing is sent to find out.
+    """
+
+    def __init__(self, model: str, **options: Any) -> None:
+        self.__setstate__((model, EmbeddingOptions(**options)))
+        self._aim()
+
+    @classmethod
+    def from_options(cls, model: str, options: EmbeddingOptions) -> EmbeddingClient:
+        """A client for options that stand already; they are checked against the model now."""
+        client = cls.__new__(cls)
+        client.__setstate__((model, options))
+        client._aim()
+        return client
+
+    # ── embedding ────────────────────────────────────────────────────────────────────────────────
+
+    def embed(self, texts: Iterable[str], role: Role = "document") -> EmbeddingResult:
+        """Embed texts. Order is kept, and a text that stands twice is sent once.
+
+        Args:
+            texts: any iterable of text.
+            role: "document" for what is searched, "query" for what is searched with.
+
+        Returns:
+            The vectors, float32, shape (len(texts), dimensions), and what they cost.
+
+        Raises:
+            ConfigurationError: a text is no text.
+            InvalidRequestError: a text is empty; `indices` names it. Nothing was sent.
+            PartialFailureError: some texts failed; the others are in its `.result`.
+            MultiEmbedError: all failed; `multiembed.errors` draws the tree.
+        """
+        from multiembed.drive import drive
+
+        with self._calling(texts, role) as (call, work, runtime):
+            drive(work, runtime.send)
+        return call.result()
+
+    async def aembed(self, texts: Iterable[str], role: Role = "document") -> EmbeddingResult:
+        """As `embed`, without blocking the event loop."""
+        from multiembed.drive import adrive
+
+        with self._calling(texts, role) as (call, work, runtime):
+            await adrive(work, runtime.asend)
+        return call.result()
+
+    def estimate(self, texts: Iterable[str], role: Role = "document") -> Estimate:
+        """What embedding these texts would take. Nothing is sent."""
+        from multiembed.call import foresee
+
+        return foresee(
+            texts,
+            _checked(role),
+            target=self.target,
+            options=self._options,
+            lessons=self._living().lessons,
+            workers=self._workers,
+        )
+
+    # ── what it knows of itself ──────────────────────────────────────────────────────────────────
+
+    @property
+    def target(self) -> Target:
+        """The options checked against the facts; in another process, checked at the first use there."""
+        return self._target or self._aim()
+
+    @property
+    def usage(self) -> Usage:
+        """What this client has spent in this process so far."""
+        return self._living().usage
+
+    def fingerprint(self, role: Role) -> str:
+        """A name for the space that vectors of this role lie in.
+
+        Vectors may be cached, compared and mixed when their fingerprints are the same, and only then: it changes with
+        everything that changes a vector (provider, address, model, dimensions, role, instruct, prefixes, output,
+        parameters) and with nothing else.
+        """
+        return self.target.fingerprint(_checked(role))
+
+    def __repr__(self) -> str:
+        return f"EmbeddingClient({self._model!r})"
+
+    # ── its life ─────────────────────────────────────────────────────────────────────────────────
+
+    def close(self) -> None:
+        """Close the connections of sync calls. A later call opens new ones."""
+        if os.getpid() in self._runtimes:
+            self._living().close()
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop's calls and of sync calls."""
+        if os.getpid() in self._runtimes:
+            await self._living().aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __getstate__(self) -> tuple[str, EmbeddingOptions]:
+        return self._model, self._options
+
+    def __setstate__(self, state: tuple[str, EmbeddingOptions]) -> None:
+        self._model, self._options = state
+        self._target: Target | None = None
+        self._runtimes: dict[int, Runtime] = {}  # by process: a forked child leaves its parent's alone
+
+    def __copy__(self) -> EmbeddingClient:
+        return EmbeddingClient.from_options(self._model, copy.copy(self._options))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> EmbeddingClient:
+        return EmbeddingClient.from_options(self._model, copy.deepcopy(self._options, memo))
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────
+
+    def _aim(self) -> Target:
+        self._target = target = aim(self._model, self._options, os.environ)
+        return target
+
+    @property
+    def _workers(self) -> int:
+        return self._options.max_concurrency or DEFAULT_CONCURRENCY
+
+    def _living(self) -> Runtime:
+        """The runtime of this process."""
+        from multiembed.runtime import Runtime
+
+        pid = os.getpid()
+        runtime = self._runtimes.get(pid)
+        if runtime is None:  # two threads may both come here at their first call: setdefault lets one of them win
+            runtime = self._runtimes.setdefault(pid, Runtime(self._options, self.target))
+        return runtime
+
+    @contextmanager
+    def _calling(self, texts: Iterable[str], role: Role) -> Iterator[tuple[Call, Work, Runtime]]:
+        from multiembed.call import Call
+        from multiembed.drive import Work
+
+        runtime = self._living()
+        call = Call(texts, _checked(role), target=self.target, options=self._options, lessons=runtime.lessons)
+        work = Work(call.batches, call.job, runtime.gate, self._workers, call.take)
+        try:
+            yield call, work, runtime
+        finally:
+            call.close()
+            runtime.spent(call.usage)
+
+
+def _checked(role: Role) -> Role:
+    if role not in ("document", "query"):
+        raise ConfigurationError(f"role is 'document' or 'query', not {role!r:.40}.")
+    return role

@@ -1,0 +1,206 @@
+"""The judgement of an answer: vectors that can be believed, or a fault, and the error that a fault becomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import orjson
+
+from multiembed import errors
+from multiembed.believe import Believed, believe
+from multiembed.records import Fault, TransportFailure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from multiembed.records import FaultKind, WireReply
+    from multiembed.target import Target
+
+_FIRST_BYTES = 200
+_LONGEST_MESSAGE = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What follows from a kind of fault."""
+
+    error: type[errors.MultiEmbedError]
+    advice: str
+    """What went wrong and what to do; may name {env}, {page}, {regions}, {model}, {provider}."""
+    retry: bool = False
+    fatal: bool = False
+    """No other text of the call can fare better: no new request goes out."""
+    one_text: bool = False
+    """The fault of one text: the batch is split until the culprit stands alone."""
+    split: bool = False
+    """The batch as a whole is too big."""
+
+
+MEANINGS: Mapping[FaultKind, Meaning] = {
+    "authentication": Meaning(
+        errors.AuthenticationError,
+        "The key was refused. Check {env} (keys: {page}); a key is good for one region only{regions}.",
+        fatal=True,
+    ),
+    "permission": Meaning(
+        errors.PermissionDeniedError,
+        "The account may not do this. Check that {model} is enabled for it at {page}.",
+        fatal=True,
+    ),
+    "quota": Meaning(
+        errors.QuotaExhaustedError,
+        "Money, package or plan is used up. Top up the account at {page}; waiting does not help.",
+        fatal=True,
+    ),
+    "model": Meaning(
+        errors.ModelNotFoundError,
+        "{provider} has no model {model} here. Check its name and the address{regions}; `multiembed models` "
+        "lists the known ones.",
+        fatal=True,
+    ),
+    "tls": Meaning(
+        errors.ConnectionFailedError,
+        "The server's certificate is not trusted, so nothing was sent. Check base_url, and the certificates of your "
+        "network (SSL_CERT_FILE, or your own http_client).",
+        fatal=True,
+    ),
+    "redirect": Meaning(
+        errors.APIError,
+        "The server redirects, which is not followed, because key and texts would go along. If you trust the "
+        "target, set it as base_url.",
+        fatal=True,
+    ),
+    "rate_limit": Meaning(
+        errors.RateLimitError,
+        "Too many requests or tokens at a time, also after waiting. Lower max_concurrency, or ask the provider for "
+        "a higher quota.",
+        retry=True,
+    ),
+    "server": Meaning(errors.ServerError, "The provider failed, also when asked again. Try later.", retry=True),
+    "timeout": Meaning(
+        errors.RequestTimeoutError,
+        "No whole answer came within the time of an attempt. Raise timeout, or check the network.",
+        retry=True,
+    ),
+    "connection": Meaning(
+        errors.ConnectionFailedError,
+        "The connection failed, also when tried again. Check base_url, proxy and network.",
+        retry=True,
+    ),
+    "malformed": Meaning(
+        errors.MalformedResponseError,
+        "The answer cannot be believed, so no vector of it is used. Check that base_url is an embeddings API.",
+        retry=True,
+    ),
+    "invalid": Meaning(errors.InvalidRequestError, "The request was refused. Read the provider's words."),
+    "too_many_items": Meaning(
+        errors.InvalidRequestError, "Even one text is too many for one request, it says.", split=True
+    ),
+    "request_too_large": Meaning(
+        errors.InputTooLongError, "A text is too large for one request. Shorten it or cut it up.", split=True
+    ),
+    "too_long": Meaning(
+        errors.InputTooLongError, "A text is longer than {model} takes. Shorten it or cut it up.", one_text=True
+    ),
+    "invalid_or_too_long": Meaning(
+        errors.InputTooLongError, "A text is longer than {model} takes. Shorten it or cut it up.", one_text=True
+    ),
+    "content": Meaning(
+        errors.ContentRejectedError, "A text was refused by content moderation. Leave it out.", one_text=True
+    ),
+}
+
+
+def judge(
+    answer: WireReply | TransportFailure, target: Target, *, texts: int, dimensions: int | None
+) -> Believed | Fault:
+    """What an answer is worth.
+
+    Args:
+        answer: the reply, or what broke.
+        target: whose codec and tables apply.
+        texts: how many were sent.
+        dimensions: the length every dense vector must have, where it is known.
+    """
+    if isinstance(answer, TransportFailure):
+        return Fault(answer.kind, message=answer.detail)
+    if 300 <= answer.status < 400:
+        return Fault("redirect", message=f"Location: {_host(answer.headers.get('location', ''))}")
+    body = _parse(answer.body)
+    fault = target.provider.classify(answer.status, body)
+    if fault is not None:
+        return fault
+    try:
+        payload = {"data": body} if isinstance(body, list) else body
+        if not isinstance(payload, dict):
+            raise ValueError("the body is no JSON object")
+        return believe(target.provider.decode(payload), texts=texts, dimensions=dimensions, output=target.output)
+    except ValueError as error:
+        return Fault("malformed", message=f"{error}; the body begins {_begin(answer.body)!r}")
+
+
+def error_of(
+    fault: Fault,
+    target: Target,
+    *,
+    answer: WireReply | TransportFailure,
+    indices: Sequence[int],
+    retry_after: float | None,
+) -> errors.MultiEmbedError:
+    """The error that a fault becomes when nothing more can be done about it."""
+    provider = target.provider
+    meaning = MEANINGS[fault.kind]
+    status = None if isinstance(answer, TransportFailure) else answer.status
+    regions = f" (regions: {', '.join(provider.regions)})" if len(provider.regions) > 1 else ""
+    advice = meaning.advice.format(
+        env=" or ".join(provider.key_env),
+        page=provider.key_page,
+        regions=regions,
+        model=target.facts.name,
+        provider=provider.title,
+    )
+    words = _without_key((fault.message or "")[:_LONGEST_MESSAGE], target)
+    ours = isinstance(answer, TransportFailure) or fault.kind in ("malformed", "redirect")
+    request_id = fault.request_id
+    if request_id is None and not isinstance(answer, TransportFailure):
+        request_id = next(filter(None, map(answer.headers.get, provider.request_id_headers)), None)
+    return meaning.error(
+        f"{advice} ({words})" if ours and words else advice,
+        provider=provider.id,
+        model=target.facts.name,
+        status=status,
+        code=fault.code,
+        provider_message=None if ours else words or None,
+        request_id=request_id,
+        retry_after=retry_after,
+        indices=indices,
+    )
+
+
+def _without_key(words: str, target: Target) -> str:
+    """A gateway may repeat what it was sent."""
+    return words.replace(target.key.reveal(), "…") if target.key else words
+
+
+def _parse(body: bytes) -> object:
+    """The body's JSON; where it is none, its first words."""
+    try:
+        parsed: object = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return _begin(body)
+    return parsed
+
+
+def _begin(body: bytes) -> str:
+    return body[:_FIRST_BYTES].decode("utf-8", "replace")
+
+
+def _host(location: str) -> str:
+    """Scheme and host alone: a redirect's query may hold what was sent."""
+    try:
+        parts = urlsplit(location)
+    except ValueError:
+        return "an address that cannot be read"
+    return f"{parts.scheme}://{parts.hostname}" if parts.hostname else "another path of the same host"

@@ -1,0 +1,75 @@
+"""Keys: found, checked before use, and never shown."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
+
+from multiembed.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from multiembed.providers.contract import Provider
+
+
+class Key:
+    """A key that gives itself away only when it is asked in so many words."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self, read: Callable[[], str]) -> None:
+        self._read = read
+
+    def reveal(self) -> str:
+        """The key as it goes into the Authorization header."""
+        return self._read()
+
+
+def find_key(given: SecretStr | Callable[[], str] | None, provider: Provider, environ: Mapping[str, str]) -> Key | None:
+    """The key that was given, else the environment's; None for a provider that needs none.
+
+    Raises:
+        ConfigurationError: there is none, or it cannot be a key.
+    """
+    if not provider.key_env:
+        return None
+    if given is not None and not isinstance(given, SecretStr):
+        ask = given
+        return Key(lambda: check_key(ask(), "the api_key function"))
+    candidates = {"api_key": given.get_secret_value() if given else ""}
+    candidates |= {name: environ.get(name, "") for name in provider.key_env}
+    for source, value in candidates.items():
+        if value.strip():
+            check_key(value, source)
+            return Key(partial(check_key, value, source))
+    raise ConfigurationError(
+        f"No key for {provider.id}: set {' or '.join(provider.key_env)}, or pass api_key. "
+        f"Keys come from {provider.key_page}. In a worker process, set the variable there too, or pass "
+        "key_in_pickle=True where the embedder is made.",
+        provider=provider.id,
+    )
+
+
+def check_key(value: object, source: str) -> str:
+    """The key without the white space around it.
+
+    Raises:
+        ConfigurationError: an HTTP header could not carry it; the message does not repeat it.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigurationError(f"The key from {source} is empty or no text.")
+    key = value.strip()
+    if key.lower().startswith("bearer "):
+        raise ConfigurationError(f"The key from {source} starts with 'Bearer': give the key alone.")
+    if key[0] in "\"'“”‘’" or key[-1] in "\"'“”‘’":
+        raise ConfigurationError(f"The key from {source} is wrapped in quotation marks: give the key alone.")
+    for position, character in enumerate(key):
+        if not "!" <= character <= "~":
+            raise ConfigurationError(
+                f"The key from {source} holds a character that no key has (U+{ord(character):04X} at position "
+                f"{position} of {len(key)}): copy it again."
+            )
+    return key

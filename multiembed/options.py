@@ -1,0 +1,146 @@
+"""The options of an embedder, declared once for all three doors."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import warnings
+from collections.abc import Callable, Iterator, Mapping  # noqa: TC003 - pydantic reads them
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, Strict, ValidationError
+
+from multiembed.errors import ConfigurationError
+
+_Positive = Annotated[int, Strict(), Field(gt=0)]
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _changes_no_vector(default: Any = None, **more: Any) -> Any:
+    """A field that is left out of dumps: LlamaIndex hashes the dump to know whether vectors are still good."""
+    return Field(default, exclude=True, **more)
+
+
+class EmbeddingOptions(BaseModel):
+    """What every embedder can be told, whichever framework it stands in.
+
+    Wrong names and wrong types are a ConfigurationError that names the option.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        populate_by_name=True,
+        arbitrary_types_allowed=True,
+        hide_input_in_errors=True,
+        validate_assignment=True,
+        protected_namespaces=(),
+    )
+
+    api_key: SecretStr | Callable[[], str] | None = _changes_no_vector(repr=False)
+    """The key, or a function that returns it and is asked for every request; else the environment."""
+    key_in_pickle: bool = _changes_no_vector(default=False)
+    """False: a key given as text stays out of pickles, and the other process reads its environment."""
+    base_url: str | None = None
+    """Where to send, instead of the provider's own address."""
+    region: str | None = None
+    """The provider's own word for one of its addresses: "cn", "intl", "hk"."""
+    headers: Mapping[str, str] | None = _changes_no_vector(repr=False)
+    """Extra HTTP headers, for instance a workspace or a gateway's route."""
+    allow_insecure: bool = _changes_no_vector(default=False)
+    """True: `http://` may be used beyond this machine. The key then travels in the open."""
+    dimensions: _Positive | None = None
+    """Numbers in a vector; None leaves the model's default."""
+    instruct: str | None = None
+    """What queries are for, in a sentence; for models that take an instruction. Never added to documents."""
+    query_prefix: str | None = None
+    """Text put before each query; "recommended" takes the one its authors recommend."""
+    document_prefix: str | None = None
+    """Text put before each document."""
+    output: Literal["dense", "sparse", "dense&sparse"] = "dense"
+    parameters: dict[str, Any] | None = None
+    """Extra model-specific parameters, handed through to the API. `encoding_format` goes here."""
+    max_concurrency: _Positive | None = _changes_no_vector()
+    """The most requests in flight at once, over all embedders of the account in this process."""
+    max_retries: Annotated[int, Strict(), Field(ge=0)] = _changes_no_vector(default=5)
+    """How often one request is sent again after a failure that may pass."""
+    timeout: _Seconds = _changes_no_vector(default=60.0)
+    """Seconds for one attempt as a whole."""
+    deadline: _Seconds | None = _changes_no_vector()
+    """Seconds for one call as a whole; None lets it run."""
+    limits: Mapping[str, int | None] | None = _changes_no_vector()
+    """Single limits of the model put right: max_items, max_tokens_per_item, max_tokens_per_request or
+    max_bytes_per_request."""
+    show_progress: bool = _changes_no_vector(default=False)
+    token_counter: Callable[[str], int] | None = _changes_no_vector(repr=False)
+    """An exact counter of tokens; else the built-in estimate."""
+    http_client: Any = _changes_no_vector(repr=False)
+    """Your own httpx.Client, for sync calls."""
+    http_async_client: Any = _changes_no_vector(repr=False)
+    """Your own httpx.AsyncClient, for async calls; it belongs to one event loop."""
+
+    def __init__(self, **data: Any) -> None:
+        build = super().__init__
+        configured(type(self), lambda: build(**data))
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        return ((name, value) for name, value in super().__repr_args__() if name in self.model_fields_set)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        # The base class's state holds the live __dict__, so it is copied before anything is taken out.
+        state = dict(BaseModel.__getstate__(self))
+        state["__dict__"] = leave_behind(state["__dict__"])
+        state["__pydantic_private__"] = dict.fromkeys(self.__private_attributes__)
+        return state
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        # No check here: an error while unpickling hangs a process pool. The first use checks.
+        BaseModel.__setstate__(self, state)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Any:
+        memo = {} if memo is None else memo
+        for client in (self.http_client, self.http_async_client):
+            memo[id(client)] = client  # shared, because a client holds locks and connections
+        return super().__deepcopy__(memo)
+
+
+def leave_behind(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that may travel to another process: without the key, unless allowed, and without live clients."""
+    kept = dict(fields)
+    key = kept["api_key"]
+    named = isinstance(key, types.FunctionType) and "<" not in key.__qualname__  # pickles as a name, not as a value
+    if not kept["key_in_pickle"] and not named:
+        kept["api_key"] = None
+    for name in ("http_client", "http_async_client"):
+        if kept[name] is not None:
+            warnings.warn(
+                f"{name} cannot be pickled: the copy in the other process makes its own connections, without "
+                "your client's proxies and certificates.",
+                UserWarning,
+                stacklevel=4,
+            )
+            kept[name] = None
+    return kept
+
+
+def configured(of: type[BaseModel], build: Callable[[], object]) -> None:
+    """Run `build` and turn pydantic's words into ours.
+
+    Neither our error nor its context keeps a value: pydantic's own error holds the whole input, and so the key.
+    """
+    try:
+        build()
+    except ValidationError as error:
+        problems = "; ".join(_say(problem, of) for problem in error.errors(include_input=False, include_url=False))
+    else:
+        return
+    raise ConfigurationError(problems if problems.endswith("?") else f"{problems}.")
+
+
+def _say(problem: Any, of: type[BaseModel]) -> str:
+    name = str(problem["loc"][0]) if problem["loc"] else of.__name__
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, of.model_fields, n=1)
+        return f"There is no option {name!r}{f': did you mean {near[0]!r}?' if near else ''}"
+    if problem["type"] == "missing":
+        return f"{name!r} is missing"
+    return f"{name!r}: {problem['msg']}"

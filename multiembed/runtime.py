@@ -1,0 +1,70 @@
+"""What an embedder holds that cannot travel: connections, locks, and what it has learned, for one process."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from multiembed.flow import Lessons
+from multiembed.gate import Gate, gate_of
+from multiembed.records import Usage
+
+if TYPE_CHECKING:
+    from multiembed.flow import Answer
+    from multiembed.http import Wire
+    from multiembed.options import EmbeddingOptions
+    from multiembed.records import WireRequest
+    from multiembed.target import Target
+
+
+class Runtime:
+    """Made at the first call in a process, left alone in a forked child, never pickled or copied."""
+
+    def __init__(self, options: EmbeddingOptions, target: Target) -> None:
+        self.gate: Gate = gate_of(account_of(target))
+        self.lessons = Lessons()
+        self.usage = Usage()
+        self._options = options
+        self._wire: Wire | None = None
+        self._lock = threading.Lock()
+
+    def send(self, request: WireRequest) -> Answer:
+        """Send from a thread."""
+        return self._connected().send(request)
+
+    async def asend(self, request: WireRequest) -> Answer:
+        """Send from a task."""
+        return await self._connected().asend(request)
+
+    def close(self) -> None:
+        """Close the threads' connections."""
+        if self._wire is not None:
+            self._wire.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of this loop and of threads."""
+        if self._wire is not None:
+            await self._wire.aclose()
+
+    def _connected(self) -> Wire:
+        """The connections. httpx is imported only when there is something to send."""
+        if self._wire is None:
+            from multiembed.http import Wire
+
+            with self._lock:
+                self._wire = self._wire or Wire(self._options.http_client, self._options.http_async_client)
+        return self._wire
+
+    def spent(self, usage: Usage) -> None:
+        """Add one call's usage."""
+        with self._lock:
+            self.usage += usage
+
+
+def account_of(target: Target) -> str:
+    """The name of the account whose quota a request uses: provider, host, and a hash of the key."""
+    key = target.key.reveal() if target.key else ""
+    hashed = hashlib.sha256(key.encode()).hexdigest()
+    return f"{target.provider.id}:{urlsplit(target.url).netloc}:{hashed}"

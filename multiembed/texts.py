@@ -1,0 +1,62 @@
+"""What may be embedded: texts are checked, cleaned and named by their position before anything is sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from multiembed.errors import ConfigurationError, InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def check_texts(texts: Iterable[str], *, refuses: Literal["empty", "blank"]) -> list[str]:
+    """The texts as plain `str` that UTF-8 can carry, in order.
+
+    Args:
+        texts: any iterable of text, but not one text alone.
+        refuses: which texts the API does not embed.
+
+    Raises:
+        ConfigurationError: it is one text, no iterable, or holds something that is no text.
+        InvalidRequestError: a text is empty (or blank) and the API refuses such texts.
+    """
+    if isinstance(texts, (str, bytes)):
+        raise ConfigurationError("Give a list of texts, not one text: [text], or embed_query(text) for a query.")
+    try:
+        checked = list(texts)
+    except TypeError:
+        raise ConfigurationError(f"Give a list of texts, not {type(texts).__name__}.") from None
+    refused = []
+    for index, text in enumerate(checked):
+        if type(text) is not str:
+            checked[index] = text = _plain(text, index)
+        if not (text.strip() if refuses == "blank" else text):
+            refused.append(index)
+        elif not text.isascii():
+            checked[index] = _sendable(text)
+    if refused:
+        raise InvalidRequestError(
+            f"{len(refused)} of {len(checked)} texts are empty, and the API refuses such texts: leave them out. "
+            "Nothing was sent.",
+            indices=refused,
+        )
+    return checked
+
+
+def _plain(text: object, index: int) -> str:
+    if isinstance(text, str):  # a subclass, whose own __str__ and encode we do not ask
+        return str.__str__(text)
+    raise ConfigurationError(
+        f"The text at position {index} is {type(text).__name__}, not str: convert it first. Nothing was sent.",
+        indices=(index,),
+    )
+
+
+def _sendable(text: str) -> str:
+    """Lone surrogates become U+FFFD, because UTF-8 has no place for them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
