@@ -1,0 +1,5 @@
+"""Embeddings for LlamaIndex through Zhipu, SiliconFlow, DashScope or any gateway."""
+
+from llamaindex_multiembed.embedding import MultiEmbedding
+
+__all__ = ["MultiEmbedding"]

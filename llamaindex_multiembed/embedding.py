@@ -1,0 +1,150 @@
+"""The LlamaIndex class: six hooks over the shared client."""
+
+from __future__ import annotations
+
+import pickle
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.callbacks import CallbackManager
+from pydantic import Field
+
+from llamaindex_multiembed.kvstore import SpacedKVStore
+from multiembed import Embedder
+
+if TYPE_CHECKING:
+    from multiembed.records import Role
+
+# The base class asks its cache for a text without saying whether it is a query; the two query methods say it here.
+_role: ContextVar[Role] = ContextVar("role", default="document")
+
+
+class MultiEmbedding(Embedder, BaseEmbedding):
+    """Embeddings for LlamaIndex through Zhipu, SiliconFlow, DashScope or any gateway.
+
+    Queries and documents are kept apart: DashScope's native API is told which is which (`text_type`). The
+    "dashscope-compatible" API has no such parameter, so a query is embedded there as a document is; take "dashscope"
+    where you can.
+
+    The wire's batches, retries and concurrency are multiembed's own. `embed_batch_size` is only the window that
+    LlamaIndex hands over at a time, and is better left large.
+
+    Examples:
+        `pip install "multiembed[llamaindex]"`, and a key in the environment (ZHIPUAI_API_KEY, SILICONFLOW_API_KEY,
+        DASHSCOPE_API_KEY, MULTIEMBED_GATEWAY_API_KEY)
+
+        ```python
+        from llama_index.core import Settings
+        from llamaindex_multiembed import MultiEmbedding
+
+        Settings.embed_model = MultiEmbedding(model_name="siliconflow:BAAI/bge-m3")
+        ```
+
+    See multiembed.EmbeddingOptions for the options; unknown ones are refused.
+    """
+
+    model_field: ClassVar[str] = "model_name"
+
+    model_name: str
+    """As provider:model."""
+    # LlamaIndex hashes the dump of an embedder to know whether kept vectors are still good. How the texts are handed
+    # over changes no vector, so it is left out of the dump.
+    embed_batch_size: int = Field(default=2048, gt=0, le=2048, exclude=True)
+    num_workers: int | None = Field(default=None, exclude=True)
+    embeddings_cache: Any | None = Field(default=None, exclude=True, repr=False)
+
+    def __init__(self, **data: Any) -> None:
+        super().__init__(**data)
+        self._space_cache()
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name under which LlamaIndex serialises it."""
+        return "MultiEmbedding"
+
+    def get_query_embedding(self, query: str) -> list[float]:
+        """Embed a query."""
+        token = _role.set("query")
+        try:
+            vector: list[float] = super().get_query_embedding(query)
+            return vector
+        finally:
+            _role.reset(token)
+
+    async def aget_query_embedding(self, query: str) -> list[float]:
+        """Embed a query, without blocking the event loop."""
+        token = _role.set("query")
+        try:
+            vector: list[float] = await super().aget_query_embedding(query)
+            return vector
+        finally:
+            _role.reset(token)
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return self.client.embed([query], "query").to_list()[0]
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return (await self.client.aembed([query], "query")).to_list()[0]
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return self.client.embed([text], "document").to_list()[0]
+
+    async def _aget_text_embedding(self, text: str) -> list[float]:
+        return (await self.client.aembed([text], "document")).to_list()[0]
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return self.client.embed(texts, "document").to_list()
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return (await self.client.aembed(texts, "document")).to_list()
+
+    # ── a cache that knows the vector space; it is bound to one embedder, so every copy binds it anew ──
+
+    def _space_cache(self) -> None:
+        store = self.embeddings_cache
+        if store is not None:
+            inner = store.store if isinstance(store, SpacedKVStore) else store
+            self.__dict__["embeddings_cache"] = SpacedKVStore(inner, self._current_space)
+
+    def _current_space(self) -> str:
+        return self.client.fingerprint(_role.get())
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "embeddings_cache":
+            self._space_cache()
+
+    def __copy__(self) -> Any:
+        copied = super().__copy__()
+        copied._space_cache()
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Any:
+        copied = super().__deepcopy__(memo)
+        copied._space_cache()
+        return copied
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        fields = state["__dict__"]
+        for name, instead in (
+            ("callback_manager", CallbackManager([])),
+            ("rate_limiter", None),
+            ("embeddings_cache", None),
+        ):
+            if not _travels(fields[name]):
+                fields[name] = instead
+        return state
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        self._space_cache()
+
+
+def _travels(value: object) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:  # noqa: BLE001 - whatever the reason, it stays behind, as LlamaIndex does it
+        return False
+    return True
