@@ -54,7 +54,7 @@ def _checked_base(base: str, *, allow_insecure: bool, path: str) -> str:
         raise ConfigurationError("base_url must look like https://host/path.")
     if parts.query or parts.fragment or parts.username is not None or parts.password is not None:
         raise ConfigurationError(
-            "base_url must hold no user, password, query or fragment: pass the key as api_key, extra headers as headers."
+            "base_url must hold no user, password, query or fragment: the key goes into api_key, the rest into headers."
         )
     if parts.scheme == "http" and not allow_insecure and not _is_loopback(host):
         raise ConfigurationError(

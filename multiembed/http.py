@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from multiembed.records import WireRequest
 
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=200, keepalive_expiry=30.0)
+# A proxy of the environment cannot reach this machine's own loopback.
+_UNPROXIED = {f"all://{host}": None for host in ("127.0.0.1", "localhost", "[::1]")}
 _HEADERS = {"User-Agent": "multiembed", "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
 
 
@@ -124,7 +126,7 @@ class Wire:
             return self._given
         with self._lock:
             if self._own is None:
-                self._own = httpx.Client(verify=_ssl_context(), limits=_LIMITS, headers=_HEADERS)
+                self._own = httpx.Client(**_settings())
                 self._finalizer = weakref.finalize(self, self._own.close)
             return self._own
 
@@ -149,7 +151,7 @@ class _Lease:
 
     @staticmethod
     async def _keep() -> AsyncGenerator[httpx.AsyncClient, None]:
-        client = httpx.AsyncClient(verify=_ssl_context(), limits=_LIMITS, headers=_HEADERS)
+        client = httpx.AsyncClient(**_settings())
         try:
             yield client
         finally:
@@ -160,6 +162,10 @@ class _Lease:
 def _ssl_context() -> ssl.SSLContext:
     """One for all clients: building one takes about 38 ms."""
     return httpx.create_ssl_context()
+
+
+def _settings() -> dict[str, Any]:
+    return {"verify": _ssl_context(), "limits": _LIMITS, "headers": _HEADERS, "mounts": _UNPROXIED}
 
 
 def _reply(response: httpx.Response, body: bytearray, begun: float) -> WireReply:

@@ -56,8 +56,8 @@ MEANINGS: Mapping[FaultKind, Meaning] = {
     ),
     "model": Meaning(
         errors.ModelNotFoundError,
-        "{provider} has no model {model} here. Check its name and the address{regions}; `multiembed models` "
-        "lists the known ones.",
+        "{provider} has no model {model} here, or nothing at this address. Check the name (`multiembed models` lists "
+        "the known ones), base_url and region{regions}.",
         fatal=True,
     ),
     "tls": Meaning(

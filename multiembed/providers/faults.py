@@ -58,8 +58,7 @@ def cap_in(message: str | None) -> int | None:
 
 def plain_fault(status: int, body: object) -> Fault:
     """The judgement by status alone, for bodies that hold no envelope (bare strings, HTML, nothing)."""
-    message = body if isinstance(body, str) and body else None
-    return Fault(kind_by_status(status), message=message)
+    return Fault(kind_by_status(status), message=str(body) if body else None)
 
 
 def text_of(value: object) -> str | None:

@@ -1,0 +1,19 @@
+"""A local server that speaks the providers' wire forms, to test RAG code without a key, a bill or a network.
+
+    from multiembed.simulator import Simulator
+
+    with Simulator() as simulator:
+        client = EmbeddingClient(
+            "zhipu:embedding-3", api_key=simulator.api_key, base_url=simulator.base_url("zhipu")
+        )
+
+Limits, refusals and replies are those of the vendors' pages. The vectors are those of the provider `local`:
+lexical, not semantic, and the same on every machine.
+"""
+
+from __future__ import annotations
+
+from multiembed.simulator.recorder import RecordedRequest
+from multiembed.simulator.simulator import Simulator, serve
+
+__all__ = ["RecordedRequest", "Simulator", "serve"]

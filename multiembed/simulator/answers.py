@@ -1,0 +1,85 @@
+"""From a request to its answer: which wire form it is in, whether the key is right, what that form says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from multiembed.simulator.dashscope import COMPATIBLE, NATIVE
+from multiembed.simulator.exchange import Answer
+from multiembed.simulator.forms import RefusedError
+from multiembed.simulator.gateway import GATEWAY
+from multiembed.simulator.siliconflow import SILICONFLOW
+from multiembed.simulator.vectors import VectorStore
+from multiembed.simulator.zhipu import ZHIPU
+
+if TYPE_CHECKING:
+    from multiembed.simulator.exchange import Request
+    from multiembed.simulator.forms import Form, Reason, Refusal
+
+FORMS: dict[str, Form] = {form.provider: form for form in (ZHIPU, SILICONFLOW, NATIVE, COMPATIBLE, GATEWAY)}
+
+_BY_PATH = {form.path: form for form in FORMS.values()}
+# The longest prefix first: DashScope's native API lies below the gateway's.
+_BY_PREFIX = sorted(FORMS.values(), key=lambda form: len(form.prefix), reverse=True)
+
+
+def form_at(path: str) -> Form | None:
+    """The wire form that is spoken at a path."""
+    return _BY_PATH.get(path)
+
+
+class Answerer:
+    """Requests to answers; the same request has the same one, but for its id. It waits for nothing."""
+
+    def __init__(self, api_key: str) -> None:
+        self._authorization = f"Bearer {api_key}"
+        self._vectors = VectorStore()
+
+    def __call__(self, request: Request) -> Answer:
+        """The answer that the provider's page promises."""
+        form = form_at(request.path)
+        if form is None:
+            return _nowhere(request)
+        request_id = form.request_id(request.id)
+        reason = self._refusal(request)
+        if reason is not None:
+            return _refused(form, form.refusals[reason], request, request_id)
+        try:
+            reply = form.reply(request.body, self._vectors, request_id)
+        except RefusedError as refused:
+            return _refused(form, refused.refusal, request, request_id)
+        return _json(200, reply, form, request_id)
+
+    def _refusal(self, request: Request) -> Reason | None:
+        """Why the request is refused before anyone looks into its body."""
+        authorization = request.headers.get("authorization")
+        if request.method != "POST":
+            return "method"
+        if authorization is None:
+            return "no_key"
+        if authorization != self._authorization:
+            return "wrong_key"
+        if request.too_large:
+            return "too_large"
+        return None if isinstance(request.body, dict) else "no_json"
+
+
+def _nowhere(request: Request) -> Answer:
+    for form in _BY_PREFIX:
+        if request.path.startswith(form.prefix):
+            return _refused(form, form.refusals["no_such_path"], request, form.request_id(request.id))
+    return Answer(404, (("content-type", "text/plain"),), b"404 page not found")
+
+
+def _refused(form: Form, refusal: Refusal, request: Request, request_id: str) -> Answer:
+    answer = _json(refusal.status, form.envelope(refusal, request, request_id), form, request_id)
+    if refusal.status == 405:
+        return Answer(answer.status, (*answer.headers, ("allow", "POST")), answer.body)
+    return answer
+
+
+def _json(status: int, content: object, form: Form, request_id: str) -> Answer:
+    headers = (("content-type", "application/json"), (form.id_header, request_id))
+    return Answer(status, headers, orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
