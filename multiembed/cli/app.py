@@ -1,0 +1,93 @@
+"""The commands and their options; what they do stands in a file of its own each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+from rich.console import Console
+
+import multiembed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Embeddings for LangChain and LlamaIndex: try them without a key, test against a simulator, see the models.",
+)
+console = Console()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"multiembed {multiembed.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+@app.command()
+def demo(
+    question: Annotated[
+        Optional[str],  # noqa: UP045 - typer on Python 3.11 reads this form everywhere
+        typer.Argument(help="A question to ask, in English or Chinese."),
+    ] = None,
+    live: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Use this provider's real API, with the key from the environment."),
+    ] = None,
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="With --live: the model, instead of the provider's first."),
+    ] = None,
+) -> None:
+    """Ingest a real corpus through every provider with LangChain and LlamaIndex, and ask it questions."""
+    from multiembed.cli.demo import run
+
+    _saying_why(lambda: run(console, question=question, live=live, model=model))
+
+
+@app.command()
+def simulate(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 8756,
+    api_key: Annotated[str, typer.Option(help="The key that is accepted.")] = "sk-simulator",
+    latency: Annotated[float, typer.Option(min=0.0, help="Seconds before each answer.")] = 0.0,
+) -> None:
+    """Run a local server that answers as the providers do, for tests without a key. Ctrl-C ends it."""
+    from multiembed.cli.simulate import run
+
+    _saying_why(lambda: run(console, port=port, api_key=api_key, latency=latency))
+
+
+@app.command()
+def models(
+    provider: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="Only this provider's."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON, with every field.")] = False,
+) -> None:
+    """Show every known model with its limits, dimensions, price, source and date."""
+    from multiembed.cli.models import run
+
+    _saying_why(lambda: run(console, provider=provider, as_json=json))
+
+
+def _saying_why(action: Callable[[], None]) -> None:
+    """Run a command; what the user can mend ends it with a sentence, not with a traceback."""
+    try:
+        action()
+    except (multiembed.MultiEmbedError, OSError) as error:
+        Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/] ", end="")
+        Console(stderr=True).print(str(error), markup=False, highlight=False)
+        raise typer.Exit(2 if isinstance(error, multiembed.ConfigurationError) else 1) from None
