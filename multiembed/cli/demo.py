@@ -271,7 +271,7 @@ def _tell_price(console: Console, model: str, corpus: Sequence[Passage], *, time
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     table.add_column("provider:model", overflow="fold")
     table.add_column("framework")
     for name in ("texts", "requests", "seconds", "top 3"):
