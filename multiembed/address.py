@@ -50,13 +50,13 @@ def _checked_base(base: str, *, allow_insecure: bool, path: str) -> str:
         host, _ = parts.hostname, parts.port
     except ValueError:
         host = None
-    if not host or parts.scheme not in ("http", "https") or not base.isascii() or not base.isprintable():
+    if not host or parts.scheme not in ("http", "https") or not base.isascii() or not base.isprintable() or " " in base:
         raise ConfigurationError("base_url must look like https://host/path.")
     if parts.query or parts.fragment or parts.username is not None or parts.password is not None:
         raise ConfigurationError(
             "base_url must hold no user, password, query or fragment: the key goes into api_key, the rest into headers."
         )
-    if parts.scheme == "http" and not allow_insecure and not _is_loopback(host):
+    if parts.scheme == "http" and not allow_insecure and not is_loopback(host):
         raise ConfigurationError(
             f"base_url sends key and texts to {host} in the open: use https://, or allow_insecure=True if you must."
         )
@@ -68,7 +68,8 @@ def _checked_base(base: str, *, allow_insecure: bool, path: str) -> str:
     return base
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine itself, as its name or number says."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

@@ -13,10 +13,10 @@ from multiembed.records import Usage
 
 if TYPE_CHECKING:
     from multiembed.flow import Answer
-    from multiembed.http import Wire
     from multiembed.options import EmbeddingOptions
     from multiembed.records import WireRequest
     from multiembed.target import Target
+    from multiembed.wire import Wire
 
 
 class Runtime:
@@ -51,7 +51,7 @@ class Runtime:
     def _connected(self) -> Wire:
         """The connections. httpx is imported only when there is something to send."""
         if self._wire is None:
-            from multiembed.http import Wire
+            from multiembed.wire import Wire
 
             with self._lock:
                 self._wire = self._wire or Wire(self._options.http_client, self._options.http_async_client)

@@ -19,7 +19,7 @@ _BY_STATUS: dict[int, FaultKind] = {
     403: "permission",
     404: "model",
     405: "invalid",
-    407: "permission",
+    407: "proxy",
     408: "timeout",
     409: "server",
     413: "request_too_large",
