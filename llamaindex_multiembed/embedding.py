@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager
@@ -14,7 +14,7 @@ from llamaindex_multiembed.kvstore import SpacedKVStore
 from multiembed import Embedder
 
 if TYPE_CHECKING:
-    from multiembed.records import Role
+    from multiembed import Role
 
 # The base class asks its cache for a text without saying whether it is a query; the two query methods say it here.
 _role: ContextVar[Role] = ContextVar("role", default="document")
@@ -114,6 +114,12 @@ class MultiEmbedding(Embedder, BaseEmbedding):
         super().__setattr__(name, value)
         if name == "embeddings_cache":
             self._space_cache()
+
+    def model_copy(self, **changes: Any) -> Self:
+        """A copy, with fields changed by `update={…}`."""
+        copied = super().model_copy(**changes)
+        copied._space_cache()
+        return copied
 
     def __copy__(self) -> Any:
         copied = super().__copy__()

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     )
     from multiembed.options import EmbeddingOptions
     from multiembed.providers import catalog
-    from multiembed.records import EmbeddingResult, Estimate, Limits, ModelFacts, SparseVector, Usage
+    from multiembed.records import EmbeddingResult, Estimate, Limits, ModelFacts, Role, SparseVector, Usage
+    from multiembed.waits import no_waits
 
 _HOMES = {
     "client": ("EmbeddingClient",),
@@ -65,7 +66,8 @@ _HOMES = {
     ),
     "options": ("EmbeddingOptions",),
     "providers": ("catalog",),
-    "records": ("EmbeddingResult", "Estimate", "Limits", "ModelFacts", "SparseVector", "Usage"),
+    "records": ("EmbeddingResult", "Estimate", "Limits", "ModelFacts", "Role", "SparseVector", "Usage"),
+    "waits": ("no_waits",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -93,11 +95,13 @@ __all__ = [
     "QuotaExhaustedError",
     "RateLimitError",
     "RequestTimeoutError",
+    "Role",
     "ServerError",
     "SparseVector",
     "Usage",
     "__version__",
     "catalog",
+    "no_waits",
 ]
 
 

@@ -49,6 +49,28 @@ def believe(reply: RawReply, *, texts: int, dimensions: int | None, output: Outp
     )
 
 
+def mean_of(parts: Sequence[tuple[Sequence[int], Believed]], weights: Sequence[int]) -> Believed | None:
+    """The mean of the pieces' vectors, weighted and brought to unit length; None when they cancel each other out.
+
+    Args:
+        parts: the places of some pieces with their vectors; together all of them.
+        weights: of each piece, by its place.
+    """
+    places = [place for some, _ in parts for place in some]
+    rows = np.concatenate([believed.dense for _, believed in parts if believed.dense is not None])
+    mean = np.asarray([weights[place] for place in places], dtype=np.float64) @ rows
+    length = float(np.linalg.norm(mean))
+    if length == 0.0:
+        return None
+    tokens = [believed.total_tokens for _, believed in parts]
+    return Believed(
+        dense=(mean / length).astype(np.float32)[np.newaxis],
+        sparse=None,
+        total_tokens=None if None in tokens else sum(filter(None, tokens)),
+        request_id=None,
+    )
+
+
 def _in_order(items: Sequence[RawItem], texts: int) -> list[RawItem]:
     """The items by their index, which must be 0, 1, …, texts - 1, each once."""
     if len(items) != texts:

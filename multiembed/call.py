@@ -9,25 +9,28 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 
 from multiembed.errors import MalformedResponseError, MultiEmbedError, PartialFailureError
-from multiembed.flow import Batch, Job, Outcome
+from multiembed.flow import MAX_RETRIES, PATIENCE, Batch, Job, Outcome
 from multiembed.plan import pack
 from multiembed.records import EmbeddingResult, Estimate, SparseVector, Usage
 from multiembed.texts import check_texts
 from multiembed.tokens import estimate_tokens
+from multiembed.waits import waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from multiembed.flow import Lessons
     from multiembed.options import EmbeddingOptions
-    from multiembed.records import Role, Vectors
+    from multiembed.records import Limits, Role, Vectors
+    from multiembed.runtime import Runtime
     from multiembed.target import Target
 
 
-def prepare(texts: Iterable[str], role: Role, target: Target) -> tuple[list[str], list[int]]:
-    """Texts as they go on the wire, each one once, and for every text of the caller its place among them.
+def once(texts: Iterable[str], target: Target) -> tuple[list[str], list[int]]:
+    """The texts, each one once, and for every text of the caller its place among them.
 
     Raises:
         ConfigurationError: a text is no text.
@@ -35,26 +38,41 @@ def prepare(texts: Iterable[str], role: Role, target: Target) -> tuple[list[str]
     """
     unique: dict[str, int] = {}
     checked = check_texts(texts, refuses=target.provider.refuses)
-    places = [unique.setdefault(target.prepare(text, role), len(unique)) for text in checked]
+    places = [unique.setdefault(text, len(unique)) for text in checked]
     return list(unique), places
 
 
-def plan(texts: list[str], target: Target, options: EmbeddingOptions, lessons: Lessons) -> Iterator[range]:
-    """The runs of texts that go out together."""
-    count = options.token_counter or estimate_tokens
-    limits = target.limits
-    if lessons.max_items is not None and lessons.max_items < limits.max_items:
-        limits = replace(limits, max_items=lessons.max_items)
-    return pack(((count(text), len(text.encode())) for text in texts), limits)
+def sizes(texts: list[str], role: Role, target: Target, count: Callable[[str], int]) -> Iterator[tuple[int, int]]:
+    """Tokens and bytes of each text as it goes on the wire."""
+    overhead = target.overhead(role, count)
+    prefix = len(target.prepare([""], role)[0].encode())
+    # With its escapes where the body's size matters: a control character takes six bytes.
+    size = _escaped if target.limits.max_bytes_per_request else _unescaped
+    return ((count(text) + overhead, size(text) + prefix) for text in texts)
+
+
+def _escaped(text: str) -> int:
+    return len(orjson.dumps(text))
+
+
+def _unescaped(text: str) -> int:
+    return len(text)
+
+
+def learned(limits: Limits, lessons: Lessons) -> Limits:
+    """The model's limits, with what the server has taught of them."""
+    cap = lessons.max_items
+    return limits if cap is None else replace(limits, max_items=min(cap, limits.max_items))
 
 
 def foresee(
     texts: Iterable[str], role: Role, *, target: Target, options: EmbeddingOptions, lessons: Lessons, workers: int
 ) -> Estimate:
     """What a call would take, told without sending anything."""
-    unique, places = prepare(texts, role, target)
-    requests = sum(1 for _ in plan(unique, target, options, lessons))
-    tokens = sum(map(options.token_counter or estimate_tokens, unique))
+    unique, places = once(texts, target)
+    measured = list(sizes(unique, role, target, options.token_counter or estimate_tokens))
+    requests = sum(1 for _ in pack(measured, learned(target.limits, lessons)))
+    tokens = sum(its_tokens for its_tokens, _ in measured)
     price = target.facts.price_cny_per_mtok
     return Estimate(
         texts=len(places),
@@ -69,28 +87,34 @@ class Call:
     """What one call of `embed` or `aembed` is made of, but for the sending."""
 
     def __init__(
-        self, texts: Iterable[str], role: Role, *, target: Target, options: EmbeddingOptions, lessons: Lessons
+        self, texts: Iterable[str], role: Role, *, target: Target, options: EmbeddingOptions, runtime: Runtime
     ) -> None:
+        count = options.token_counter or estimate_tokens
         self._target = target
-        self._texts, self._places = prepare(texts, role, target)
+        self._texts, self._places = once(texts, target)
         self._dense: Vectors | None = None
         self._sparse: list[SparseVector | None] = [None] * len(self._texts)
         self._failures: dict[int, MultiEmbedError] = {}
         self._bar = _bar(len(self._texts), target.name) if options.show_progress else None
         self.usage = Usage()
         self.batches = [
-            Batch(run, self._texts[run.start : run.stop]) for run in plan(self._texts, target, options, lessons)
+            Batch(run, self._texts[run.start : run.stop])
+            for run in pack(sizes(self._texts, role, target, count), learned(target.limits, runtime.lessons))
         ]
         self.job = Job(
             target=target,
             role=role,
-            lessons=lessons,
-            max_retries=options.max_retries,
+            lessons=runtime.lessons,
+            gate=runtime.gate,
+            count=count,
+            max_retries=MAX_RETRIES if options.max_retries is None else options.max_retries,
+            patience=waiting(PATIENCE) if options.max_retries is None else 0.0,
             timeout=options.timeout,
             deadline_at=None if options.deadline is None else time.monotonic() + options.deadline,
             clock=time.monotonic,
             wall=time.time,
             chance=random.random,
+            waits=waiting,
         )
 
     def close(self) -> None:
@@ -144,7 +168,7 @@ class Call:
     def _vectors(self) -> Vectors | None:
         if self._target.output == "sparse":
             return None
-        dense = self._room(self._target.expected_dimensions or 0)
+        dense = self._room(self._target.expected_dimensions or self.job.lessons.dimensions or 0)
         vectors = dense if len(self._places) == len(dense) else dense[self._places]
         vectors.setflags(write=False)
         return vectors

@@ -40,14 +40,14 @@ class EmbeddingClient:
 
     def __init__(self, model: str, **options: Any) -> None:
         self.__setstate__((model, EmbeddingOptions(**options)))
-        self._aim()
+        self._ready()
 
     @classmethod
     def from_options(cls, model: str, options: EmbeddingOptions) -> EmbeddingClient:
         """A client for options that stand already; they are checked against the model now."""
         client = cls.__new__(cls)
         client.__setstate__((model, options))
-        client._aim()
+        client._ready()
         return client
 
     # ── embedding ────────────────────────────────────────────────────────────────────────────────
@@ -119,6 +119,11 @@ class EmbeddingClient:
     def __repr__(self) -> str:
         return f"EmbeddingClient({self._model!r})"
 
+    def take_over(self, other: EmbeddingClient | None) -> None:
+        """Go on with the usage that another client has counted in this process."""
+        if other is not None and os.getpid() in other._runtimes:
+            self._living().spent(other.usage)
+
     # ── its life ─────────────────────────────────────────────────────────────────────────────────
 
     def close(self) -> None:
@@ -163,6 +168,19 @@ class EmbeddingClient:
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
 
+    def _ready(self) -> None:
+        """See at construction that everything can work."""
+        target = self._aim()
+        # Imported here and not at the first call: a fork during an import leaves the child waiting for ever.
+        from multiembed import call, drive, runtime  # noqa: F401
+
+        if target.provider.compute is None:
+            from multiembed.wire import tasks, threads  # noqa: F401
+        if self._options.http_client is not None or self._options.http_async_client is not None:
+            from multiembed.wire.http import check_clients
+
+            check_clients(self._options.http_client, self._options.http_async_client)
+
     def _aim(self) -> Target:
         self._target = target = aim(self._model, self._options, os.environ)
         return target
@@ -187,7 +205,7 @@ class EmbeddingClient:
         from multiembed.drive import Work
 
         runtime = self._living()
-        call = Call(texts, _checked(role), target=self.target, options=self._options, lessons=runtime.lessons)
+        call = Call(texts, _checked(role), target=self.target, options=self._options, runtime=runtime)
         work = Work(call.batches, call.job, runtime.gate, self._workers, call.take)
         try:
             yield call, work, runtime

@@ -9,9 +9,10 @@ import asyncio
 import threading
 from contextvars import copy_context
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from multiembed.flow import Send, exchange
+from multiembed.flow import WITHHELD, Send, exchange
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
@@ -58,36 +59,32 @@ class _Crew:
 
     def run(self) -> None:
         try:
-            self._work(self._take())
-            for helper in self._helpers:  # grows no more: the batches are all taken
+            first = self._take()
+            while len(self._helpers) < self._workers - 1 and (batch := self._take()) is not None:
+                if not self._start(batch):
+                    self._batches = chain((batch,), self._batches)
+                    break
+            self._work(first)
+            for helper in self._helpers:
                 helper.join()
         finally:  # on Ctrl-C too: those that are sending finish their request, and take no other
             self._stop.set()
         if self._error is not None:
             raise self._error
 
+    def _start(self, batch: Batch) -> bool:
+        """A helper that begins with this batch; False at interpreter shutdown, where no thread starts any more."""
+        helper = threading.Thread(target=copy_context().run, args=(self._help, batch), name="multiembed", daemon=True)
+        try:
+            helper.start()
+        except RuntimeError:
+            return False
+        self._helpers.append(helper)
+        return True
+
     def _take(self) -> Batch | None:
-        """The next batch; and a hand more when there may be another one behind it."""
         with self._lock:
-            if self._stop.is_set():
-                return None
-            batch = next(self._batches, None)
-            if batch is None or len(self._helpers) + 1 >= self._workers:
-                return batch
-            following = next(self._batches, None)
-            if following is None:
-                return batch
-            helper = threading.Thread(
-                target=copy_context().run, args=(self._help, following), name="multiembed", daemon=True
-            )
-            try:
-                helper.start()
-            except RuntimeError:  # no threads at interpreter shutdown: go on alone
-                self._workers = 1
-                self._batches = _chain(following, self._batches)
-            else:
-                self._helpers.append(helper)
-            return batch
+            return None if self._stop.is_set() else next(self._batches, None)
 
     def _help(self, batch: Batch) -> None:
         try:
@@ -105,18 +102,15 @@ class _Crew:
             batch = self._take()
 
     def _play(self, flow: Generator[Step, Answer, Outcome]) -> Outcome | None:
-        answer: Answer | None = None
         try:
+            step = next(flow)
             while not self._stop.is_set():
-                step = next(flow) if answer is None else flow.send(answer)
                 if isinstance(step, Send):
-                    with self._gate.hold(self._workers):
-                        if self._stop.is_set():  # the call ended while this one stood in the queue
-                            return None
-                        answer = self._send(step.request)
+                    with self._gate.place(self._workers):
+                        step = flow.send(self._answer(step))
                 else:
                     self._stop.wait(step.seconds)
-                    answer = None
+                    step = next(flow)
         except StopIteration as end:
             outcome: Outcome = end.value
             return outcome
@@ -124,10 +118,10 @@ class _Crew:
             flow.close()
         return None
 
-
-def _chain(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
-    yield first
-    yield from rest
+    def _answer(self, step: Send) -> Answer:
+        if self._stop.is_set() or self._job.fatal is not None:  # what happened while this one stood in the queue
+            return WITHHELD
+        return self._send(step.request)
 
 
 async def adrive(work: Work, send: Callable[[WireRequest], Awaitable[Answer]]) -> None:
@@ -140,16 +134,15 @@ async def adrive(work: Work, send: Callable[[WireRequest], Awaitable[Answer]]) -
             batch = next(source, None)
 
     async def play(flow: Generator[Step, Answer, Outcome]) -> Outcome:
-        answer: Answer | None = None
         try:
+            step = next(flow)
             while True:
-                step = next(flow) if answer is None else flow.send(answer)
                 if isinstance(step, Send):
-                    async with work.gate.ahold(work.workers):
-                        answer = await send(step.request)
+                    async with work.gate.place(work.workers):
+                        step = flow.send(WITHHELD if work.job.fatal is not None else await send(step.request))
                 else:
                     await asyncio.sleep(step.seconds)
-                    answer = None
+                    step = next(flow)
         except StopIteration as end:
             outcome: Outcome = end.value
             return outcome

@@ -20,18 +20,20 @@ class Embedder(EmbeddingOptions):
     model_field: ClassVar[str]
     """The name under which the framework keeps the model."""
 
-    _client: EmbeddingClient | None = PrivateAttr(default=None)
+    _clients: dict[str, EmbeddingClient] = PrivateAttr(default_factory=dict)
 
     def __init__(self, **data: Any) -> None:
         super().__init__(**data)
-        self._client = self._make()
+        client = self._clients["own"] = self._make()
+        if self.base_url is None and client.target.provider.base_url_env:
+            self.__dict__["base_url"] = client.target.base_url  # from the environment; it changes vectors, so it shows
 
     @property
     def client(self) -> EmbeddingClient:
         """The client behind it: usage so far, estimates, sparse vectors, closing."""
-        client = self._client
-        if client is None:
-            self._client = client = self._make()
+        client = self._clients.get("own")
+        if client is None:  # in a copy; threads that come here together get the same one
+            client = self._clients.setdefault("own", self._make())
         return client
 
     def _make(self) -> EmbeddingClient:
@@ -47,21 +49,28 @@ class Embedder(EmbeddingOptions):
         if name not in EmbeddingOptions.model_fields and name != self.model_field:
             super().__setattr__(name, value)
             return
-        before = self.__dict__.get(name)
+        before, was_set = self.__dict__.get(name), name in self.model_fields_set
         assign = super().__setattr__
         configured(type(self), lambda: assign(name, value))
         try:
-            self._client = self._make()
-        except ConfigurationError:
-            self.__dict__[name] = before  # an option that cannot work leaves the embedder as it was
+            client = self._make()
+        except ConfigurationError:  # an option that cannot work leaves the embedder as it was
+            self.__dict__[name] = before
+            if not was_set:
+                self.model_fields_set.discard(name)
             raise
+        client.take_over(self._clients.get("own"))
+        self._clients["own"] = client
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return {**super().__getstate__(), "__pydantic_private__": {"_clients": {}}}
 
     def __copy__(self) -> Any:
         copied = super().__copy__()
-        copied._client = None
+        copied._clients = {}
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Any:
         memo = {} if memo is None else memo
-        memo[id(self._client)] = None  # the copy makes its own when it needs one
+        memo[id(self._clients)] = {}  # the copy makes its own when it needs one
         return super().__deepcopy__(memo)

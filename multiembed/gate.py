@@ -1,98 +1,168 @@
-"""How many requests of one account are in flight: one gate for threads and event loops together."""
+"""Which requests of one account are in flight: one gate for threads and event loops together."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
+import time
 from collections import deque
-from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
+from multiembed.weather import Weather
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Callable
+    from types import TracebackType
 
 
 class Gate:
-    """First come, first served; nobody holds a place while waiting out a back-off."""
+    """First come, first served, as many as the callers' ceilings and the account's weather allow.
 
-    def __init__(self) -> None:
+    Args:
+        clock: seconds; the one that the flows use.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.weather = Weather()
+        self._clock = clock
         self._lock = threading.Lock()
         self._inside = 0
-        self._waiting: deque[_Ticket] = deque()
+        self._waiting: deque[_Place] = deque()
 
     @property
     def in_flight(self) -> int:
         """Requests inside now."""
         return self._inside
 
-    @contextmanager
-    def hold(self, ceiling: int) -> Iterator[None]:
-        """A place inside, once fewer than `ceiling` are taken; for threads."""
-        opened = threading.Event()
-        ticket = self._queue(ceiling, opened.set)
-        try:
-            if not ticket.admitted:
-                opened.wait()
-            yield
-        finally:
-            self._leave(ticket)
+    def place(self, ceiling: int) -> _Place:
+        """A place inside, to be held `with` or `async with`, once fewer than `ceiling` are taken.
 
-    @asynccontextmanager
-    async def ahold(self, ceiling: int) -> AsyncIterator[None]:
-        """A place inside, once fewer than `ceiling` are taken; for tasks."""
-        loop = asyncio.get_running_loop()
-        opened = loop.create_future()
-        ticket = self._queue(ceiling, lambda: loop.call_soon_threadsafe(_open, opened))
-        try:
-            if not ticket.admitted:
-                await opened
-            yield
-        finally:
-            self._leave(ticket)
+        The verdict on the answer is told while the place is held. Nobody holds one while waiting out a back-off.
+        """
+        return _Place(self, ceiling)
 
-    def _queue(self, ceiling: int, open_: Callable[[], object]) -> _Ticket:
-        ticket = _Ticket(ceiling, open_)
+    def answered(self) -> None:
+        """Tell that the provider answered as it should."""
         with self._lock:
-            if not self._waiting and self._inside < ceiling:
-                ticket.admitted = True
+            self.weather.answered()
+
+    def failed(self, delay: float) -> None:
+        """Tell that a request failed, and how long it will wait."""
+        with self._lock:
+            self.weather.failed(self._clock(), delay)
+            self._wake()
+
+    def slowed(self, delay: float) -> None:
+        """Tell that the provider finds the account too fast, and how long it wants to be left alone."""
+        with self._lock:
+            self.weather.slowed(self._clock(), delay)
+            self._wake()
+
+    def may_retry(self) -> bool:
+        """Whether the account's retry budget has one left, which is then spent."""
+        with self._lock:
+            return self.weather.may_retry()
+
+    # ── the queue ────────────────────────────────────────────────────────────────────────────────
+
+    def _enter(self, place: _Place) -> None:
+        with self._lock:
+            if not self._waiting and self._inside < self.weather.room(self._clock(), place.ceiling):
+                place.admitted = True
                 self._inside += 1
             else:
-                self._waiting.append(ticket)
-        return ticket
+                self._waiting.append(place)
 
-    def _leave(self, ticket: _Ticket) -> None:
+    def _look_again(self) -> float | None:
+        """Admit whoever may come in; the seconds until it is worth looking again, None until somebody leaves."""
+        with self._lock:
+            self._admit()
+            shut = self.weather.closed_until - self._clock()
+            return shut if shut > 0 else None
+
+    def _leave(self, place: _Place) -> None:
         """Give the place back, or the place in the queue when the wait was cut short."""
         with self._lock:
-            if ticket.admitted:
+            if place.admitted:
                 self._inside -= 1
-            elif ticket in self._waiting:
-                self._waiting.remove(ticket)
+            elif place in self._waiting:
+                self._waiting.remove(place)
             self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and self._inside < self._waiting[0].ceiling:
-            ticket = self._waiting.popleft()
-            try:
-                ticket.open()
-            except RuntimeError:  # its event loop is closed: nobody waits there any more
-                continue
-            ticket.admitted = True
-            self._inside += 1
+        while self._waiting and self._inside < self.weather.room(self._clock(), self._waiting[0].ceiling):
+            place = self._waiting.popleft()
+            if place.wake():
+                place.admitted = True
+                self._inside += 1
+
+    def _wake(self) -> None:
+        """Let all who wait look at the clock again: the gate was shut for a time."""
+        for place in self._waiting:
+            place.wake()
 
 
-class _Ticket:
-    __slots__ = ("admitted", "ceiling", "open")
+class _Place:
+    """One request's place, waited for by a thread or by a task."""
 
-    def __init__(self, ceiling: int, open_: Callable[[], object]) -> None:
+    __slots__ = ("_gate", "_wake", "admitted", "ceiling")
+
+    def __init__(self, gate: Gate, ceiling: int) -> None:
+        self._gate = gate
+        self._wake: Callable[[], object] = bool
         self.ceiling = ceiling
-        self.open = open_
         self.admitted = False
 
+    def wake(self) -> bool:
+        """Wake whoever waits for it; False when its event loop is closed and nobody does."""
+        try:
+            self._wake()
+        except RuntimeError:
+            return False
+        return True
 
-def _open(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+    def __enter__(self) -> None:
+        event = threading.Event()
+        self._wake = event.set
+        try:
+            self._gate._enter(self)
+            while not self.admitted:
+                shut = self._gate._look_again()
+                if not self.admitted:
+                    event.wait(shut)
+                    event.clear()
+        except BaseException:
+            self._gate._leave(self)
+            raise
+
+    async def __aenter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        event = asyncio.Event()
+        self._wake = lambda: loop.call_soon_threadsafe(event.set)
+        try:
+            self._gate._enter(self)
+            while not self.admitted:
+                shut = self._gate._look_again()
+                if not self.admitted:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(shut):
+                            await event.wait()
+                    event.clear()
+        except BaseException:
+            self._gate._leave(self)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._gate._leave(self)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._gate._leave(self)
 
 
 _gates: dict[str, Gate] = {}
@@ -104,7 +174,7 @@ def gate_of(account: str) -> Gate:
     Args:
         account: a name made of provider, host and a hash of the key.
     """
-    return _gates.setdefault(account, Gate())
+    return _gates.get(account) or _gates.setdefault(account, Gate())
 
 
 # A forked child has none of its parent's requests in flight, and a lock may have been held at the fork.

@@ -11,6 +11,7 @@ import orjson
 from multiembed import errors
 from multiembed.believe import Believed, believe
 from multiembed.records import Fault, TransportFailure
+from multiembed.twice import says_twice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _FIRST_BYTES = 200
 _LONGEST_MESSAGE = 300
+_SHORTEST_KEY = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,12 @@ MEANINGS: Mapping[FaultKind, Meaning] = {
         "network (SSL_CERT_FILE, or your own http_client).",
         fatal=True,
     ),
+    "proxy": Meaning(
+        errors.ConnectionFailedError,
+        "The proxy wants a user and a password. Put them into HTTPS_PROXY (http://user:password@host:port), or "
+        "except the provider's host in NO_PROXY.",
+        fatal=True,
+    ),
     "redirect": Meaning(
         errors.APIError,
         "The server redirects, which is not followed, because key and texts would go along. If you trust the "
@@ -104,9 +112,8 @@ MEANINGS: Mapping[FaultKind, Meaning] = {
     "too_long": Meaning(
         errors.InputTooLongError, "A text is longer than {model} takes. Shorten it or cut it up.", one_text=True
     ),
-    "invalid_or_too_long": Meaning(
-        errors.InputTooLongError, "A text is longer than {model} takes. Shorten it or cut it up.", one_text=True
-    ),
+    # Which of its two meanings it has is decided where the texts are known.
+    "invalid_or_too_long": Meaning(errors.InvalidRequestError, "The request was refused. Read the provider's words."),
     "content": Meaning(
         errors.ContentRejectedError, "A text was refused by content moderation. Leave it out.", one_text=True
     ),
@@ -128,17 +135,19 @@ def judge(
         return Fault(answer.kind, message=answer.detail)
     if 300 <= answer.status < 400:
         return Fault("redirect", message=f"Location: {_host(answer.headers.get('location', ''))}")
-    body = _parse(answer.body)
+    body = _parse(answer.body, target)
     fault = target.provider.classify(answer.status, body)
-    if fault is not None:
+    if fault is not None and fault.kind != "malformed":
         return fault
     try:
+        if says_twice(answer.body, body):
+            raise ValueError("the reply says one thing twice")
         payload = {"data": body} if isinstance(body, list) else body
         if not isinstance(payload, dict):
             raise ValueError("the body is no JSON object")
         return believe(target.provider.decode(payload), texts=texts, dimensions=dimensions, output=target.output)
     except ValueError as error:
-        return Fault("malformed", message=f"{error}; the body begins {_begin(answer.body)!r}")
+        return Fault("malformed", message=f"{error}; the body begins {_begin(answer.body, target)!r}")
 
 
 def error_of(
@@ -161,7 +170,7 @@ def error_of(
         model=target.facts.name,
         provider=provider.title,
     )
-    words = _without_key((fault.message or "")[:_LONGEST_MESSAGE], target)
+    words = _without_key(fault.message or "", target)[:_LONGEST_MESSAGE]
     ours = isinstance(answer, TransportFailure) or fault.kind in ("malformed", "redirect")
     request_id = fault.request_id
     if request_id is None and not isinstance(answer, TransportFailure):
@@ -171,30 +180,32 @@ def error_of(
         provider=provider.id,
         model=target.facts.name,
         status=status,
-        code=fault.code,
+        code=_without_key(fault.code or "", target)[:_LONGEST_MESSAGE] or None,
         provider_message=None if ours else words or None,
-        request_id=request_id,
+        request_id=_without_key(request_id or "", target)[:_LONGEST_MESSAGE] or None,
         retry_after=retry_after,
         indices=indices,
     )
 
 
 def _without_key(words: str, target: Target) -> str:
-    """A gateway may repeat what it was sent."""
-    return words.replace(target.key.reveal(), "…") if target.key else words
+    """A gateway may repeat what it was sent. What is shorter than any real key is left alone."""
+    key = target.key.reveal() if target.key else ""
+    return words.replace(key, "…") if len(key) >= _SHORTEST_KEY else words
 
 
-def _parse(body: bytes) -> object:
+def _parse(body: bytes, target: Target) -> object:
     """The body's JSON; where it is none, its first words."""
     try:
         parsed: object = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return _begin(body)
+        return _begin(body, target)
     return parsed
 
 
-def _begin(body: bytes) -> str:
-    return body[:_FIRST_BYTES].decode("utf-8", "replace")
+def _begin(body: bytes, target: Target) -> str:
+    """The first words, cut only after the key is out of them, lest a part of it be left."""
+    return _without_key(body[: 4 * _FIRST_BYTES].decode("utf-8", "replace"), target)[:_FIRST_BYTES]
 
 
 def _host(location: str) -> str:

@@ -45,7 +45,8 @@ class EmbeddingOptions(BaseModel):
     region: str | None = None
     """The provider's own word for one of its addresses: "cn", "intl", "hk"."""
     headers: Mapping[str, str] | None = _changes_no_vector(repr=False)
-    """Extra HTTP headers, for instance a workspace or a gateway's route."""
+    """Extra HTTP headers, for instance a workspace. They must not choose another model: vectors are not told apart by
+    them."""
     allow_insecure: bool = _changes_no_vector(default=False)
     """True: `http://` may be used beyond this machine. The key then travels in the open."""
     dimensions: _Positive | None = None
@@ -57,12 +58,16 @@ class EmbeddingOptions(BaseModel):
     document_prefix: str | None = None
     """Text put before each document."""
     output: Literal["dense", "sparse", "dense&sparse"] = "dense"
+    on_too_long: Literal["error", "truncate", "split"] = "error"
+    """What becomes of a text that is longer than the model takes: an error for that text alone; its beginning is
+    embedded; or its pieces are, and their mean, weighted by length and of unit length, is its vector."""
     parameters: dict[str, Any] | None = None
     """Extra model-specific parameters, handed through to the API. `encoding_format` goes here."""
     max_concurrency: _Positive | None = _changes_no_vector()
     """The most requests in flight at once, over all embedders of the account in this process."""
-    max_retries: Annotated[int, Strict(), Field(ge=0)] = _changes_no_vector(default=5)
-    """How often one request is sent again after a failure that may pass."""
+    max_retries: Annotated[int, Strict(), Field(ge=0)] | None = _changes_no_vector()
+    """How often one request is sent again after a failure that may pass. None: five times, and an outage or a rate
+    limit of an account that worked before is waited out for a minute."""
     timeout: _Seconds = _changes_no_vector(default=60.0)
     """Seconds for one attempt as a whole."""
     deadline: _Seconds | None = _changes_no_vector()
@@ -98,8 +103,8 @@ class EmbeddingOptions(BaseModel):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Any:
         memo = {} if memo is None else memo
-        for client in (self.http_client, self.http_async_client):
-            memo[id(client)] = client  # shared, because a client holds locks and connections
+        for shared in (self.api_key, self.token_counter, self.http_client, self.http_async_client):
+            memo[id(shared)] = shared  # functions and clients may hold locks and connections
         return super().__deepcopy__(memo)
 
 
@@ -113,7 +118,7 @@ def leave_behind(fields: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("http_client", "http_async_client"):
         if kept[name] is not None:
             warnings.warn(
-                f"{name} cannot be pickled: the copy in the other process makes its own connections, without "
+                f"{name} cannot be pickled: the embedder in the other process makes its own connections, without "
                 "your client's proxies and certificates.",
                 UserWarning,
                 stacklevel=4,

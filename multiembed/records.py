@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Role: TypeAlias = Literal["document", "query"]
 Output: TypeAlias = Literal["dense", "sparse", "dense&sparse"]
 Encoding: TypeAlias = Literal["float", "base64"]
+TooLong: TypeAlias = Literal["error", "truncate", "split"]
 
 
 # ── facts ────────────────────────────────────────────────────────────────────────────────────────
@@ -113,7 +114,7 @@ class WireReply:
 class TransportFailure:
     """No answer: what broke, as a value, so that the story of a batch can decide about it."""
 
-    kind: Literal["connection", "tls", "timeout", "malformed"]
+    kind: Literal["connection", "tls", "proxy", "timeout", "malformed"]
     detail: str
     """For people; holds neither key nor text."""
 
@@ -137,7 +138,7 @@ class RawReply:
 
 
 FaultKind: TypeAlias = Literal[
-    "authentication", "permission", "quota", "model", "tls", "redirect",  # fatal for the whole call
+    "authentication", "permission", "quota", "model", "tls", "proxy", "redirect",  # fatal for the whole call
     "rate_limit", "server", "timeout", "connection", "malformed",  # may pass: tried again
     "invalid",  # never tried again
     "too_many_items", "request_too_large",  # split and sent again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
         return seconds
     try:
         date = parsedate_to_datetime(asked)
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)  # the old form without a zone means UTC in HTTP
         return max(0.0, date.timestamp() - now)
     except (TypeError, ValueError, OverflowError):
         return None

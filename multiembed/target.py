@@ -7,18 +7,21 @@ import json
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from multiembed.address import check_headers, find_url
 from multiembed.errors import ConfigurationError
 from multiembed.keys import Key, find_key
 from multiembed.providers import split_model
 from multiembed.records import EmbedRequest, Limits
+from multiembed.texts import sendable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from multiembed.options import EmbeddingOptions
     from multiembed.providers.contract import Provider
-    from multiembed.records import Encoding, ModelFacts, Output, Role
+    from multiembed.records import Encoding, ModelFacts, Output, Role, TooLong
 
 _OWN_OPTION = {
     "dimension": "the option dimensions",
@@ -49,11 +52,17 @@ class Target:
     query_prefix: str
     document_prefix: str
     parameters: Mapping[str, Any]
+    on_too_long: TooLong
 
     @property
     def name(self) -> str:
         """As provider:model."""
         return f"{self.provider.id}:{self.facts.name}"
+
+    @property
+    def base_url(self) -> str:
+        """The address as `base_url` takes it."""
+        return self.url.removesuffix(self.provider.path)
 
     @property
     def expected_dimensions(self) -> int | None:
@@ -64,21 +73,25 @@ class Target:
         """The header that holds the key."""
         return {"Authorization": f"Bearer {self.key.reveal()}"} if self.key else {}
 
-    def prepare(self, text: str, role: Role) -> str:
-        """A text as it goes on the wire: with its role's prefix, and a query in its model's prompt form."""
-        if role == "document":
-            return self.document_prefix + text
-        text = self.query_prefix + text
-        if self.instruct and self.facts.instruct != "parameter":
-            return str(self.facts.instruct).format(instruct=self.instruct, text=text)
-        return text
+    def prepare(self, texts: Sequence[str], role: Role) -> Sequence[str]:
+        """Texts as they go on the wire: with their role's prefix, and queries in their model's prompt form."""
+        prefix = self.query_prefix if role == "query" else self.document_prefix
+        form = self.facts.instruct if self.instruct and role == "query" else None
+        if form in (None, "parameter"):
+            return [prefix + text for text in texts] if prefix else texts
+        return [str(form).format(instruct=self.instruct, text=prefix + text) for text in texts]
+
+    def overhead(self, role: Role, count: Callable[[str], int]) -> int:
+        """The tokens that prefix and prompt form add to each text."""
+        around = self.prepare([""], role)[0]
+        return count(around) if around else 0
 
     def request(self, texts: Sequence[str], role: Role) -> EmbedRequest:
-        """The request for prepared texts, as the provider's encoder takes it."""
+        """The request for texts, as the provider's encoder takes it."""
         by_parameter = self.facts.instruct == "parameter" and role == "query"
         return EmbedRequest(
             model=self.facts,
-            texts=texts,
+            texts=self.prepare(texts, role),
             role=role,
             dimensions=self.dimensions,
             output=self.output,
@@ -91,7 +104,7 @@ class Target:
         """A name for the space its vectors lie in: the same when, and only when, all that changes a vector is.
 
         Two vectors may stand in for each other only when provider, address, model, dimensions, role, instruction,
-        prefix, output, parameters and text are the same.
+        prefix, output, parameters, what is done about long texts, and the text are the same.
         """
         query = role == "query"
         parts = {
@@ -103,6 +116,7 @@ class Target:
             "instruct": self.instruct if query else None,
             "prefix": self.query_prefix if query else self.document_prefix,
             "output": self.output,
+            "too long": [self.on_too_long, self.limits.max_tokens_per_item if self.on_too_long != "error" else None],
             "parameters": self.parameters,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()
@@ -119,7 +133,7 @@ def aim(model: str, options: EmbeddingOptions, environ: Mapping[str, str]) -> Ta
     if provider.compute is not None:
         facts = replace(facts, known=True)
     _check_dimensions(options.dimensions, provider, facts)
-    _check_output(options.output, provider, facts)
+    _check_output(options, provider, facts)
     _check_instruct(options, provider, facts)
     parameters, encoding = _parameters(options.parameters or {}, provider, facts)
     return Target(
@@ -132,10 +146,11 @@ def aim(model: str, options: EmbeddingOptions, environ: Mapping[str, str]) -> Ta
         dimensions=options.dimensions,
         output=options.output,
         encoding=encoding,
-        instruct=options.instruct,
-        query_prefix=_query_prefix(options.query_prefix, provider, facts),
-        document_prefix=options.document_prefix or "",
+        instruct=sendable(options.instruct) if options.instruct else None,
+        query_prefix=sendable(_query_prefix(options.query_prefix, provider, facts)),
+        document_prefix=sendable(options.document_prefix or ""),
         parameters=parameters,
+        on_too_long=options.on_too_long,
     )
 
 
@@ -153,7 +168,12 @@ def _check_dimensions(asked: int | None, provider: Provider, facts: ModelFacts) 
     )
 
 
-def _check_output(output: Output, provider: Provider, facts: ModelFacts) -> None:
+def _check_output(options: EmbeddingOptions, provider: Provider, facts: ModelFacts) -> None:
+    output = options.output
+    if output != "dense" and options.on_too_long == "split":
+        raise ConfigurationError(
+            "on_too_long='split' takes the mean of the pieces' vectors, which sparse ones do not have: take 'truncate'."
+        )
     if output == "dense" or facts.sparse:
         return
     raise ConfigurationError(
@@ -216,7 +236,8 @@ def _parameters(given: Mapping[str, Any], provider: Provider, facts: ModelFacts)
     if encoding not in ("float", "base64"):
         raise ConfigurationError("encoding_format is 'float' or 'base64'.", provider=provider.id)
     try:
-        json.dumps(rest)
+        orjson.dumps(rest)
+        json.dumps(rest, allow_nan=False)  # orjson writes NaN as null
     except (TypeError, ValueError):
         raise ConfigurationError("parameters must be plain JSON.", provider=provider.id) from None
     return rest, encoding

@@ -34,7 +34,7 @@ def check_texts(texts: Iterable[str], *, refuses: Literal["empty", "blank"]) -> 
         if not (text.strip() if refuses == "blank" else text):
             refused.append(index)
         elif not text.isascii():
-            checked[index] = _sendable(text)
+            checked[index] = sendable(text)
     if refused:
         raise InvalidRequestError(
             f"{len(refused)} of {len(checked)} texts are empty, and the API refuses such texts: leave them out. "
@@ -53,7 +53,7 @@ def _plain(text: object, index: int) -> str:
     )
 
 
-def _sendable(text: str) -> str:
+def sendable(text: str) -> str:
     """Lone surrogates become U+FFFD, because UTF-8 has no place for them."""
     try:
         text.encode()

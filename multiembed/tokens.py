@@ -10,7 +10,7 @@ import re
 # 2.98, emoji 1.84. The rates below lie on the dear side: a batch that is a little small costs nothing, a batch
 # that is refused costs a request.
 _WORD = 0.25
-_CODE = 0.4
+_MARK = 0.7
 _DIGIT = 1.0
 _IDEOGRAPH = 0.75
 _OTHER = 0.75
@@ -30,7 +30,7 @@ def estimate_tokens(text: str) -> int:
     if text.isascii():
         digits = _length(_DIGITS, text)
         marks = _length(_MARKS, text)
-        return math.ceil((length - digits - marks) * _WORD + marks * _CODE + digits * _DIGIT)
+        return math.ceil((length - digits - marks) * _WORD + marks * _MARK + digits * _DIGIT)
     ideographs = _length(_IDEOGRAPHS, text)
     astral = _length(_ASTRALS, text)
     digits = _length(_DIGITS, text)

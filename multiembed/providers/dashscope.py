@@ -144,6 +144,7 @@ _KINDS: dict[str, FaultKind] = {
         ("InternalError", "InternalError.Algo", "ServiceUnavailable", "GatewayTimeout", "ModelServingError"),
         "server",
     ),
+    **dict.fromkeys(("InvalidURL", "UnsupportedOperation", "invalid_request_error"), "invalid"),
     "RequestTimeOut": "timeout",
     "BadRequest.TooLarge": "request_too_large",
 }
@@ -166,7 +167,7 @@ def _classify(status: int, body: object) -> Fault | None:
 
 def _kind(status: int, code: str, message: str, cap: int | None) -> FaultKind:
     # A wrong parameter is also reported as 400 InternalError.Algo.InvalidParameter, so the words come first.
-    if "batch size is invalid" in message or (cap and status == 400):
+    if "batch size" in message and (cap or "invalid" in message):
         return "too_many_items"
     if "Range of input length" in message:
         return "too_long"
@@ -176,6 +177,8 @@ def _kind(status: int, code: str, message: str, cap: int | None) -> FaultKind:
         return "invalid"
     if code.startswith("Throttling"):
         return "rate_limit"
+    if code.startswith("BadRequest.") and code not in _KINDS:
+        return "invalid"
     return _KINDS.get(code) or (kind_by_status(status) if status != 200 else "server")
 
 

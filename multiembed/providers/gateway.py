@@ -84,7 +84,7 @@ def _classify(status: int, body: object) -> Fault | None:
     error = body.get("error")
     envelope = error if isinstance(error, dict) else body
     code, message = text_of(envelope.get("code")), text_of(envelope.get("message"))
-    refused = bool(error) or body.get("success") is False or ("success" in body and code not in _SUCCESS)
+    refused = bool(error) or body.get("success") is False or code not in _SUCCESS
     if status == 200 and not refused:
         return None
     return Fault(

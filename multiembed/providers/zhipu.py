@@ -77,7 +77,7 @@ def _classify(status: int, body: object) -> Fault | None:
     code, message = text_of(error.get("code")), text_of(error.get("message"))
     kind = _KINDS.get(code or "") or (kind_by_status(status) if status != 200 else "server")
     cap = cap_in(message) if code == "1214" else None
-    if cap:
+    if code == "1214" and ("数组" in (message or "") or "array" in (message or "")):
         kind = "too_many_items"
     return Fault(kind, code=code, message=message, request_id=text_of(envelope.get("request_id")), cap=cap)
 

@@ -1,0 +1,58 @@
+"""How an account fares: may requests go out, how many, and may a failed one be tried again so soon. Pure."""
+
+from __future__ import annotations
+
+STORM = 3
+"""Failures in a row, over all requests of the account, that mean an outage."""
+BUDGET_SHARE = 0.2
+"""Retries for each first attempt that an account may spend."""
+BUDGET_FLOOR = 20.0
+"""Retries that it may spend besides, and the most it can save up."""
+
+
+class Weather:
+    """What the last answers of an account say of the next one.
+
+    Before the first answer, and after a storm of failures, it is not trusted: one request goes out at a time, and the
+    others wait to hear how it fared. So a wrong key costs one request, and an outage is not met with a crowd.
+    All times are seconds on the caller's clock.
+    """
+
+    __slots__ = ("_budget", "_failures", "closed_until", "ever_trusted", "trusted")
+
+    def __init__(self) -> None:
+        self.trusted = False
+        self.ever_trusted = False
+        self.closed_until = float("-inf")
+        self._failures = 0
+        self._budget = BUDGET_FLOOR
+
+    def room(self, now: float, ceiling: int) -> int:
+        """The most requests that may be in flight now."""
+        if now < self.closed_until:
+            return 0
+        return ceiling if self.trusted else 1
+
+    def answered(self) -> None:
+        """The provider answered as it should, be it with vectors or with a refusal of one request."""
+        self.trusted = self.ever_trusted = True
+        self._failures = 0
+        self._budget = min(BUDGET_FLOOR, self._budget + BUDGET_SHARE)
+
+    def failed(self, now: float, delay: float) -> None:
+        """No answer, or none that can be used; this request waits `delay` seconds, and after a storm all do."""
+        self._failures += 1
+        if self._failures >= STORM or not self.trusted:
+            self.trusted = False
+            self.slowed(now, delay)
+
+    def slowed(self, now: float, delay: float) -> None:
+        """The provider said that all this is too fast: nothing goes out for `delay` seconds."""
+        self.closed_until = max(self.closed_until, now + delay)
+
+    def may_retry(self) -> bool:
+        """Whether the budget has a retry left, which is then spent."""
+        if self._budget < 1.0:
+            return False
+        self._budget -= 1.0
+        return True
