@@ -1,0 +1,70 @@
+"""What the tests share: an environment without keys, one simulator, clients aimed at it, and a client's two doors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+from hypothesis import settings
+
+from multiembed import EmbeddingClient
+from multiembed.simulator import Simulator
+
+# A busy machine is no mistake of the code.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
+
+_VENDORS = ("ZHIPU", "ZAI_", "SILICONFLOW_", "DASHSCOPE_", "MULTIEMBED_")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    """No key, no address and no proxy of the machine reaches a test."""
+    for name in list(os.environ):
+        if name.upper().startswith(_VENDORS) or name.upper().endswith("_PROXY"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def running_simulator():
+    """The one server of the whole run; tests take `simulator`."""
+    with Simulator() as running:
+        yield running
+
+
+@pytest.fixture
+def simulator(running_simulator):
+    """The server, with nothing recorded yet."""
+    running_simulator.clear()
+    return running_simulator
+
+
+@pytest.fixture
+def connect(simulator):
+    """`connect(model, **options)`: an EmbeddingClient aimed at the simulator, closed when the test ends."""
+    clients = []
+
+    def make(model, **options):
+        provider = model.partition(":")[0]
+        options = {"api_key": simulator.api_key, "base_url": simulator.base_url(provider), **options}
+        clients.append(EmbeddingClient(model, **options))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+def _embed(client, texts, role="document"):
+    return client.embed(texts, role)
+
+
+def _aembed(client, texts, role="document"):
+    return asyncio.run(client.aembed(texts, role))
+
+
+@pytest.fixture(params=[_embed, _aembed], ids=["sync", "async"])
+def door(request):
+    """`door(client, texts, role="document")`: the call by `embed`, and by `aembed` in an event loop of its own."""
+    return request.param

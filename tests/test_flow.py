@@ -1,0 +1,572 @@
+"""The story of one batch, played by hand: no network, no threads, and a clock that moves when it is told to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from multiembed import errors
+from multiembed.flow import Batch, Job, Lessons, Send, Wait, exchange
+from multiembed.gate import Gate
+from multiembed.options import EmbeddingOptions
+from multiembed.providers import local
+from multiembed.records import TransportFailure, WireReply
+from multiembed.target import aim
+from multiembed.tokens import estimate_tokens
+
+KEY = "sk-a-key-of-forty-characters-0123456789"
+SIZE = 4
+
+
+@dataclass
+class Play:
+    """A batch's flow with its clock, and a record of what it asked for."""
+
+    model: str = "gateway:m"
+    options: dict[str, Any] = field(default_factory=dict)
+    max_retries: int = 3
+    patience: float = 0.0
+    timeout: float = 60.0
+    deadline: float | None = None
+    now: float = 1000.0
+    sent: list[list[str]] = field(default_factory=list)
+    requests: list[Any] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+
+    def __post_init__(self):
+        options = {"api_key": KEY, "dimensions": SIZE, "base_url": "https://host.example", **self.options}
+        self.lessons = Lessons()
+        self.gate = Gate(lambda: self.now)
+        self.job = Job(
+            target=aim(self.model, EmbeddingOptions(**options), {}),
+            role="document",
+            lessons=self.lessons,
+            gate=self.gate,
+            count=estimate_tokens,
+            max_retries=self.max_retries,
+            patience=self.patience,
+            timeout=self.timeout,
+            deadline_at=None if self.deadline is None else self.now + self.deadline,
+            clock=lambda: self.now,
+            wall=lambda: 1_800_000_000.0 + self.now,
+            chance=lambda: 0.5,
+        )
+
+    def run(self, texts, answer, first=0):
+        """Play one batch; `answer(texts)` is the server, or a list of its answers in order."""
+        if not callable(answer):
+            answers = iter(answer)
+            answer = lambda texts: next(answers)(texts)  # noqa: E731
+        flow = exchange(Batch(range(first, first + len(texts)), texts), self.job)
+        try:
+            step = next(flow)
+            while True:
+                if isinstance(step, Wait):
+                    self.waits.append(step.seconds)
+                    self.now += step.seconds
+                    step = next(flow)
+                else:
+                    assert isinstance(step, Send)
+                    self.requests.append(step.request)
+                    self.sent.append(texts_in(step.request))
+                    step = flow.send(answer(self.sent[-1]))
+        except StopIteration as end:
+            return end.value
+
+
+def texts_in(request):
+    body = json.loads(request.body)
+    return body["input"] if isinstance(body["input"], list) else body["input"]["texts"]
+
+
+def reply(status, body, **headers):
+    body = body if isinstance(body, bytes) else orjson.dumps(body)
+    return WireReply(status, headers, body, 0.1)
+
+
+def good(texts, size=SIZE):
+    rows = local.embed(texts, size).tolist()
+    data = [{"index": index, "embedding": row} for index, row in enumerate(rows)]
+    return reply(200, {"data": data[::-1], "usage": {"total_tokens": len(texts)}})
+
+
+def short(texts):
+    """One vector too few."""
+    return reply(200, {"data": [{"index": index, "embedding": [1.0] * SIZE} for index in range(len(texts) - 1)]})
+
+
+def always(answer):
+    return lambda _texts: answer
+
+
+def refuse(status, code, message, **headers):
+    return always(reply(status, {"error": {"code": code, "message": message}}, **headers))
+
+
+BUSY = refuse(429, "rate_limit_exceeded", "slow down")
+DOWN = always(reply(503, b"<html>no</html>"))
+BROKEN = always(TransportFailure("connection", "reset by peer"))
+LATE = always(TransportFailure("timeout", "no whole answer within 60 s"))
+BAD_KEY = refuse(401, "invalid_api_key", "wrong key")
+
+
+def rows_of(outcome, texts, size=SIZE):
+    """The believed vectors by place, and a check that each is the right one."""
+    found = {}
+    for places, believed in outcome.believed:
+        for place, row in zip(places, believed.dense, strict=True):
+            assert place not in found
+            np.testing.assert_array_equal(row, local.embed([texts[place]], size)[0])
+            found[place] = row
+    return found
+
+
+def assert_whole(outcome, texts):
+    assert sorted(rows_of(outcome, texts)) == list(range(len(texts)))
+    assert outcome.failures == {}
+
+
+def the_error(outcome, count):
+    """The one error that all texts share."""
+    assert sorted(outcome.failures) == list(range(count))
+    assert outcome.believed == []
+    [error] = set(outcome.failures.values())
+    return error
+
+
+# ── it goes well ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_batch_that_is_answered_takes_one_request_and_no_wait():
+    play = Play()
+    outcome = play.run(["a", "b", "c"], good)
+    assert_whole(outcome, ["a", "b", "c"])
+    assert (play.sent, play.waits) == ([["a", "b", "c"]], [])
+    assert (outcome.requests, outcome.retries, outcome.total_tokens) == (1, 0, 3)
+
+
+def test_a_request_holds_the_key_in_its_header_and_shows_it_to_nobody():
+    play = Play()
+    play.run(["a text that is private"], good)
+    [request] = play.requests
+    assert request.headers["Authorization"] == f"Bearer {KEY}"
+    for shown in (repr(request), str(request), repr(Send(request)), repr(play.job), repr(play.job.target)):
+        assert KEY not in shown
+    assert "private" not in repr(request)
+
+
+def test_a_local_provider_computes_and_sends_nothing():
+    play = Play(model="local:char-ngrams", options={"base_url": None, "dimensions": 16})
+    outcome = play.run(["a", "b"], [])
+    assert sorted(rows_of(outcome, ["a", "b"], 16)) == [0, 1]
+    assert (play.sent, outcome.requests, outcome.total_tokens) == ([], 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "dimensions", "texts"), [("siliconflow:Qwen/Qwen3-Embedding-8B", 4096, 32), ("gateway:m", None, 10)]
+)
+def test_the_largest_honest_reply_is_far_below_the_cap_on_its_size(model, dimensions, texts):
+    play = Play(model=model, options={"dimensions": dimensions})
+    play.run(["x"] * texts, BAD_KEY)
+    longest_number = len("-0.00012345678901234567")
+    size = dimensions or 4096
+    assert play.requests[0].max_reply_bytes > 2 * texts * size * longest_number
+    assert play.requests[0].max_reply_bytes < 200e6
+
+
+# ── what may pass is tried again ─────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("fault", [BUSY, DOWN, BROKEN, LATE, short, always(reply(200, b"<html>"))])
+def test_what_may_pass_is_tried_again_and_then_the_vectors_are_right(fault):
+    play, texts = Play(), ["a", "b"]
+    outcome = play.run(texts, [fault, fault, good])
+    assert_whole(outcome, texts)
+    assert play.waits == [0.25, 0.5]  # half of 0.5 and of 1: chance is 0.5
+    assert (outcome.requests, outcome.retries, outcome.total_tokens) == (3, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (BUSY, errors.RateLimitError),
+        (DOWN, errors.ServerError),
+        (BROKEN, errors.ConnectionFailedError),
+        (LATE, errors.RequestTimeoutError),
+        (short, errors.MalformedResponseError),
+        (always(reply(200, b"")), errors.MalformedResponseError),
+        (always(reply(500, b"")), errors.ServerError),
+        (always(reply(408, b"")), errors.RequestTimeoutError),
+    ],
+)
+@pytest.mark.parametrize("max_retries", [0, 1, 4])
+def test_what_does_not_pass_becomes_its_error_after_the_retries(fault, error, max_retries):
+    play = Play(max_retries=max_retries)
+    outcome = play.run(["a", "b"], fault)
+    caught = the_error(outcome, 2)
+    assert type(caught) is error
+    assert (caught.provider, caught.model, caught.indices) == ("gateway", "m", (0, 1))
+    assert len(play.sent) == outcome.requests == 1 + max_retries
+    assert outcome.retries == len(play.waits) == max_retries
+    assert play.job.fatal is caught  # an account that never answered will not answer the other batches
+
+
+@pytest.mark.parametrize(
+    ("asked", "waited"),
+    [
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after-ms": "7500"}, 7.5),
+        ({"retry-after": "1e9"}, 120.0),
+        ({"retry-after": "0"}, 0.25),
+        ({"retry-after": "-3"}, 0.25),
+        ({"retry-after": "tomorrow"}, 0.25),
+        ({}, 0.25),
+    ],
+)
+def test_a_servers_wish_is_heeded_up_to_a_cap_and_never_shortens_the_back_off(asked, waited):
+    play = Play()
+    assert_whole(play.run(["a"], [refuse(429, "x", "slow down", **asked), good]), ["a"])
+    assert play.waits == [waited]
+
+
+def test_a_wish_in_form_of_a_date_is_measured_by_the_wall_clock():
+    play = Play(now=0.0)
+    assert_whole(
+        play.run(["a"], [always(reply(503, b"", **{"retry-after": "Fri, 15 Jan 2027 08:00:30 GMT"})), good]), ["a"]
+    )
+    assert play.waits == [30.0]
+
+
+# ── what cannot pass is not ──────────────────────────────────────────────────────────────────────
+
+FATAL = {
+    "key": (BAD_KEY, errors.AuthenticationError),
+    "permission": (always(reply(403, b"no")), errors.PermissionDeniedError),
+    "money": (refuse(429, "insufficient_quota", "pay"), errors.QuotaExhaustedError),
+    "model": (refuse(404, "model_not_found", "no"), errors.ModelNotFoundError),
+    "certificate": (always(TransportFailure("tls", "self-signed certificate")), errors.ConnectionFailedError),
+    "redirect": (always(reply(307, b"", location="https://elsewhere.example/x?key=1")), errors.APIError),
+    "proxy": (always(reply(407, b"")), errors.ConnectionFailedError),
+}
+
+
+@pytest.mark.parametrize("name", FATAL)
+def test_what_no_text_can_survive_takes_one_request_and_stops_the_whole_call(name):
+    fault, error = FATAL[name]
+    play = Play()
+    caught = the_error(play.run(["a", "b"], fault), 2)
+    assert type(caught) is error
+    later = the_error(play.run(["c"], good), 1)
+    assert later is caught
+    assert (len(play.sent), play.waits) == (1, [])
+
+
+def test_a_redirect_names_where_it_leads_but_not_what_it_carries():
+    fault, _ = FATAL["redirect"]
+    words = str(the_error(Play().run(["a"], fault), 1))
+    assert "https://elsewhere.example" in words
+    assert "key=1" not in words
+
+
+def test_a_batch_that_waits_for_its_next_attempt_goes_no_further_once_another_one_found_that_none_can_succeed():
+    play = Play()
+    flow = exchange(Batch(range(1), ["a"]), play.job)
+    next(flow)
+    assert isinstance(flow.send(BUSY(["a"])), Wait)
+    the_error(play.run(["b"], BAD_KEY), 1)
+    with pytest.raises(StopIteration) as end:
+        next(flow)
+    assert isinstance(end.value.value.failures[0], errors.AuthenticationError)
+
+
+def test_an_invalid_request_is_sent_once_and_does_not_stop_other_batches():
+    play = Play()
+    caught = the_error(play.run(["a", "b", "c"], refuse(400, "bad", "a parameter is wrong")), 3)
+    assert type(caught) is errors.InvalidRequestError
+    assert "a parameter is wrong" in str(caught)
+    assert_whole(play.run(["d"], good), ["d"])
+    assert len(play.sent) == 2
+
+
+# ── deadlines ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_attempt_has_no_more_time_than_the_deadline_leaves():
+    play = Play(deadline=10.0)
+    assert_whole(play.run(["a"], [refuse(429, "x", "", **{"retry-after": "7"}), good]), ["a"])
+    assert [request.timeout for request in play.requests] == [10.0, 3.0]
+
+
+def test_an_attempt_has_its_timeout_where_the_deadline_is_far():
+    play = Play(deadline=1000.0, timeout=5.0)
+    play.run(["a"], good)
+    assert play.requests[0].timeout == 5.0
+
+
+def test_a_server_that_asks_to_wait_beyond_the_deadline_is_not_waited_for():
+    play = Play(deadline=10.0)
+    caught = the_error(play.run(["a"], refuse(429, "x", "", **{"retry-after": "60"})), 1)
+    assert type(caught) is errors.RateLimitError
+    assert caught.retry_after == 60.0
+    assert (len(play.sent), play.waits) == (1, [])
+
+
+def test_after_the_deadline_nothing_is_sent():
+    play = Play(deadline=10.0)
+    play.now += 10.0
+    caught = the_error(play.run(["a", "b"], good), 2)
+    assert type(caught) is errors.DeadlineExceededError
+    assert caught.indices == (0, 1)
+    assert play.sent == []
+
+
+def test_an_attempt_that_the_deadline_cut_off_is_a_deadline_error():
+    play = Play(deadline=10.0)
+
+    def hang(_texts):
+        play.now += 10.0
+        return TransportFailure("timeout", "no whole answer within 10 s")
+
+    assert type(the_error(play.run(["a"], hang), 1)) is errors.DeadlineExceededError
+    assert len(play.sent) == 1
+
+
+# ── too many, too large ──────────────────────────────────────────────────────────────────────────
+
+
+def capped(cap, words, status=400):
+    """A server that takes so many texts and says so in these words."""
+    refusal = reply(status, {"error": {"code": "400", "message": words.format(cap)}})
+    return lambda texts: good(texts) if len(texts) <= cap else refusal
+
+
+WORDS = {
+    "named": ("the batch must not be larger than {}", 400),
+    "not named": ("too large", 413),
+}
+
+
+@pytest.mark.parametrize("words", WORDS)
+@given(count=st.integers(1, 59), cap=st.integers(1, 59))
+def test_a_batch_over_a_cap_is_split_until_it_fits_and_each_text_is_paid_once(words, count, cap):
+    play, texts = Play(), [f"text {number}" for number in range(count)]
+    message, status = WORDS[words]
+    outcome = play.run(texts, capped(cap, message, status))
+    assert_whole(outcome, texts)
+    assert outcome.total_tokens == count
+    assert play.waits == []
+    answered = [batch for batch in play.sent if len(batch) <= cap]
+    assert [text for batch in answered for text in batch] == texts
+    if words == "named" and count > cap:
+        assert len(play.sent) - len(answered) == 1
+        assert play.lessons.max_items == cap
+
+
+def test_a_cap_that_the_server_names_is_heeded_by_the_batches_that_follow():
+    play, server = Play(), capped(4, "the batch must not be larger than {}")
+    first = [f"a{number}" for number in range(10)]
+    assert_whole(play.run(first, server), first)
+    refused = len([batch for batch in play.sent if len(batch) > 4])
+    second = [f"b{number}" for number in range(10)]
+    assert_whole(play.run(second, server), second)
+    assert refused == 1
+    assert len([batch for batch in play.sent if len(batch) > 4]) == refused
+
+
+def test_the_smallest_cap_that_was_named_is_the_one_that_is_kept():
+    play = Play()
+    play.run(["a"] * 10, capped(4, "the batch must not be larger than {}"))
+    play.run(["a"] * 4, capped(2, "the batch must not be larger than {}"))
+    play.run(["a"] * 2, capped(1, "the batch must not be larger than 3 {}"))
+    assert play.lessons.max_items == 2
+
+
+def test_a_server_that_refuses_even_one_text_is_believed_after_it():
+    play = Play()
+    outcome = play.run(["a", "b"], always(reply(413, b"")))
+    assert all(type(error) is errors.InputTooLongError for error in outcome.failures.values())
+    assert sorted(map(len, play.sent)) == [1, 1, 2]
+    assert [error.indices for error in outcome.failures.values()] == [(0,), (1,)]
+
+
+# ── one text's fault ─────────────────────────────────────────────────────────────────────────────
+
+
+def squeamish(bad, status, body):
+    return lambda texts: good(texts) if bad.isdisjoint(texts) else reply(status, body)
+
+
+ONE_TEXT = {
+    "moderation": (400, {"error": {"code": "content_filter", "message": "no"}}, errors.ContentRejectedError),
+    "length": (400, {"error": {"code": "context_length_exceeded", "message": "no"}}, errors.InputTooLongError),
+}
+
+
+@pytest.mark.parametrize("why", ONE_TEXT)
+@given(count=st.integers(1, 40), bad=st.sets(st.integers(0, 39), min_size=1, max_size=3))
+def test_texts_that_are_refused_fail_alone_and_their_neighbours_are_paid_once(why, count, bad):
+    assume(max(bad) < count)
+    status, body, error = ONE_TEXT[why]
+    play, texts = Play(), [f"text {number}" for number in range(count)]
+    outcome = play.run(texts, squeamish({f"text {number}" for number in bad}, status, body))
+    assert outcome.failures.keys() == bad
+    assert sorted(rows_of(outcome, texts)) == sorted(set(range(count)) - bad)
+    for place in bad:
+        assert type(outcome.failures[place]) is error
+        assert outcome.failures[place].indices == (place,)
+    assert (outcome.total_tokens, play.waits) == (count - len(bad), [])
+    assert len(play.sent) <= 1 + 2 * len(bad) * (count.bit_length() + 1)
+
+
+@pytest.mark.parametrize(
+    ("long", "error", "requests"), [(True, errors.InputTooLongError, 4), (False, errors.InvalidRequestError, 1)]
+)
+def test_words_that_may_mean_length_or_anything_are_taken_for_length_only_where_a_text_can_be_too_long(
+    long, error, requests
+):
+    play = Play(model="zhipu:embedding-2", options={"dimensions": 1024})
+    texts = ["a", "b", "7" * 600 if long else "7", "d"]
+    refusal = reply(400, {"error": {"code": "1210", "message": "API 调用参数有误，请检查文档。"}})
+    outcome = play.run(texts, lambda batch: refusal if "7" in "".join(batch) else good(batch, 1024))
+    assert {type(each) for each in outcome.failures.values()} == {error}
+    assert len(play.sent) == requests
+    if long:
+        assert list(outcome.failures) == [2]
+        assert sorted(rows_of(outcome, texts, 1024)) == [0, 1, 3]
+    else:
+        assert sorted(outcome.failures) == [0, 1, 2, 3]
+
+
+# ── vectors that are not believed ────────────────────────────────────────────────────────────────
+
+
+def test_no_vector_of_a_reply_that_is_not_believed_is_used():
+    outcome = Play(max_retries=1).run(["a", "b", "c"], short)
+    caught = the_error(outcome, 3)
+    assert "3 texts were sent and 2 vectors came back" in str(caught)
+    assert '{"data":' in str(caught)
+
+
+def test_a_size_that_was_asked_for_is_insisted_on():
+    caught = the_error(Play(max_retries=0).run(["a"], lambda texts: good(texts, SIZE + 1)), 1)
+    assert "5 dimensions where 4 were expected" in str(caught)
+
+
+def test_a_size_that_was_not_asked_for_is_learned_from_the_first_reply_and_then_insisted_on():
+    play = Play(options={"dimensions": None}, max_retries=0)
+    assert sorted(rows_of(play.run(["a"], lambda texts: good(texts, 6)), ["a"], 6)) == [0]
+    caught = the_error(play.run(["b"], lambda texts: good(texts, 7)), 1)
+    assert type(caught) is errors.MalformedResponseError
+    assert "7 dimensions where 6 were expected" in str(caught)
+
+
+@pytest.mark.parametrize(
+    ("model", "documented"),
+    [
+        ("zhipu:embedding-2", 1024),
+        ("siliconflow:netease-youdao/bce-embedding-base_v1", 768),
+        ("zhipu:embedding-3", 2048),
+    ],
+)
+def test_the_first_reply_of_a_model_whose_size_is_known_must_have_it_too(model, documented):
+    play = Play(model=model, options={"dimensions": None}, max_retries=0)
+    caught = the_error(play.run(["a"], lambda texts: good(texts, documented // 2)), 1)
+    assert type(caught) is errors.MalformedResponseError
+    assert f"where {documented} were expected" in str(caught)
+
+
+# ── whatever happens ─────────────────────────────────────────────────────────────────────────────
+
+ANSWERS = {
+    "good": good,
+    "short": short,
+    "busy": BUSY,
+    "down": DOWN,
+    "broken": BROKEN,
+    "late": LATE,
+    "key": BAD_KEY,
+    "invalid": refuse(400, "bad", "no"),
+    "too many": refuse(400, "bad", "must not be larger than 2"),
+    "too large": always(reply(413, b"")),
+    "too long": refuse(400, "context_length_exceeded", "no"),
+    "content": refuse(400, "content_filter", "no"),
+    "html": always(reply(200, b"<html>")),
+    "list": always(reply(200, b"[]")),
+    "null": always(reply(200, b"null")),
+    "number": always(reply(200, b"7")),
+}
+
+
+@given(
+    st.integers(1, 12),
+    st.lists(st.sampled_from(sorted(ANSWERS)), max_size=30),
+    st.none() | st.floats(0.1, 30),
+    st.integers(0, 3),
+)
+def test_every_text_has_its_own_vector_or_an_error_and_never_both(count, answers, deadline, max_retries):
+    play = Play(deadline=deadline, max_retries=max_retries)
+    texts, row = [f"text {number}" for number in range(count)], iter(answers)
+    outcome = play.run(texts, lambda batch: ANSWERS[next(row, "good")](batch))
+    found = rows_of(outcome, texts)
+    assert found.keys().isdisjoint(outcome.failures)
+    assert sorted([*found, *outcome.failures]) == list(range(count))
+    assert all(isinstance(error, errors.MultiEmbedError) for error in outcome.failures.values())
+    assert all(0 <= seconds <= 120 for seconds in play.waits)
+    assert outcome.requests == len(play.sent)
+
+
+@given(
+    st.binary(max_size=300)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers(0, 600) | st.text(max_size=8),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "data",
+                        "error",
+                        "code",
+                        "message",
+                        "output",
+                        "embeddings",
+                        "embedding",
+                        "index",
+                        "success",
+                        "usage",
+                        "total_tokens",
+                        "request_id",
+                        "id",
+                        "status",
+                    ]
+                ),
+                inner,
+            )
+        ),
+        max_leaves=15,
+    ).map(orjson.dumps),
+    st.sampled_from([200, 204, 301, 400, 401, 404, 413, 429, 500, 599]),
+    st.sampled_from(
+        [
+            "zhipu:embedding-3",
+            "siliconflow:BAAI/bge-m3",
+            "dashscope:text-embedding-v4",
+            "dashscope-compatible:text-embedding-v4",
+            "gateway:m",
+        ]
+    ),
+)
+def test_no_answer_however_strange_breaks_the_story(body, status, model):
+    play = Play(model=model, options={"dimensions": None}, max_retries=1)
+    outcome = play.run(["a", "b"], always(WireReply(status, {}, body)))
+    for error in outcome.failures.values():
+        assert isinstance(error, errors.MultiEmbedError)
+        assert KEY not in str(error)
+    assert sorted([*outcome.failures, *(p for places, _ in outcome.believed for p in places)]) == [0, 1]

@@ -1,0 +1,92 @@
+"""How long to wait: jitter over a growing interval, and what a server asks for, when it makes sense."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multiembed.retry import back_off, retry_after
+
+NOON = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
+NOW = NOON.timestamp()
+
+
+@pytest.mark.parametrize(
+    ("attempt", "chance", "seconds"),
+    [(1, 1.0, 0.5), (2, 1.0, 1.0), (3, 1.0, 2.0), (6, 1.0, 16.0), (7, 1.0, 20.0), (1, 0.0, 0.0), (3, 0.25, 0.5)],
+)
+def test_each_failure_doubles_the_interval_up_to_twenty_seconds(attempt, chance, seconds):
+    assert back_off(attempt, chance) == seconds
+
+
+@given(st.integers(1, 10**9), st.floats(0, 1, exclude_max=True))
+def test_a_wait_is_never_negative_nor_longer_than_twenty_seconds(attempt, chance):
+    assert 0 <= back_off(attempt, chance) < 20.0
+
+
+@given(st.integers(1, 100), st.floats(0, 1), st.floats(0, 1))
+def test_the_wait_is_spread_over_the_whole_interval(attempt, low, high):
+    shorter, longer = sorted((low, high))
+    assert back_off(attempt, shorter) <= back_off(attempt, longer)
+    assert back_off(attempt, 0.0) == 0.0
+    assert back_off(attempt + 1, high) >= back_off(attempt, high)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": " 7 "}, 7.0),
+        ({"retry-after": "0"}, 0.0),
+        ({"retry-after": "0.25"}, 0.25),
+        ({"retry-after": "1e9"}, 1e9),
+        ({"retry-after": "Sun, 01 Nov 2026 12:00:30 GMT"}, 30.0),
+        ({"retry-after": "Sunday, 01-Nov-26 12:00:30 GMT"}, 30.0),
+        ({"retry-after": "Sun Nov  1 12:00:30 2026"}, 30.0),
+        ({"retry-after": "Sun, 01 Nov 2026 14:00:30 +0200"}, 30.0),
+        ({"retry-after": "Sun, 01 Nov 2026 11:00:00 GMT"}, 0.0),
+        ({"retry-after-ms": "1500"}, 1.5),
+        ({"retry-after-ms": "0"}, 0.0),
+        ({"retry-after-ms": "1500", "retry-after": "60"}, 1.5),
+        ({"retry-after-ms": "soon", "retry-after": "60"}, 60.0),
+        ({"retry-after-ms": "-5", "retry-after": "60"}, 60.0),
+        ({"retry-after-ms": "nan"}, None),
+        ({"retry-after": "-5"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": ""}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "Sun, 99 Nov 2026 12:00:30 GMT"}, None),
+        ({"retry-after": "Sun, 01 Nov 0001 00:00:00 +1400"}, 0.0),
+        ({"retry-after": "二十"}, None),
+        ({"x-ratelimit-reset": "7"}, None),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Shanghai"])
+def test_a_servers_wish_is_read_and_nonsense_is_no_wish(headers, seconds, zone, monkeypatch):
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert retry_after(headers, NOW) == seconds
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@given(st.integers(-(10**6), 10**6))
+def test_a_date_is_as_many_seconds_away_as_it_lies_ahead(ahead):
+    date = format_datetime(datetime.fromtimestamp(NOW + ahead, UTC), usegmt=True)
+    assert retry_after({"retry-after": date}, NOW) == max(0, ahead)
+
+
+@given(st.text(), st.text())
+def test_no_header_however_strange_breaks_the_reading(one, other):
+    wish = retry_after({"retry-after": one, "retry-after-ms": other}, NOW)
+    assert wish is None or 0 <= wish < float("inf")
