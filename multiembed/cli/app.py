@@ -62,11 +62,37 @@ def simulate(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 8756,
     api_key: Annotated[str, typer.Option(help="The key that is accepted.")] = "sk-simulator",
     latency: Annotated[float, typer.Option(min=0.0, help="Seconds before each answer.")] = 0.0,
+    fault: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="What goes wrong, by its name; may be given several times, and the first that is due wins."),
+    ] = None,
+    fault_probability: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.0, max=1.0, help="The share of requests for which it goes wrong; all of them without it."),
+    ] = None,
+    fault_times: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="How often each of the faults is made; always without it."),
+    ] = None,
+    faults: Annotated[bool, typer.Option("--faults", help="List the faults and stop.")] = False,
 ) -> None:
-    """Run a local server that answers as the providers do, for tests without a key. Ctrl-C ends it."""
-    from multiembed.cli.simulate import run
+    """Run a local server that answers, and fails, as the providers do, for tests without a key. Ctrl-C ends it."""
+    from multiembed.cli.simulate import run, show_faults
 
-    _saying_why(lambda: run(console, port=port, api_key=api_key, latency=latency))
+    if faults:
+        show_faults(console)
+        return
+    _saying_why(
+        lambda: run(
+            console,
+            port=port,
+            api_key=api_key,
+            latency=latency,
+            faults=fault or (),
+            probability=fault_probability,
+            times=fault_times,
+        )
+    )
 
 
 @app.command()

@@ -4,14 +4,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from multiembed.simulator import Simulator
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from multiembed import ConfigurationError
+from multiembed.simulator import FAULTS, Simulator
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
+    from multiembed.simulator import Fault
 
-def run(console: Console, *, port: int, api_key: str, latency: float) -> None:
-    """Serve until Ctrl-C or SIGTERM."""
+
+def run(
+    console: Console,
+    *,
+    port: int,
+    api_key: str,
+    latency: float,
+    faults: Sequence[str] = (),
+    probability: float | None = None,
+    times: int | None = None,
+) -> None:
+    """Serve until Ctrl-C or SIGTERM, and let the faults happen meanwhile.
+
+    Raises:
+        ConfigurationError: there is no such fault, or none was named.
+    """
+    if not faults and (probability is not None or times is not None):
+        raise ConfigurationError("Say with --fault what is to go wrong; --faults lists what can.")
+    simulator = Simulator(port=port, api_key=api_key, latency=latency, record=False)
+    for name in faults:
+        simulator.fail(name, probability=probability, times=times)
 
     def tell(simulator: Simulator) -> None:
         console.print(f"The simulator listens at {simulator.url}. Ctrl-C ends it.\n", highlight=False)
@@ -20,6 +47,40 @@ def run(console: Console, *, port: int, api_key: str, latency: float) -> None:
         console.print("\nbase_url by provider:", highlight=False)
         for provider in simulator.providers:
             console.print(f"  {provider:<21} {simulator.base_url(provider)}", highlight=False, soft_wrap=True)
+        if faults:
+            console.print("\nWhat goes wrong:", highlight=False)
+        for name in faults:
+            console.print(f"  {name:<28} {FAULTS[name].does}", markup=False, highlight=False, soft_wrap=True)
 
-    Simulator(port=port, api_key=api_key, latency=latency, record=False).serve_forever(on_ready=tell)
+    simulator.serve_forever(on_ready=tell)
     console.print("\nThe simulator has stopped.", highlight=False)
+
+
+def show_faults(console: Console) -> None:
+    """Print every fault with what it does."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("wrong in:\nfault", no_wrap=True)
+    table.add_column("what it does")
+    above = ""
+    for fault in FAULTS.values():
+        if fault.where != above:
+            table.add_row(f"{fault.where}:", style="bold")
+            above = fault.where
+        table.add_row(f" {fault.name}", _told(fault))
+    console.print(table)
+    console.print(
+        "\nH: harmless, a client has to find the right vectors all the same. A fault is made for every provider "
+        "unless some are named. From Python, simulator.fail(name, cap=8) sets what stands behind it.",
+        style="dim",
+        highlight=False,
+    )
+
+
+def _told(fault: Fault) -> str:
+    facts = [
+        "H" if fault.harmless else "",
+        " ".join(f"{name}={value}" for name, value in fault.settings.items()),
+        "" if len(fault.applies_to) == len(Simulator().providers) else ", ".join(fault.applies_to),
+    ]
+    more = "; ".join(fact for fact in facts if fact)
+    return escape(fault.does) + (f" [dim]({escape(more)})[/]" if more else "")

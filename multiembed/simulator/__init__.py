@@ -9,11 +9,16 @@
 
 Limits, refusals and replies are those of the vendors' pages. The vectors are those of the provider `local`:
 lexical, not semantic, and the same on every machine.
+
+What goes wrong on a network goes wrong here on demand: `simulator.fail("rate-limit", times=3)`, for each name
+in `FAULTS`; `simulator.heal()` ends it.
 """
 
 from __future__ import annotations
 
+from multiembed.simulator.exchange import Answer, Request
+from multiembed.simulator.faults import FAULTS, Fault
 from multiembed.simulator.recorder import RecordedRequest
 from multiembed.simulator.simulator import Simulator, serve
 
-__all__ = ["RecordedRequest", "Simulator", "serve"]
+__all__ = ["FAULTS", "Answer", "Fault", "RecordedRequest", "Request", "Simulator", "serve"]

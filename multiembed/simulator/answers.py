@@ -42,14 +42,14 @@ class Answerer:
         form = form_at(request.path)
         if form is None:
             return _nowhere(request)
-        request_id = form.request_id(request.id)
         reason = self._refusal(request)
         if reason is not None:
-            return _refused(form, form.refusals[reason], request, request_id)
+            return refused(form, form.refusals[reason], request)
+        request_id = form.request_id(request.id)
         try:
             reply = form.reply(request.body, self._vectors, request_id)
-        except RefusedError as refused:
-            return _refused(form, refused.refusal, request, request_id)
+        except RefusedError as error:
+            return refused(form, error.refusal, request)
         return _json(200, reply, form, request_id)
 
     def _refusal(self, request: Request) -> Reason | None:
@@ -69,11 +69,13 @@ class Answerer:
 def _nowhere(request: Request) -> Answer:
     for form in _BY_PREFIX:
         if request.path.startswith(form.prefix):
-            return _refused(form, form.refusals["no_such_path"], request, form.request_id(request.id))
+            return refused(form, form.refusals["no_such_path"], request)
     return Answer(404, (("content-type", "text/plain"),), b"404 page not found")
 
 
-def _refused(form: Form, refusal: Refusal, request: Request, request_id: str) -> Answer:
+def refused(form: Form, refusal: Refusal, request: Request) -> Answer:
+    """A refusal in the words and the envelope of a form."""
+    request_id = form.request_id(request.id)
     answer = _json(refusal.status, form.envelope(refusal, request, request_id), form, request_id)
     if refusal.status == 405:
         return Answer(answer.status, (*answer.headers, ("allow", "POST")), answer.body)

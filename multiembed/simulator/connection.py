@@ -29,6 +29,12 @@ class Connection:
         self.writer = writer
         self._http = h11.Connection(h11.SERVER)
         self._method = ""
+        self._cycles = 0
+
+    @property
+    def reused(self) -> bool:
+        """Whether it has carried another request before this one."""
+        return self._cycles > 0
 
     async def receive(self) -> Request | None:
         """The next request; None when the client has closed.
@@ -72,15 +78,15 @@ class Connection:
         return Request(
             id=uuid.uuid4().hex,
             method=self._method,
-            path=head.target.decode("latin-1").partition("?")[0],
+            path=_path(head.target.decode("latin-1")),
             headers=headers,
             raw=raw,
             body=_parsed(raw),
             too_large=too_large,
         )
 
-    async def send(self, answer: Answer) -> None:
-        """Write an answer whole."""
+    async def send(self, answer: Answer, *, and_then: bytes = b"") -> None:
+        """Write an answer whole, and in the same breath some more bytes."""
         headers = [*answer.headers, ("content-length", str(len(answer.body)))]
         # To HEAD, the length is told and the body stays away.
         body = b"" if self._method == "HEAD" else answer.body
@@ -88,6 +94,7 @@ class Connection:
             self._http.send(h11.Response(status_code=answer.status, headers=headers)),
             self._http.send(h11.Data(data=body)) if body else None,
             self._http.send(h11.EndOfMessage()),
+            and_then,
         )
         await self.writer.drain()
 
@@ -101,11 +108,20 @@ class Connection:
         """Make ready for the next request; False when the connection must be closed instead."""
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             return False
+        if self.writer.is_closing():
+            return False
         self._http.start_next_cycle()
+        self._cycles += 1
         return True
 
     def _write(self, *parts: bytes | None) -> None:
         self.writer.write(b"".join(part for part in parts if part))
+
+
+def _path(target: str) -> str:
+    """The target without the query; without scheme and host, too, which a client sends to a proxy."""
+    scheme, found, rest = target.partition("?")[0].partition("://")
+    return f"/{rest.partition('/')[2]}" if found and scheme.isalpha() else f"{scheme}{found}{rest}"
 
 
 def _parsed(raw: bytes) -> Any:

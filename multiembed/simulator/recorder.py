@@ -31,7 +31,9 @@ class RecordedRequest:
     """Parsed JSON; None when the body was none."""
     raw: bytes = field(repr=False)
     status: int | None
-    """The HTTP status it was answered with; None while there is no answer."""
+    """The HTTP status it was answered with; None while there is no answer, and where a fault kept it back."""
+    fault: str | None = None
+    """The name of the fault that was made for it."""
 
 
 class Recorder:
@@ -65,12 +67,12 @@ class Recorder:
                     self._bytes -= len(self._records.popitem(last=False)[1].raw)
             return self._arrived
 
-    def answered(self, number: int, status: int) -> None:
+    def answered(self, number: int, status: int | None, fault: str | None = None) -> None:
         """Note how a request was answered, unless it is forgotten already."""
         with self._lock:
             record = self._records.get(number)
             if record is not None:
-                self._records[number] = replace(record, status=status)
+                self._records[number] = replace(record, status=status, fault=fault)
 
     @contextmanager
     def in_flight(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -27,8 +28,9 @@ _TURNS = 5
 class Server:
     """Serves a listening socket until it is told to stop."""
 
-    def __init__(self, behave: Behaviour) -> None:
+    def __init__(self, behave: Behaviour, tls: ssl.SSLContext | None = None) -> None:
         self._behave = behave
+        self._tls = tls
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, listener: socket.socket, on_ready: Callable[[Callable[[], None]], None]) -> None:
@@ -74,7 +76,10 @@ class Server:
             )
 
     async def _converse(self, connection: Connection) -> None:
-        with suppress(ConnectionError):  # the client left: nobody to tell
+        with suppress(ConnectionError, ssl.SSLError):  # the client left: nobody to tell
+            if self._tls is not None:
+                # Here and not when listening, so that a client which never shakes hands is one of the tasks, too.
+                await connection.writer.start_tls(self._tls)
             try:
                 while (request := await connection.receive()) is not None:
                     await self._behave(request, connection)

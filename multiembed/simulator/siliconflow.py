@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from multiembed.simulator.exchange import Request
     from multiembed.simulator.vectors import VectorStore
 
+NO_CODE = ""
+"""As the code of a refusal: an envelope without one, where None means no envelope at all."""
+
 _INVALID = Refusal(400, 20015, "The parameter is invalid. Please check again.")
 _NO_MODEL = Refusal(400, 20012, "Model does not exist. Please check it carefully.")
 
@@ -65,6 +68,8 @@ def _too_big(words: str) -> RefusedError:
 def _envelope(refusal: Refusal, _request: Request, _request_id: str) -> object:
     if refusal.code is None:
         return refusal.message
+    if refusal.code == NO_CODE:
+        return {"message": refusal.message, "data": None}
     return {"code": refusal.code, "message": refusal.message, "data": None}
 
 

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import signal
 import socket
 import threading
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from multiembed.providers import PROVIDERS
 from multiembed.simulator.answers import FORMS, Answerer, form_at
+from multiembed.simulator.faults.schedule import Schedule, entry_of
 from multiembed.simulator.recorder import Recorder
 from multiembed.simulator.server import Server
+from multiembed.simulator.surroundings import loopback, signals
+from multiembed.simulator.tls import certified
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import FrameType, TracebackType
+    import ssl
+    from collections.abc import Callable
+    from types import TracebackType
     from typing import Self
 
     from multiembed.simulator.connection import Connection
     from multiembed.simulator.exchange import Answer, Request
     from multiembed.simulator.recorder import RecordedRequest
+    from multiembed.simulator.tls import Tls
 
 # Above this many bytes of request, the vectors are computed in another thread and the loop stays free.
 _HEAVY = 64 * 1024
@@ -43,9 +46,12 @@ class Simulator:
         latency: seconds to wait before each answer.
         host: a loopback address.
         record: whether to keep requests for `requests`: the last 10,000, and no more than 128 MiB of them.
+        tls: serve https: with a certificate that is "good", "self-signed", "expired" or for a "wrong-host", which
+            needs the package cryptography; or with your own, as (certificate file, key file).
 
     Raises:
-        ValueError: the host is not a loopback address, the key fits no header, or the latency is negative.
+        ValueError: the host is not a loopback address, the key fits no header, the latency is negative, or there
+            is no such kind of certificate.
     """
 
     def __init__(
@@ -56,8 +62,9 @@ class Simulator:
         latency: float = 0.0,
         host: str = "127.0.0.1",
         record: bool = True,
+        tls: Tls | None = None,
     ) -> None:
-        self._host = _loopback(host)
+        self._host = loopback(host)
         if not api_key.isascii() or not api_key.isprintable() or api_key != api_key.strip() or not api_key:
             raise ValueError("api_key must be printable ASCII, without blanks around it, and not empty.")
         if not latency >= 0.0:
@@ -66,7 +73,12 @@ class Simulator:
         self._api_key = api_key
         self._latency = latency
         self._recorder = Recorder(keep=record)
+        self._schedule = Schedule()
         self._answer: Callable[[Request], Answer] = Answerer(api_key)
+        self._tls: ssl.SSLContext | None = None
+        self._authority: str | None = None
+        if tls is not None:
+            self._tls, self._authority = certified(tls)
         self._port: int | None = None
         self._thread: threading.Thread | None = None
         self._end: Callable[[], None] | None = None
@@ -122,7 +134,7 @@ class Simulator:
         Args:
             on_ready: called once it listens, for instance to show its address.
         """
-        with self, _signals(self._stopped.set):
+        with self, signals(self._stopped.set):
             if on_ready is not None:
                 on_ready(self)
             while not self._stopped.wait(_LOOK_UP):
@@ -131,7 +143,7 @@ class Simulator:
     def _run(self, listener: socket.socket, ready: Future[Callable[[], None]]) -> None:
         try:
             with listener, asyncio.Runner() as runner:
-                runner.run(Server(self._behave).run(listener, ready.set_result))
+                runner.run(Server(self._behave, self._tls).run(listener, ready.set_result))
         except BaseException as error:
             if ready.done():
                 raise
@@ -147,7 +159,15 @@ class Simulator:
         if self._port is None:
             raise RuntimeError("This simulator has no address before it is started.")
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}"
+        return f"{'https' if self._tls else 'http'}://{host}:{self._port}"
+
+    @property
+    def authority(self) -> str | None:
+        """The certificate, in PEM, of the authority that a client must trust to find nothing else wrong.
+
+        None without TLS, and for a certificate that has no such authority: a self-signed one, or your own.
+        """
+        return self._authority
 
     @property
     def api_key(self) -> str:
@@ -189,17 +209,72 @@ class Simulator:
         """Forget the requests so far, and the peak."""
         self._recorder.clear()
 
+    def fail(
+        self,
+        fault: str | Callable[[Request, Answer], Answer],
+        *,
+        times: int | None = None,
+        probability: float | None = None,
+        every: int | None = None,
+        after: int = 0,
+        seconds: float | None = None,
+        provider: str | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        """Let embedding requests fail from now on, until `heal`. A request meets the first fault that is due.
+
+        Args:
+            fault: a name of `FAULTS`, or a function from the request and its good answer to the answer to send.
+            times: how often; without it, always.
+            probability: make it for this share of the requests it could be made for, at random.
+            every: make it for each `every`-th of them only.
+            after: leave out the first so many of them.
+            seconds: for how long.
+            provider: for this provider's requests only.
+            seed: of the random numbers.
+            settings: the fault's own, for instance `cap=8`.
+
+        Raises:
+            ConfigurationError: no such fault, provider or setting, or a number that makes no sense.
+        """
+        self._schedule.add(
+            entry_of(
+                fault,
+                times=times,
+                probability=probability,
+                every=every,
+                after=after,
+                seconds=seconds,
+                provider=provider,
+                seed=seed,
+                settings=settings,
+            )
+        )
+
+    def heal(self) -> None:
+        """Let nothing fail any more. An answer that fails already goes on failing."""
+        self._schedule.clear()
+
     async def _behave(self, request: Request, connection: Connection) -> None:
         form = form_at(request.path)
         number = self._recorder.arrived(request, form.provider if form else None)
         counted = form is not None and request.method == "POST"
         with self._recorder.in_flight() if counted else nullcontext():
             answer = await self._computed(request)
+            made = self._schedule.choose(request, form, answer, reused=connection.reused)
             if self._latency:
                 await asyncio.sleep(self._latency)
+            if made is not None:
+                answer = made.fault.alter(made.occasion)
             # Noted before it is sent, so that a client which has its answer finds it noted.
-            self._recorder.answered(number, answer.status)
-            await connection.send(answer)
+            name, told = (None, True) if made is None else (made.fault.name, made.fault.tells_status)
+            self._recorder.answered(number, answer.status if told else None, name)
+            if made is not None and made.fault.act is not None:
+                await made.fault.act(connection, answer, made.occasion.settings)
+                return
+        # No longer counted, for a client which has its answer may ask again at once.
+        await connection.send(answer)
 
     async def _computed(self, request: Request) -> Answer:
         if len(request.raw) < _HEAVY:
@@ -210,37 +285,3 @@ class Simulator:
 def serve(port: int = 0, *, on_ready: Callable[[Simulator], object] | None = None, **options: Any) -> None:
     """Run a simulator in the foreground until Ctrl-C or SIGTERM; the options are those of `Simulator`."""
     Simulator(port, **options).serve_forever(on_ready)
-
-
-def _loopback(host: str) -> str:
-    """The address to listen on.
-
-    Raises:
-        ValueError: it would be reachable from another machine.
-    """
-    if host == "localhost":
-        return "127.0.0.1"
-    try:
-        if ipaddress.ip_address(host).is_loopback:
-            return host
-    except ValueError:
-        pass  # a name: refused like a public address
-    raise ValueError(f"The simulator listens on loopback only: 127.0.0.1, ::1 or localhost, not {host!r}.")
-
-
-@contextmanager
-def _signals(end: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM call `end` meanwhile; only the main thread can be asked for that."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        end()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
