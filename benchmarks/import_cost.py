@@ -1,6 +1,6 @@
 """What importing the packages costs: medians of fresh processes, in turn, so that a slow machine slows all alike.
 
-    python benchmarks/import_cost.py [rounds]
+python benchmarks/import_cost.py [rounds]
 """
 
 import statistics

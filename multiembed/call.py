@@ -148,7 +148,10 @@ class Call:
         """
         failures = self._failures_by_text()
         if failures and len(failures) == len(self._places):
-            raise failures[min(failures)]
+            first = failures[min(failures)]
+            if all(type(error) is type(first) for error in failures.values()):
+                first.indices = tuple(failures)
+            raise first
         result = EmbeddingResult(
             vectors=self._vectors(),
             sparse=None if self._target.output == "dense" else [self._sparse[place] for place in self._places],

@@ -106,8 +106,8 @@ class _Crew:
             step = next(flow)
             while not self._stop.is_set():
                 if isinstance(step, Send):
-                    with self._gate.place(self._workers):
-                        step = flow.send(self._answer(step))
+                    with self._gate.place(self._workers, self._job.deadline_at) as admitted:
+                        step = flow.send(self._answer(step) if admitted else WITHHELD)
                 else:
                     self._stop.wait(step.seconds)
                     step = next(flow)
@@ -138,8 +138,9 @@ async def adrive(work: Work, send: Callable[[WireRequest], Awaitable[Answer]]) -
             step = next(flow)
             while True:
                 if isinstance(step, Send):
-                    async with work.gate.place(work.workers):
-                        step = flow.send(WITHHELD if work.job.fatal is not None else await send(step.request))
+                    async with work.gate.place(work.workers, work.job.deadline_at) as admitted:
+                        held_back = not admitted or work.job.fatal is not None
+                        step = flow.send(WITHHELD if held_back else await send(step.request))
                 else:
                     await asyncio.sleep(step.seconds)
                     step = next(flow)

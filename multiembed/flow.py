@@ -7,6 +7,7 @@ opens a socket and never reads a clock that it was not given. A driver plays it,
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 import orjson
@@ -68,7 +69,7 @@ WITHHELD = TransportFailure("connection", "not sent, because the call had failed
 
 Step: TypeAlias = Send | Wait
 Answer: TypeAlias = "WireReply | TransportFailure"
-Story: TypeAlias = "Generator[Step, Answer, Believed | MultiEmbedError | _Split]"
+Story: TypeAlias = "Generator[Step, Answer, Believed | MultiEmbedError | _Split | _Doubt]"
 
 
 @dataclass(slots=True)
@@ -110,6 +111,8 @@ class Job:
     """A random number in [0, 1)."""
     waits: Callable[[float], float] = float
     """What becomes of a wait; tests make it zero."""
+    served: bool = False
+    """Whether any text of the call has a vector."""
     fatal: MultiEmbedError | None = None
     """Set once by the batch that found that no other can succeed."""
 
@@ -140,6 +143,11 @@ class _Split:
     """It is one text's fault: when one half is well, the other is known to be ill without being sent."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    """A refusal that may be one text's fault or the whole call's: the shortest text alone tells."""
+
+
 def exchange(batch: Batch, job: Job) -> Generator[Step, Answer, Outcome]:
     """Play one batch to its end: every text of it has a vector or an error afterwards."""
     outcome = Outcome()
@@ -164,7 +172,7 @@ def _settle(part: Batch, job: Job, outcome: Outcome, *, known_ill: bool = False)
     """
     count = len(part.texts)
     cap = job.lessons.max_items
-    came: Believed | MultiEmbedError | _Split
+    came: Believed | MultiEmbedError | _Split | _Doubt
     if job.fatal is not None:
         came = job.fatal
     elif known_ill and count > 1:
@@ -175,13 +183,20 @@ def _settle(part: Batch, job: Job, outcome: Outcome, *, known_ill: bool = False)
         came = yield from (_attempts if count > 1 else _alone)(part, job, outcome)
     if isinstance(came, Believed):
         outcome.believed.append((part.places, came))
+        job.served = True
         return True
     if isinstance(came, MultiEmbedError):
         outcome.failures.update(dict.fromkeys(part.places, came))
         return False
+    if isinstance(came, _Doubt):
+        before, shortest, after = _around_the_shortest(part)
+        yield from _settle(shortest, job, outcome)  # if it is refused too, it is the call's fault, and fatal
+        pieces, one_culprit = [each for each in (before, after) if each.texts], True
+    else:
+        pieces, one_culprit = _pieces(part, came.size, halves=came.one_culprit), came.one_culprit
     well = True
-    for piece in _pieces(part, came.size, halves=came.one_culprit):
-        ill = came.one_culprit and well and piece.places[-1] == part.places[-1]
+    for piece in pieces:
+        ill = one_culprit and well and piece is pieces[-1]
         well = (yield from _settle(piece, job, outcome, known_ill=ill)) and well
     return well
 
@@ -267,7 +282,7 @@ def _attempts(part: Batch, job: Job, outcome: Outcome) -> Story:
             return job.fatal
 
 
-def _refused(fault: Fault, part: Batch, job: Job, answer: Answer) -> MultiEmbedError | _Split:
+def _refused(fault: Fault, part: Batch, job: Job, answer: Answer) -> MultiEmbedError | _Split | _Doubt:
     """What follows from a refusal that would come again: smaller requests, or an error."""
     meaning = MEANINGS[fault.kind]
     if not meaning.fatal:
@@ -280,6 +295,8 @@ def _refused(fault: Fault, part: Batch, job: Job, answer: Answer) -> MultiEmbedE
         meaning = MEANINGS[fault.kind]
     if count > 1 and meaning.one_text:
         return _Split(count // 2, one_culprit=True)
+    if count > 1 and fault.kind == "invalid":
+        return _Split(count // 2, one_culprit=True) if job.served else _Doubt()
     if count > 1 and meaning.split:
         return _Split(min(fault.cap or count, (count + 1) // 2), one_culprit=False)
     return _give_up(fault, part, job, answer=answer, asked=None)
@@ -336,6 +353,13 @@ def _write(part: Batch, job: Job) -> WireRequest | None:
     )
 
 
+def _around_the_shortest(part: Batch) -> tuple[Batch, Batch, Batch]:
+    place = min(range(len(part.texts)), key=lambda each: len(part.texts[each]))
+    cuts = (0, place, place + 1, len(part.texts))
+    before, shortest, after = (Batch(part.places[start:end], part.texts[start:end]) for start, end in pairwise(cuts))
+    return before, shortest, after
+
+
 def _pieces(part: Batch, size: int, *, halves: bool) -> list[Batch]:
     """The part in pieces of `size` texts; as two when `halves`."""
     starts = (0, size) if halves else range(0, len(part.texts), size)
@@ -349,7 +373,8 @@ def _give_up(
     """The error of a part; when no other part can fare better, the error of the whole call."""
     error = error_of(fault, job.target, answer=answer, indices=part.places, retry_after=asked)
     meaning = MEANINGS[fault.kind]
-    if meaning.fatal or (meaning.retry and not job.gate.weather.trusted):
+    general = (meaning.retry and not job.gate.weather.trusted) or (fault.kind == "invalid" and not job.served)
+    if meaning.fatal or general:
         job.fatal = job.fatal or error
     return error
 

@@ -36,12 +36,13 @@ class Gate:
         """Requests inside now."""
         return self._inside
 
-    def place(self, ceiling: int) -> _Place:
+    def place(self, ceiling: int, ends: float | None = None) -> _Place:
         """A place inside, to be held `with` or `async with`, once fewer than `ceiling` are taken.
 
-        The verdict on the answer is told while the place is held. Nobody holds one while waiting out a back-off.
+        What the context gives is whether there was one: False when none came, or none can come, before `ends`. The
+        verdict on the answer is told while the place is held. Nobody holds one while waiting out a back-off.
         """
-        return _Place(self, ceiling)
+        return _Place(self, ceiling, float("inf") if ends is None else ends)
 
     def answered(self) -> None:
         """Tell that the provider answered as it should."""
@@ -75,12 +76,19 @@ class Gate:
             else:
                 self._waiting.append(place)
 
-    def _look_again(self) -> float | None:
-        """Admit whoever may come in; the seconds until it is worth looking again, None until somebody leaves."""
+    def _look_again(self, ends: float) -> float | None:
+        """Admit whoever may come in; the seconds until it is worth looking again, None until somebody leaves.
+
+        Raises:
+            _TooLateError: that is after `ends`.
+        """
         with self._lock:
             self._admit()
-            shut = self.weather.closed_until - self._clock()
-            return shut if shut > 0 else None
+            now = self._clock()
+            if max(now, self.weather.closed_until) >= ends:
+                raise _TooLateError
+            soonest = min(ends, self.weather.closed_until if self.weather.closed_until > now else float("inf"))
+            return None if soonest == float("inf") else soonest - now
 
     def _leave(self, place: _Place) -> None:
         """Give the place back, or the place in the queue when the wait was cut short."""
@@ -104,13 +112,18 @@ class Gate:
             place.wake()
 
 
+class _TooLateError(Exception):
+    pass
+
+
 class _Place:
     """One request's place, waited for by a thread or by a task."""
 
-    __slots__ = ("_gate", "_wake", "admitted", "ceiling")
+    __slots__ = ("_ends", "_gate", "_wake", "admitted", "ceiling")
 
-    def __init__(self, gate: Gate, ceiling: int) -> None:
+    def __init__(self, gate: Gate, ceiling: int, ends: float) -> None:
         self._gate = gate
+        self._ends = ends
         self._wake: Callable[[], object] = bool
         self.ceiling = ceiling
         self.admitted = False
@@ -123,36 +136,42 @@ class _Place:
             return False
         return True
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> bool:
         event = threading.Event()
         self._wake = event.set
         try:
             self._gate._enter(self)
             while not self.admitted:
-                shut = self._gate._look_again()
+                shut = self._gate._look_again(self._ends)
                 if not self.admitted:
                     event.wait(shut)
                     event.clear()
+        except _TooLateError:
+            return self.admitted
         except BaseException:
             self._gate._leave(self)
             raise
+        return True
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> bool:
         loop = asyncio.get_running_loop()
         event = asyncio.Event()
         self._wake = lambda: loop.call_soon_threadsafe(event.set)
         try:
             self._gate._enter(self)
             while not self.admitted:
-                shut = self._gate._look_again()
+                shut = self._gate._look_again(self._ends)
                 if not self.admitted:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(shut):
                             await event.wait()
                     event.clear()
+        except _TooLateError:
+            return self.admitted
         except BaseException:
             self._gate._leave(self)
             raise
+        return True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

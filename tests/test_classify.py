@@ -48,7 +48,8 @@ def zhipu(code, message="请求失败"):
 
 ZHIPU = [
     *((401, code, "authentication") for code in (1000, 1001, 1002, 1003, 1004, 1005)),
-    *((401, code, "permission") for code in (1110, 1111, 1112, 1121)),
+    *((401, code, "permission") for code in (1110, 1111)),
+    *((429, code, "quota") for code in (1112, 1121)),  # the account is locked
     (429, 1113, "quota"),  # arrears, as a 429
     (500, 1120, "server"),
     (500, 1200, "server"),

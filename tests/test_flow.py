@@ -286,13 +286,25 @@ def test_a_batch_that_waits_for_its_next_attempt_goes_no_further_once_another_on
     assert isinstance(end.value.value.failures[0], errors.AuthenticationError)
 
 
-def test_an_invalid_request_is_sent_once_and_does_not_stop_other_batches():
+def test_a_request_that_is_wrong_for_every_text_costs_two_requests_and_stops_the_call():
     play = Play()
-    caught = the_error(play.run(["a", "b", "c"], refuse(400, "bad", "a parameter is wrong")), 3)
+    caught = the_error(play.run(["long", "b", "long"], refuse(400, "bad", "a parameter is wrong")), 3)
     assert type(caught) is errors.InvalidRequestError
     assert "a parameter is wrong" in str(caught)
-    assert_whole(play.run(["d"], good), ["d"])
-    assert len(play.sent) == 2
+    assert play.sent == [["long", "b", "long"], ["b"]]
+    assert play.job.fatal is caught
+
+
+def test_a_refusal_for_unknown_reasons_is_narrowed_down_to_its_text():
+    play = Play()
+    texts = ["alpha", "beta", "ill", "gamma"]
+    refusal = refuse(400, "bad", "something is wrong")
+    outcome = play.run(texts, lambda batch: refusal(batch) if "ill" in batch and len(batch) > 1 else good(batch))
+    assert sorted(rows_of(outcome, texts)) == [0, 1, 2, 3]  # alone it was well
+    outcome = play.run(texts, lambda batch: refusal(batch) if "beta" in batch else good(batch))
+    assert {place: type(error) for place, error in outcome.failures.items()} == {1: errors.InvalidRequestError}
+    assert sorted(rows_of(outcome, texts)) == [0, 2, 3]
+    assert play.job.fatal is None
 
 
 # ── deadlines ────────────────────────────────────────────────────────────────────────────────────
@@ -426,7 +438,7 @@ def test_texts_that_are_refused_fail_alone_and_their_neighbours_are_paid_once(wh
 
 
 @pytest.mark.parametrize(
-    ("long", "error", "requests"), [(True, errors.InputTooLongError, 4), (False, errors.InvalidRequestError, 1)]
+    ("long", "error", "requests"), [(True, errors.InputTooLongError, 4), (False, errors.InvalidRequestError, 5)]
 )
 def test_words_that_may_mean_length_or_anything_are_taken_for_length_only_where_a_text_can_be_too_long(
     long, error, requests
@@ -437,11 +449,8 @@ def test_words_that_may_mean_length_or_anything_are_taken_for_length_only_where_
     outcome = play.run(texts, lambda batch: refusal if "7" in "".join(batch) else good(batch, 1024))
     assert {type(each) for each in outcome.failures.values()} == {error}
     assert len(play.sent) == requests
-    if long:
-        assert list(outcome.failures) == [2]
-        assert sorted(rows_of(outcome, texts, 1024)) == [0, 1, 3]
-    else:
-        assert sorted(outcome.failures) == [0, 1, 2, 3]
+    assert list(outcome.failures) == [2]
+    assert sorted(rows_of(outcome, texts, 1024)) == [0, 1, 3]
 
 
 # ── vectors that are not believed ────────────────────────────────────────────────────────────────

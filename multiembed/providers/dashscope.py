@@ -177,6 +177,8 @@ def _kind(status: int, code: str, message: str, cap: int | None) -> FaultKind:
         return "invalid"
     if code.startswith("Throttling"):
         return "rate_limit"
+    if code == "InvalidURL" and status == 404:
+        return "model"  # nothing at this address
     if code.startswith("BadRequest.") and code not in _KINDS:
         return "invalid"
     return _KINDS.get(code) or (kind_by_status(status) if status != 200 else "server")

@@ -53,11 +53,11 @@ _UNKNOWN = ModelFacts(
     default_dimensions=None,
 )
 
-# Code to kind. 1113 (arrears) and the plan's own limits come as HTTP 429 and must not be retried.
+# Code to kind. 1112 and 1121 (account locked), 1113 (arrears) and the plan's own limits come as HTTP 429 and must not be retried.
 _KINDS: dict[str, FaultKind] = {
     **dict.fromkeys(("1000", "1001", "1002", "1003", "1004", "1005"), "authentication"),
-    **dict.fromkeys(("1110", "1111", "1112", "1121", "1220", "1221", "1222"), "permission"),
-    **dict.fromkeys(("1113", "1304", "1308", "1309", "1310", "1311", "1313"), "quota"),
+    **dict.fromkeys(("1110", "1111", "1220", "1221", "1222"), "permission"),
+    **dict.fromkeys(("1112", "1113", "1121", "1304", "1308", "1309", "1310", "1311", "1313"), "quota"),
     **dict.fromkeys(("1120", "1200", "1230", "1234"), "server"),
     **dict.fromkeys(("1302", "1303", "1305", "1312"), "rate_limit"),
     **dict.fromkeys(("1212", "1213", "1214", "1215"), "invalid"),
@@ -76,6 +76,8 @@ def _classify(status: int, body: object) -> Fault | None:
         return None if status == 200 else plain_fault(status, body)
     code, message = text_of(error.get("code")), text_of(error.get("message"))
     kind = _KINDS.get(code or "") or (kind_by_status(status) if status != 200 else "server")
+    if status == 413:
+        kind = "request_too_large"
     cap = cap_in(message) if code == "1214" else None
     if code == "1214" and ("数组" in (message or "") or "array" in (message or "")):
         kind = "too_many_items"
