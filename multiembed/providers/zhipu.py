@@ -53,7 +53,8 @@ _UNKNOWN = ModelFacts(
     default_dimensions=None,
 )
 
-# Code to kind. 1112 and 1121 (account locked), 1113 (arrears) and the plan's own limits come as HTTP 429 and must not be retried.
+# Code to kind. A locked account (1112, 1121), arrears (1113) and the plan's own limits come as HTTP 429 and must not be
+# retried.
 _KINDS: dict[str, FaultKind] = {
     **dict.fromkeys(("1000", "1001", "1002", "1003", "1004", "1005"), "authentication"),
     **dict.fromkeys(("1110", "1111", "1220", "1221", "1222"), "permission"),
