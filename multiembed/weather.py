@@ -41,14 +41,19 @@ class Weather:
 
     def failed(self, now: float, delay: float) -> None:
         """No answer, or none that can be used; this request waits `delay` seconds, and after a storm all do."""
-        self._failures += 1
-        if self._failures >= STORM or not self.trusted:
-            self.trusted = False
-            self.slowed(now, delay)
+        self._count_failure()
+        if not self.trusted:
+            self.closed_until = max(self.closed_until, now + delay)
 
     def slowed(self, now: float, delay: float) -> None:
         """The provider said that all this is too fast: nothing goes out for `delay` seconds."""
+        self._count_failure()
         self.closed_until = max(self.closed_until, now + delay)
+
+    def _count_failure(self) -> None:
+        self._failures += 1
+        if self._failures >= STORM:
+            self.trusted = False
 
     def may_retry(self) -> bool:
         """Whether the budget has a retry left, which is then spent."""
