@@ -6,8 +6,10 @@ For every text i: the vector of text i, or a MultiEmbedError. Never another text
 from __future__ import annotations
 
 import asyncio
+import logging
 import pickle
 import socket
+import warnings
 
 import pytest
 from adapters_common import ASYNC_DOORS, DOORS, are_right, call, client_of, provider_of
@@ -363,3 +365,30 @@ def test_a_host_that_does_not_exist_is_a_connection_that_failed(door, monkeypatc
 
 def test_the_table_covers_every_remote_provider():
     assert {provider_of(model) for model in MODELS} == {name for name, one in PROVIDERS.items() if not one.compute}
+
+
+# ── secrets ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS.keys())
+@pytest.mark.parametrize("name", ["server-error", "bad-key", "connection-reset", "redirect-other-host", "vector-short"])
+def test_no_log_at_any_level_holds_the_key(faulty, elsewhere, door, name, caplog):
+    faulty.fail(name, **settle(name, elsewhere))
+    with caplog.at_level(logging.DEBUG):
+        outcome_of(door, embedder_of(door, "zhipu:embedding-3", faulty), TEXTS)
+        faulty.heal()
+        outcome_of(door, embedder_of(door, "zhipu:embedding-3", faulty), TEXTS)
+    assert KEY not in caplog.text
+    assert KEY not in "".join(str(vars(record)) for record in caplog.records)
+
+
+@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS.keys())
+def test_no_embedder_shows_its_key(faulty, door):
+    embedder = embedder_of(door, "zhipu:embedding-3", faulty)
+    outcome_of(door, embedder, TEXTS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        said = [repr(embedder), str(embedder), repr(pickle.dumps(embedder)), repr(client_of(embedder))]
+        ways = ("model_dump", "model_dump_json", "to_dict", "to_json")
+        said += [str(getattr(embedder, way)()) for way in ways if hasattr(embedder, way)]
+    assert KEY not in " ".join(said)

@@ -671,6 +671,20 @@ for thread in threads: thread.join()
 del e
 gc.collect()
 """,
+    "a helper's loop within a running one, closed without winding up": """
+async def main():
+    e = new()
+    def nested():
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(aembed(e))
+        loop.close()
+    thread = threading.Thread(target=nested)
+    thread.start()
+    thread.join()
+    embed(e)
+asyncio.run(main())
+gc.collect()
+""",
 }
 CLOSES = {
     "close": "e = new(); embed(e); e.close(); e.close(); embed(e); e.close()",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import io
 import time
 import weakref
@@ -81,20 +83,60 @@ class LoopSession:
     async def leave(self, user: object) -> None:
         """One embedder is done; with the last one, the connections are closed."""
         self._users.discard(user)
-        if not self._users and self._keeper is not None:
-            keeper, self._keeper, self._session = self._keeper, None, None
+        if not self._users:
+            await self.close()
+
+    async def close(self) -> None:
+        """Close all connections; a later request opens new ones."""
+        keeper, self._keeper, self._session = self._keeper, None, None
+        if keeper is not None:
             await keeper.aclose()
 
+    def forget(self) -> None:
+        """Let go of connections whose loop is closed: nothing can be awaited there any more.
 
-_sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopSession] = weakref.WeakKeyDictionary()
+        The sockets are left to the collector, and aiohttp does not report them as an error.
+        """
+        session, self._session = self._session, None
+        connector = session.connector if session is not None and not session.closed else None
+        if session is not None and connector is not None:
+            session.detach()
+            with contextlib.suppress(StopIteration):
+                next(connector.close().__await__())
+
+
+_sessions: dict[asyncio.AbstractEventLoop, LoopSession] = {}
 
 
 def session_of(loop: asyncio.AbstractEventLoop) -> LoopSession:
     """The loop's session, made when it is first asked for."""
     session = _sessions.get(loop)
     if session is None:
+        _forget_closed_loops()
         session = _sessions[loop] = LoopSession()
+        _close_with(loop, session)
     return session
+
+
+def _close_with(loop: asyncio.AbstractEventLoop, session: LoopSession) -> None:
+    """Close the session also in a loop that is closed without shutting down, as LlamaIndex's `asyncio_run` does it."""
+    close = loop.close
+
+    def close_both() -> None:
+        if not loop.is_closed() and not loop.is_running():
+            loop.run_until_complete(session.close())
+        close()
+
+    with contextlib.suppress(AttributeError):  # a loop written in C takes no attribute
+        loop.close = close_both  # type: ignore[method-assign]
+
+
+@atexit.register
+def _forget_closed_loops() -> None:
+    for loop in [loop for loop in list(_sessions) if loop.is_closed()]:
+        session = _sessions.pop(loop, None)
+        if session is not None:
+            session.forget()
 
 
 async def _keep() -> AsyncGenerator[aiohttp.ClientSession, None]:
