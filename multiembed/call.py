@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 
 from multiembed.errors import MalformedResponseError, MultiEmbedError, PartialFailureError
-from multiembed.flow import MAX_RETRIES, PATIENCE, Batch, Job, Outcome
+from multiembed.job import MAX_RETRIES, PATIENCE, Batch, Job, Outcome
 from multiembed.plan import pack
 from multiembed.records import EmbeddingResult, Estimate, SparseVector, Usage
 from multiembed.texts import check_texts
@@ -22,7 +22,7 @@ from multiembed.waits import waiting
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from multiembed.flow import Lessons
+    from multiembed.job import Lessons
     from multiembed.options import EmbeddingOptions
     from multiembed.records import Limits, Role, Vectors
     from multiembed.runtime import Runtime

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from multiembed.flow import WITHHELD, Send, exchange
+from multiembed.flow import exchange
+from multiembed.job import WITHHELD, Send
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 
-    from multiembed.flow import Answer, Batch, Job, Outcome, Step
     from multiembed.gate import Gate
+    from multiembed.job import Answer, Batch, Job, Outcome, Step
     from multiembed.records import WireRequest
 
 

@@ -7,12 +7,12 @@ import threading
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from multiembed.flow import Lessons
 from multiembed.gate import Gate, gate_of
+from multiembed.job import Lessons
 from multiembed.records import Usage
 
 if TYPE_CHECKING:
-    from multiembed.flow import Answer
+    from multiembed.job import Answer
     from multiembed.options import EmbeddingOptions
     from multiembed.records import WireRequest
     from multiembed.target import Target

@@ -13,8 +13,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from multiembed import errors
-from multiembed.flow import Batch, Job, Lessons, Send, Wait, exchange
+from multiembed.flow import exchange
 from multiembed.gate import Gate
+from multiembed.job import Batch, Job, Lessons, Send, Wait
 from multiembed.options import EmbeddingOptions
 from multiembed.providers import local
 from multiembed.records import TransportFailure, WireReply

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 import multiembed
 from multiembed import EmbeddingClient, EmbeddingOptions, PartialFailureError, errors
 from multiembed.drive import Work, adrive
-from multiembed.flow import MAX_RETRIES, PATIENCE, Batch, Job, Lessons
 from multiembed.gate import Gate, gate_of
+from multiembed.job import MAX_RETRIES, PATIENCE, Batch, Job, Lessons
 from multiembed.providers.local import embed
 from multiembed.records import TransportFailure, WireReply
 from multiembed.runtime import account_of

@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import mul
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.panel import Panel
@@ -17,6 +17,7 @@ from rich.text import Text
 
 from multiembed import ConfigurationError, EmbeddingClient, catalog
 from multiembed.cli.corpus import DEFAULT_QUESTION, Passage, answers, passages, questions
+from multiembed.cli.stores import installed_stores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from multiembed import Usage
+    from multiembed.cli.stores import Store
 
 _DIMENSIONS = 1024
 _STEP = 100
 """Texts handed over at a time, so that the bar moves."""
-_SHOWN = 3
 _EXCERPT = 320
 _SENTENCE = re.compile(r".+?(?:[.?!:] |[。？！；]|$)")
 
@@ -41,79 +42,6 @@ _SIMULATED = (
     "gateway:text-embedding-3-small",
     "local:char-ngrams",
 )
-
-
-class Store(Protocol):
-    """A vector store of one framework, filled and asked through that framework's own methods."""
-
-    framework: str
-
-    def add(self, texts: Sequence[Passage]) -> None:
-        """Embed passages and keep them."""
-
-    def ask(self, question: str) -> list[str]:
-        """The ids of the nearest passages, nearest first."""
-
-    @property
-    def usage(self) -> Usage:
-        """What its embedder has spent."""
-
-
-class LangChainStore:
-    """LangChain: MultiEmbeddings and an InMemoryVectorStore."""
-
-    framework = "LangChain"
-
-    def __init__(self, model: str, options: Mapping[str, Any]) -> None:
-        from langchain_core.vectorstores import InMemoryVectorStore
-
-        from langchain_multiembed import MultiEmbeddings
-
-        self._embeddings = MultiEmbeddings(model=model, **options)
-        self._store = InMemoryVectorStore(self._embeddings)
-
-    def add(self, texts: Sequence[Passage]) -> None:
-        """Embed passages and keep them."""
-        self._store.add_texts([passage.text for passage in texts], ids=[passage.id for passage in texts])
-
-    def ask(self, question: str) -> list[str]:
-        """The ids of the nearest passages, nearest first."""
-        return [str(document.id) for document in self._store.similarity_search(question, k=_SHOWN)]
-
-    @property
-    def usage(self) -> Usage:
-        """What its embedder has spent."""
-        return self._embeddings.client.usage
-
-
-class LlamaIndexStore:
-    """LlamaIndex: MultiEmbedding and a VectorStoreIndex."""
-
-    framework = "LlamaIndex"
-
-    def __init__(self, model: str, options: Mapping[str, Any]) -> None:
-        from llama_index.core import VectorStoreIndex
-
-        from llamaindex_multiembed import MultiEmbedding
-
-        self._embedding = MultiEmbedding(model_name=model, **options)
-        self._index = VectorStoreIndex([], embed_model=self._embedding)
-
-    def add(self, texts: Sequence[Passage]) -> None:
-        """Embed passages and keep them."""
-        from llama_index.core.schema import TextNode
-
-        self._index.insert_nodes([TextNode(id_=passage.id, text=passage.text) for passage in texts])
-
-    def ask(self, question: str) -> list[str]:
-        """The ids of the nearest passages, nearest first."""
-        retriever = self._index.as_retriever(similarity_top_k=_SHOWN)
-        return [found.node.node_id for found in retriever.retrieve(question)]
-
-    @property
-    def usage(self) -> Usage:
-        """What its embedder has spent."""
-        return self._embedding.client.usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +59,7 @@ class Row:
 
 def run(console: Console, *, question: str | None, live: str | None, model: str | None) -> None:
     """Ingest, ask, and print what came of it."""
-    stores = _installed()
+    stores = installed_stores()
     corpus = passages()
     english = sum(passage.language == "en" for passage in corpus)
     console.print(
@@ -166,19 +94,6 @@ def run(console: Console, *, question: str | None, live: str | None, model: str 
 
 
 # ── the work ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def _installed() -> list[Callable[[str, Mapping[str, Any]], Store]]:
-    stores: list[Callable[[str, Mapping[str, Any]], Store]] = []
-    for package, store in (("langchain_core", LangChainStore), ("llama_index.core", LlamaIndexStore)):
-        try:
-            __import__(package)
-        except ModuleNotFoundError:
-            continue
-        stores.append(store)
-    if not stores:
-        raise ConfigurationError("The demo needs a framework: pip install 'multiembed[all]'")
-    return stores
 
 
 def _through(

@@ -1,0 +1,176 @@
+"""One request until it is answered for good: sent, waited for, sent again, judged hopeless, or to be split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+import orjson
+
+from multiembed.believe import Believed
+from multiembed.errors import DeadlineExceededError, MultiEmbedError
+from multiembed.job import WITHHELD, Send, Wait
+from multiembed.judge import MEANINGS, error_of, judge
+from multiembed.records import Fault, TransportFailure, WireRequest
+from multiembed.retry import LONGEST_ASKED, LONGEST_WAIT, back_off, retry_after
+from multiembed.tokens import most_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from multiembed.job import Answer, Batch, Job, Outcome, Step
+    from multiembed.records import FaultKind, WireReply
+
+# A number on the wire takes at most about 25 bytes; four times that for names and escapes, and room for an error page.
+_BYTES_PER_NUMBER = 100
+_BYTES_ROOM = 1_000_000
+_UNKNOWN_DIMENSIONS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A refusal that smaller requests may escape."""
+
+    size: int
+    """The most texts that the next request should hold."""
+    one_culprit: bool
+    """It is one text's fault: when one half is well, the other is known to be ill without being sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A refusal that may be one text's fault or the whole call's: the shortest text alone tells."""
+
+
+Story: TypeAlias = "Generator[Step, Answer, Believed | MultiEmbedError | Split | Doubt]"
+
+
+def attempt(part: Batch, job: Job, outcome: Outcome) -> Story:
+    """Send a part until it is answered for good."""
+    failures = 0
+    first_failure = 0.0
+    while True:
+        request = _write(part, job)
+        if request is None:
+            return too_late(part, job)
+        answer = yield Send(request)
+        if answer is WITHHELD:
+            return job.fatal or too_late(part, job)
+        outcome.requests += 1
+        outcome.retries += failures > 0
+        if not isinstance(answer, TransportFailure):
+            job.lessons.saw(answer.seconds)
+        dimensions = job.target.expected_dimensions or job.lessons.dimensions
+        judged = judge(answer, job.target, texts=len(part.texts), dimensions=dimensions)
+        if isinstance(judged, Believed):
+            job.gate.answered()
+            if judged.dense is not None:
+                job.lessons.dimensions = judged.dense.shape[1]
+            return judged
+        meaning = MEANINGS[judged.kind]
+        if not meaning.retry:
+            return _refused(judged, part, job, answer)
+        failures += 1
+        first_failure = first_failure or job.clock()
+        asked = None if isinstance(answer, TransportFailure) else retry_after(answer.headers, job.wall())
+        delay = _delay(failures, asked, job)
+        job.gate.slowed(delay) if judged.kind == "rate_limit" else job.gate.failed(delay)
+        if _hopeless(judged, failures, first_failure, delay, job):
+            late = job.deadline_at is not None and judged.kind == "timeout" and job.clock() + delay >= job.deadline_at
+            return too_late(part, job) if late else _give_up(judged, part, job, answer=answer, asked=asked)
+        yield Wait(delay)
+        if job.fatal is not None:
+            return job.fatal
+
+
+def _refused(fault: Fault, part: Batch, job: Job, answer: Answer) -> MultiEmbedError | Split | Doubt:
+    """What follows from a refusal that would come again: smaller requests, or an error."""
+    meaning = MEANINGS[fault.kind]
+    if not meaning.fatal:
+        job.gate.answered()
+    count = len(part.texts)
+    if fault.kind == "too_many_items" and fault.cap:
+        job.lessons.max_items = min(fault.cap, job.lessons.max_items or fault.cap)
+    if fault.kind == "invalid_or_too_long":
+        fault = replace(fault, kind=_what_may_be_too_long(part, job))
+        meaning = MEANINGS[fault.kind]
+    if count > 1 and meaning.one_text:
+        return Split(count // 2, one_culprit=True)
+    if count > 1 and fault.kind == "invalid":
+        return Split(count // 2, one_culprit=True) if job.served else Doubt()
+    if count > 1 and meaning.split:
+        return Split(min(fault.cap or count, (count + 1) // 2), one_culprit=False)
+    return _give_up(fault, part, job, answer=answer, asked=None)
+
+
+def _what_may_be_too_long(part: Batch, job: Job) -> FaultKind:
+    """What a refusal means that may be for length or for anything: a text, all of them together, or neither."""
+    limits = job.target.limits
+    most = [most_tokens(text) for text in part.texts]
+    if limits.max_tokens_per_item is not None and max(most) > limits.max_tokens_per_item:
+        return "too_long"
+    if limits.max_tokens_per_request is not None and sum(most) > limits.max_tokens_per_request:
+        return "request_too_large"
+    return "invalid"
+
+
+def _delay(failures: int, asked: float | None, job: Job) -> float:
+    """Seconds before the next attempt: the server's wish or a jittered back-off, and more once the budget is spent."""
+    delay = back_off(failures, job.chance()) if job.gate.may_retry() else LONGEST_WAIT
+    return job.waits(max(delay, min(asked or 0.0, LONGEST_ASKED)))
+
+
+def _hopeless(fault: Fault, failures: int, first_failure: float, delay: float, job: Job) -> bool:
+    """Whether another attempt is out of the question.
+
+    Beyond its retries, a request waits out an outage of everything, or a rate limit, for a while: but only where the
+    account has been seen to work, because a wrong address never heals.
+    """
+    now = job.clock()
+    if job.deadline_at is not None and now + delay >= job.deadline_at:
+        return True
+    if failures <= job.max_retries:
+        return False
+    weather = job.gate.weather
+    general = fault.kind == "rate_limit" or not weather.trusted
+    return not (general and weather.ever_trusted and now - first_failure < job.patience)
+
+
+def _write(part: Batch, job: Job) -> WireRequest | None:
+    """The request, or None when the deadline leaves no time for it."""
+    target = job.target
+    timeout = job.timeout
+    if job.deadline_at is not None:
+        timeout = min(timeout, job.deadline_at - job.clock())
+        if timeout <= 0:
+            return None
+    dimensions = target.expected_dimensions or job.lessons.dimensions or _UNKNOWN_DIMENSIONS
+    return WireRequest(
+        url=target.url,
+        headers={**target.headers, **target.authorization(), "Content-Type": "application/json"},
+        body=orjson.dumps(target.provider.encode(target.request(part.texts, job.role))),
+        timeout=timeout,
+        max_reply_bytes=_BYTES_ROOM + len(part.texts) * dimensions * _BYTES_PER_NUMBER,
+    )
+
+
+def _give_up(
+    fault: Fault, part: Batch, job: Job, *, answer: WireReply | TransportFailure, asked: float | None
+) -> MultiEmbedError:
+    """The error of a part; when no other part can fare better, the error of the whole call."""
+    error = error_of(fault, job.target, answer=answer, indices=part.places, retry_after=asked)
+    meaning = MEANINGS[fault.kind]
+    general = (meaning.retry and not job.gate.weather.trusted) or (fault.kind == "invalid" and not job.served)
+    if meaning.fatal or general:
+        job.fatal = job.fatal or error
+    return error
+
+
+def too_late(part: Batch, job: Job) -> MultiEmbedError:
+    """The error of a part for which the call's deadline leaves no time."""
+    return DeadlineExceededError(
+        "The deadline of the call has passed. Raise deadline, or embed fewer texts in one call.",
+        provider=job.target.provider.id,
+        model=job.target.facts.name,
+        indices=part.places,
+    )

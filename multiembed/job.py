@@ -1,0 +1,112 @@
+"""What the batches of one call share, what a batch asks of its driver, and what becomes of it. No behaviour of note."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from multiembed.records import TransportFailure, WireRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from multiembed.believe import Believed
+    from multiembed.errors import MultiEmbedError
+    from multiembed.gate import Gate
+    from multiembed.records import Role, WireReply
+    from multiembed.target import Target
+
+MAX_RETRIES = 5
+"""Retries of one request, unless the user says."""
+PATIENCE = 60.0
+"""Seconds that a request outlasts an outage or a rate limit beyond these, where the account once worked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Texts that go out in one request."""
+
+    places: Sequence[int]
+    """The position of each text among the call's texts."""
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send this, and tell what came back."""
+
+    request: WireRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait this many seconds."""
+
+    seconds: float
+
+
+WITHHELD = TransportFailure("connection", "not sent, because the call had failed meanwhile")
+
+Step: TypeAlias = Send | Wait
+Answer: TypeAlias = "WireReply | TransportFailure"
+
+
+@dataclass(slots=True)
+class Lessons:
+    """What the server has taught, for the life of an embedder in this process."""
+
+    dimensions: int | None = None
+    """The length of its vectors, once one was believed."""
+    max_items: int | None = None
+    """The texts per request that it named when it refused more."""
+    seconds: float | None = None
+    """A running mean of the time from request to answer."""
+
+    def saw(self, seconds: float) -> None:
+        """Take one answered request into the mean."""
+        self.seconds = seconds if self.seconds is None else 0.9 * self.seconds + 0.1 * seconds
+
+
+@dataclass(slots=True)
+class Job:
+    """What all batches of one call share."""
+
+    target: Target
+    role: Role
+    lessons: Lessons
+    gate: Gate
+    count: Callable[[str], int]
+    """Tokens of a text."""
+    max_retries: int
+    patience: float
+    """Seconds beyond the retries that an outage or a rate limit of a known account is waited out."""
+    timeout: float
+    deadline_at: float | None
+    """On `clock`; None for no deadline."""
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    """Seconds since the epoch, for dates in headers."""
+    chance: Callable[[], float]
+    """A random number in [0, 1)."""
+    waits: Callable[[float], float] = float
+    """What becomes of a wait; tests make it zero."""
+    served: bool = False
+    """Whether any text of the call has a vector."""
+    fatal: MultiEmbedError | None = None
+    """Set once by the batch that found that no other can succeed."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one batch."""
+
+    believed: list[tuple[Sequence[int], Believed]] = field(default_factory=list)
+    failures: dict[int, MultiEmbedError] = field(default_factory=dict)
+    requests: int = 0
+    retries: int = 0
+
+    @property
+    def total_tokens(self) -> int | None:
+        """Tokens billed; None when a reply did not tell."""
+        told = [vectors.total_tokens for _, vectors in self.believed]
+        return None if None in told else sum(filter(None, told))
