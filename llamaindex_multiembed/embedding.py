@@ -139,7 +139,7 @@ class MultiEmbedding(Embedder, BaseEmbedding):
             ("rate_limiter", None),
             ("embeddings_cache", None),
         ):
-            if not _travels(fields[name]):
+            if name in fields and not _travels(fields[name]):
                 fields[name] = instead
         return state
 

@@ -230,7 +230,8 @@ def test_it_can_be_made_the_embed_model_of_the_settings(monkeypatch, simulator, 
 def test_it_names_its_class_and_its_model(embedding):
     assert MultiEmbedding.class_name() == "MultiEmbedding"
     assert embedding.to_dict()["class_name"] == "MultiEmbedding"
-    assert embedding.to_payload()["model_name"] == DASHSCOPE
+    if hasattr(embedding, "to_payload"):  # since 0.14.2x
+        assert embedding.to_payload()["model_name"] == DASHSCOPE
 
 
 SHOWN = {
@@ -238,7 +239,7 @@ SHOWN = {
     "str": str,
     "to_dict": lambda embedding: str(embedding.to_dict()),
     "to_json": lambda embedding: embedding.to_json(),
-    "to_payload": lambda embedding: str(embedding.to_payload()),
+    "to_payload": lambda embedding: str(getattr(embedding, "to_payload", embedding.to_dict)()),
     "model_dump_json": lambda embedding: embedding.model_dump_json(),
     "vars": lambda embedding: str(vars(embedding)),
     "pickle": lambda embedding: pickle.dumps(embedding).decode("latin-1"),
