@@ -85,8 +85,8 @@ class Connection:
             too_large=too_large,
         )
 
-    async def send(self, answer: Answer, *, and_then: bytes = b"") -> None:
-        """Write an answer whole, and in the same breath some more bytes."""
+    async def send(self, answer: Answer) -> None:
+        """Write an answer whole."""
         headers = [*answer.headers, ("content-length", str(len(answer.body)))]
         # To HEAD, the length is told and the body stays away.
         body = b"" if self._method == "HEAD" else answer.body
@@ -94,7 +94,6 @@ class Connection:
             self._http.send(h11.Response(status_code=answer.status, headers=headers)),
             self._http.send(h11.Data(data=body)) if body else None,
             self._http.send(h11.EndOfMessage()),
-            and_then,
         )
         await self.writer.drain()
 

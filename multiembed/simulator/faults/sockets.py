@@ -8,15 +8,11 @@ import os
 import socket
 import struct
 import zlib
-from dataclasses import replace
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
-from multiembed.simulator.faults.contract import Fault, has_vectors, is_good
-from multiembed.simulator.faults.items import holder_of, wrong
+from multiembed.simulator.faults.contract import Fault, is_good
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -90,21 +86,6 @@ def _close_after(part: Callable[[Answer], bytes]) -> Act:
 async def _close_quietly(connection: Connection, answer: Answer, _settings: Settings) -> None:
     await connection.send(answer)
     connection.writer.close()
-
-
-async def _twice(connection: Connection, answer: Answer, settings: Settings) -> None:
-    payload = orjson.loads(answer.body)
-    holder, key = holder_of(payload)
-    for item in holder[key]:
-        item["embedding"] = wrong(item["embedding"])
-    unasked = replace(answer, body=orjson.dumps(payload))
-    second = _head(unasked, _length(unasked)) + unasked.body
-    # In one piece, a client reads the beginning of the second together with the end of the first.
-    await connection.send(answer, and_then=b"" if settings["delay"] else second)
-    if settings["delay"]:
-        await asyncio.sleep(settings["delay"])
-        connection.writer.write(second)
-        await connection.writer.drain()
 
 
 # ── taking time ──────────────────────────────────────────────────────────────────────────────────
@@ -226,14 +207,6 @@ SOCKETS = (
         _reset_after(lambda _: b""),
         when=lambda occasion: occasion.reused,
         tells_status=False,
-    ),
-    _socket(
-        "answer-twice",
-        "After the answer comes another one with wrong vectors, which nobody asked for, `delay` seconds later.",
-        _twice,
-        settings=MappingProxyType({"delay": 0}),
-        harmless=True,
-        when=has_vectors,
     ),
     _socket("silence", "No answer comes.", _silent, tells_status=False),
     _socket(
