@@ -28,7 +28,8 @@ class MultiEmbedding(Embedder, BaseEmbedding):
     where you can.
 
     The wire's batches, retries and concurrency are multiembed's own. `embed_batch_size` is only the window that
-    LlamaIndex hands over at a time, and is better left large.
+    LlamaIndex hands over at a time, and is better left large. When some texts fail, the indices and the kept rows of
+    the PartialFailureError are those of the window.
 
     Examples:
         `pip install "multiembed[llamaindex]"`, and a key in the environment (ZHIPUAI_API_KEY, SILICONFLOW_API_KEY,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import orjson
 
 from multiembed.believe import Believed
-from multiembed.errors import DeadlineExceededError, MultiEmbedError
+from multiembed.errors import ConfigurationError, DeadlineExceededError, MultiEmbedError
 from multiembed.job import WITHHELD, Send, Wait
 from multiembed.judge import MEANINGS, error_of, judge
 from multiembed.records import Fault, TransportFailure, WireRequest
@@ -50,7 +50,11 @@ def attempt(part: Batch, job: Job, outcome: Outcome) -> Story:
     failures = 0
     first_failure = 0.0
     while True:
-        request = _write(part, job)
+        try:
+            request = _write(part, job)
+        except ConfigurationError as error:  # the api_key function
+            job.fatal = job.fatal or error
+            return job.fatal
         if request is None:
             return too_late(part, job)
         answer = yield Send(request)
@@ -159,11 +163,21 @@ def _give_up(
 ) -> MultiEmbedError:
     """The error of a part; when no other part can fare better, the error of the whole call."""
     error = error_of(fault, job.target, answer=answer, indices=part.places, retry_after=asked)
-    meaning = MEANINGS[fault.kind]
-    general = (meaning.retry and not job.gate.weather.trusted) or (fault.kind == "invalid" and not job.served)
-    if meaning.fatal or general:
+    if MEANINGS[fault.kind].fatal or _general(fault, part, job):
         job.fatal = job.fatal or error
     return error
+
+
+def _general(fault: Fault, part: Batch, job: Job) -> bool:
+    """Whether a fault that need not be fatal has shown itself to be the whole call's."""
+    if fault.kind == "invalid" and not job.served:
+        job.doubtful += len(part.texts) == 1
+        return job.doubtful > 1  # two texts, each refused alone
+    weather = job.gate.weather
+    if MEANINGS[fault.kind].retry and not weather.trusted:
+        job.lost += 1
+        return not weather.ever_trusted or job.lost > 1  # one batch alone may be what the server cannot bear
+    return False
 
 
 def too_late(part: Batch, job: Job) -> MultiEmbedError:

@@ -56,7 +56,7 @@ def _escaped(text: str) -> int:
 
 
 def _unescaped(text: str) -> int:
-    return len(text)
+    return len(text.encode())
 
 
 def learned(limits: Limits, lessons: Lessons) -> Limits:

@@ -57,6 +57,10 @@ class _Crew:
         self._stop = threading.Event()
         self._helpers: list[threading.Thread] = []
         self._error: BaseException | None = None
+        try:
+            self._blocks: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            self._blocks = None
 
     def run(self) -> None:
         try:
@@ -107,7 +111,7 @@ class _Crew:
             step = next(flow)
             while not self._stop.is_set():
                 if isinstance(step, Send):
-                    with self._gate.place(self._workers, self._job.deadline_at) as admitted:
+                    with self._gate.place(self._workers, self._job.deadline_at, self._blocks) as admitted:
                         step = flow.send(self._answer(step) if admitted else WITHHELD)
                 else:
                     self._stop.wait(step.seconds)

@@ -40,7 +40,7 @@ def exchange(batch: Batch, job: Job) -> Generator[Step, Answer, Outcome]:
 
 
 def _settle(part: Batch, job: Job, outcome: Outcome, *, known_ill: bool = False) -> Generator[Step, Answer, bool]:
-    """Embed what can be embedded of a part; True when all of it was.
+    """Embed what can be embedded of a part; True when no text of it was ill.
 
     Args:
         part: some texts.
@@ -49,6 +49,7 @@ def _settle(part: Batch, job: Job, outcome: Outcome, *, known_ill: bool = False)
         known_ill: one of the texts is known to be refused, so that they need not be sent together again.
     """
     count = len(part.texts)
+    shortened = outcome.shortened
     cap = job.lessons.max_items
     came: Believed | MultiEmbedError | Split | Doubt
     if job.fatal is not None:
@@ -61,15 +62,15 @@ def _settle(part: Batch, job: Job, outcome: Outcome, *, known_ill: bool = False)
         came = yield from (attempt if count > 1 else _alone)(part, job, outcome)
     if isinstance(came, Believed):
         outcome.believed.append((part.places, came))
-        job.served = True
-        return True
+        job.served, job.lost = True, 0
+        return outcome.shortened == shortened
     if isinstance(came, MultiEmbedError):
         outcome.failures.update(dict.fromkeys(part.places, came))
         return False
     if isinstance(came, Doubt):
         before, shortest, after = _around_the_shortest(part)
-        yield from _settle(shortest, job, outcome)  # if it is refused too, it is the call's fault, and fatal
-        pieces, one_culprit = [each for each in (before, after) if each.texts], True
+        one_culprit = yield from _settle(shortest, job, outcome)
+        pieces = [each for each in (before, after) if each.texts]
     else:
         pieces, one_culprit = _pieces(part, came.size, halves=came.one_culprit), came.one_culprit
     well = True
@@ -96,6 +97,7 @@ def _alone(part: Batch, job: Job, outcome: Outcome) -> Story:
         if not isinstance(came, InputTooLongError) or len(text) == 1:
             return came
         # The estimate was too low, or the limit is not known: what was refused is the measure now.
+        outcome.shortened += 1
         text, most = _less(text, job)
 
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
+_LOOK_UP = 1.0
+"""Seconds after which whoever waits looks again: an event loop that stops wakes nobody."""
+
+
 class Gate:
     """First come, first served, as many as the callers' ceilings and the account's weather allow.
 
@@ -28,21 +32,27 @@ class Gate:
         self.weather = Weather()
         self._clock = clock
         self._lock = threading.Lock()
-        self._inside = 0
+        self._inside: set[_Place] = set()
         self._waiting: deque[_Place] = deque()
 
     @property
     def in_flight(self) -> int:
         """Requests inside now."""
-        return self._inside
+        return len(self._inside)
 
-    def place(self, ceiling: int, ends: float | None = None) -> _Place:
+    def place(self, ceiling: int, ends: float | None = None, blocks: asyncio.AbstractEventLoop | None = None) -> _Place:
         """A place inside, to be held `with` or `async with`, once fewer than `ceiling` are taken.
 
         What the context gives is whether there was one: False when none came, or none can come, before `ends`. The
         verdict on the answer is told while the place is held. Nobody holds one while waiting out a back-off.
+
+        Args:
+            ceiling: the most that the caller wants in flight.
+            ends: on the gate's clock.
+            blocks: the event loop that cannot run while this place is waited for, because a sync call was made in it.
+                What that loop holds, or queues for, is not waited for.
         """
-        return _Place(self, ceiling, float("inf") if ends is None else ends)
+        return _Place(self, ceiling, float("inf") if ends is None else ends, blocks)
 
     def answered(self) -> None:
         """Tell that the provider answered as it should."""
@@ -70,14 +80,14 @@ class Gate:
 
     def _enter(self, place: _Place) -> None:
         with self._lock:
-            if not self._waiting and self._inside < self.weather.room(self._clock(), place.ceiling):
+            if (not self._waiting or place.blocks is not None) and self._has_room(place):
                 place.admitted = True
-                self._inside += 1
+                self._inside.add(place)
             else:
                 self._waiting.append(place)
 
-    def _look_again(self, ends: float) -> float | None:
-        """Admit whoever may come in; the seconds until it is worth looking again, None until somebody leaves.
+    def _look_again(self, ends: float) -> float:
+        """Admit whoever may come in; the seconds until it is worth looking again.
 
         Raises:
             _TooLateError: that is after `ends`.
@@ -87,24 +97,36 @@ class Gate:
             now = self._clock()
             if max(now, self.weather.closed_until) >= ends:
                 raise _TooLateError
-            soonest = min(ends, self.weather.closed_until if self.weather.closed_until > now else float("inf"))
-            return None if soonest == float("inf") else soonest - now
+            shut = self.weather.closed_until if self.weather.closed_until > now else float("inf")
+            return min(ends - now, shut - now, _LOOK_UP)
 
     def _leave(self, place: _Place) -> None:
         """Give the place back, or the place in the queue when the wait was cut short."""
         with self._lock:
-            if place.admitted:
-                self._inside -= 1
-            elif place in self._waiting:
+            self._inside.discard(place)
+            if place in self._waiting:
                 self._waiting.remove(place)
             self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and self._inside < self.weather.room(self._clock(), self._waiting[0].ceiling):
-            place = self._waiting.popleft()
+        held_up = False
+        for place in list(self._waiting):
+            if held_up and place.blocks is None:  # nobody overtakes, but who would otherwise wait for ever
+                continue
+            if not self._has_room(place):
+                held_up = True
+                continue
+            self._waiting.remove(place)
             if place.wake():
                 place.admitted = True
-                self._inside += 1
+                self._inside.add(place)
+
+    def _has_room(self, place: _Place) -> bool:
+        room = self.weather.room(self._clock(), place.ceiling)
+        if len(self._inside) < room:
+            return True
+        # A place whose loop does not run, or that this very place keeps from running, may never be given back.
+        return room > 0 and sum(other.moves(place.blocks) for other in self._inside) < room
 
     def _wake(self) -> None:
         """Let all who wait look at the clock again: the gate was shut for a time."""
@@ -119,14 +141,20 @@ class _TooLateError(Exception):
 class _Place:
     """One request's place, waited for by a thread or by a task."""
 
-    __slots__ = ("_ends", "_gate", "_wake", "admitted", "ceiling")
+    __slots__ = ("_ends", "_gate", "_loop", "_wake", "admitted", "blocks", "ceiling")
 
-    def __init__(self, gate: Gate, ceiling: int, ends: float) -> None:
+    def __init__(self, gate: Gate, ceiling: int, ends: float, blocks: asyncio.AbstractEventLoop | None) -> None:
         self._gate = gate
         self._ends = ends
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.blocks = blocks
         self._wake: Callable[[], object] = bool
         self.ceiling = ceiling
         self.admitted = False
+
+    def moves(self, blocked: asyncio.AbstractEventLoop | None) -> bool:
+        """Whether whoever holds this place can go on while a loop is blocked."""
+        return self._loop is None or (self._loop is not blocked and self._loop.is_running())
 
     def wake(self) -> bool:
         """Wake whoever waits for it; False when its event loop is closed and nobody does."""
@@ -154,7 +182,7 @@ class _Place:
         return True
 
     async def __aenter__(self) -> bool:
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         event = asyncio.Event()
         self._wake = lambda: loop.call_soon_threadsafe(event.set)
         try:

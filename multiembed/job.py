@@ -92,6 +92,10 @@ class Job:
     """What becomes of a wait; tests make it zero."""
     served: bool = False
     """Whether any text of the call has a vector."""
+    doubtful: int = 0
+    """Texts that were refused alone, for whatever reason, before any was served."""
+    lost: int = 0
+    """Batches given up as unreachable since one was served."""
     fatal: MultiEmbedError | None = None
     """Set once by the batch that found that no other can succeed."""
 
@@ -104,6 +108,8 @@ class Outcome:
     failures: dict[int, MultiEmbedError] = field(default_factory=dict)
     requests: int = 0
     retries: int = 0
+    shortened: int = 0
+    """Texts that the server found too long and that went on cut or in pieces."""
 
     @property
     def total_tokens(self) -> int | None:

@@ -37,8 +37,7 @@ def find_key(given: SecretStr | Callable[[], str] | None, provider: Provider, en
     if not provider.key_env:
         return None
     if given is not None and not isinstance(given, SecretStr):
-        ask = given
-        return Key(lambda: check_key(ask(), "the api_key function"))
+        return Key(partial(_ask, given))
     candidates = {"api_key": given.get_secret_value() if given else ""}
     candidates |= {name: environ.get(name, "") for name in provider.key_env}
     for source, value in candidates.items():
@@ -51,6 +50,22 @@ def find_key(given: SecretStr | Callable[[], str] | None, provider: Provider, en
         "key_in_pickle=True where the embedder is made.",
         provider=provider.id,
     )
+
+
+def _ask(function: Callable[[], str]) -> str:
+    """What the user's function returns; its own errors may hold anything, so only their names are told.
+
+    Raises:
+        ConfigurationError: it failed, or returned no key.
+    """
+    failed = None
+    try:
+        key = function()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the call ends with an error of ours
+        failed = type(error).__name__
+    if failed is not None:
+        raise ConfigurationError(f"The api_key function raised {failed}.")
+    return check_key(key, "the api_key function")
 
 
 def check_key(value: object, source: str) -> str:

@@ -24,40 +24,50 @@ def shorten(text: str, most: int, count: Callable[[str], int]) -> str:
         most: tokens.
         count: tokens of a text; must not fall when a text grows.
     """
-    if count(text) <= most:
-        return text
-    low, high = 1, len(text)  # text[:low] is allowed, or the least there is; text[:high] is not
-    while high - low > 1:
-        middle = (low + high) // 2
-        if count(text[:middle]) <= most:
-            low = middle
-        else:
-            high = middle
-    return text[: _whole(text, low)]
+    return text[: _end(text, 0, most, count)]
 
 
 def cut_up(text: str, most: int, count: Callable[[str], int]) -> list[str]:
     """Pieces of at most so many tokens each, together the text; cut between sentences or words where possible."""
     pieces = []
-    while count(text) > most and len(text) > 1:
-        piece = shorten(text, most, count)
-        end = len(piece)
-        found = None
-        for found in _ENDS.finditer(piece, int(end * (1 - _SLACK))):  # noqa: B007 - the last one is wanted
-            pass
-        if found is not None and found.end() > 0:
-            end = found.end()
-        pieces.append(text[:end])
-        text = text[end:]
-    return [*pieces, text] if text else pieces
+    start = 0
+    while start < len(text):
+        end = _end(text, start, most, count)
+        if end < len(text):
+            slack = end - int((end - start) * _SLACK)
+            end = max((found.end() for found in _ENDS.finditer(text, slack, end)), default=end)
+        pieces.append(text[start:end])
+        start = end
+    return pieces
 
 
-def _whole(text: str, end: int) -> int:
+def _end(text: str, start: int, most: int, count: Callable[[str], int]) -> int:
+    """Where the longest piece from `start` ends that has at most so many tokens; at least one character further.
+
+    The search widens from a guess, so that what lies far behind is never counted.
+    """
+    width = max(most, 16)
+    while start + width < len(text) and count(text[start : start + width]) <= most:
+        width *= 2
+    high = min(start + width, len(text))
+    if count(text[start:high]) <= most:
+        return high
+    low = start + 1  # text[start:low] is allowed, or the least there is; text[start:high] is not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if count(text[start:middle]) <= most:
+            low = middle
+        else:
+            high = middle
+    return _whole(text, start, low)
+
+
+def _whole(text: str, start: int, end: int) -> int:
     """An end at or before `end` that parts no combining mark or joined emoji from what it belongs to."""
-    start = end
-    while start > 1 and start < len(text) and (_clings(text[start]) or text[start - 1] == "\u200d"):
-        start -= 1
-    return start if start > 1 else end
+    best = end
+    while best > start + 1 and best < len(text) and (_clings(text[best]) or text[best - 1] == "\u200d"):
+        best -= 1
+    return best if best > start + 1 else end
 
 
 def _clings(character: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -42,7 +42,7 @@ class Target:
     facts: ModelFacts
     limits: Limits
     url: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     """Without the key."""
     key: Key | None
     dimensions: int | None
@@ -244,7 +244,7 @@ def _parameters(given: Mapping[str, Any], provider: Provider, facts: ModelFacts)
 
 
 def _limits(of_model: Limits, overrides: Mapping[str, int | None]) -> Limits:
-    names = [field.name for field in fields(Limits)]
+    names = [each.name for each in fields(Limits)]
     for name, value in overrides.items():
         if name not in names:
             raise ConfigurationError(f"limits has no field {name!r}: choose from {', '.join(names)}.")

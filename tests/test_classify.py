@@ -450,8 +450,9 @@ def test_a_200_without_vectors_is_malformed_and_shows_how_it_begins(provider, sp
         (b'"embedding":[1.0,2.0]', b'"embedding":[3.0,4.0],"embedding":[1.0,2.0]'),
         (b'"index":0,"text_index":0', b'"index":1,"text_index":1,"index":0,"text_index":0'),
         (b"{", b'{"data":[],"output":{},'),
+        (b'"embedding":[1.0,2.0]', b'"embedding" :[3.0,4.0],"embedding":[1.0,2.0]'),
     ],
-    ids=["embedding", "index", "data"],
+    ids=["embedding", "index", "data", "a blank before a colon"],
 )
 def test_a_reply_that_says_one_thing_twice_is_malformed(provider, once, twice):
     body = LISTS[provider].replace(once, twice, 1)

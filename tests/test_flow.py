@@ -287,13 +287,44 @@ def test_a_batch_that_waits_for_its_next_attempt_goes_no_further_once_another_on
     assert isinstance(end.value.value.failures[0], errors.AuthenticationError)
 
 
-def test_a_request_that_is_wrong_for_every_text_costs_two_requests_and_stops_the_call():
+def test_a_request_that_is_wrong_for_every_text_costs_three_requests_and_stops_the_call():
     play = Play()
-    caught = the_error(play.run(["long", "b", "long"], refuse(400, "bad", "a parameter is wrong")), 3)
-    assert type(caught) is errors.InvalidRequestError
-    assert "a parameter is wrong" in str(caught)
-    assert play.sent == [["long", "b", "long"], ["b"]]
-    assert play.job.fatal is caught
+    failures = play.run(["long", "b", "long"], refuse(400, "bad", "a parameter is wrong")).failures
+    assert {type(error) for error in failures.values()} == {errors.InvalidRequestError}
+    assert sorted(failures) == [0, 1, 2]
+    assert "a parameter is wrong" in str(failures[0])
+    assert play.sent == [["long", "b", "long"], ["b"], ["long"]]
+    assert play.job.fatal is failures[2]
+
+
+def test_the_shortest_text_may_be_the_one_that_is_refused():
+    play = Play()
+    texts = ["alpha", "!", "gamma", "delta"]
+    outcome = play.run(texts, lambda batch: refuse(400, "bad", "")(batch) if "!" in batch else good(batch))
+    assert list(outcome.failures) == [1]
+    assert sorted(rows_of(outcome, texts)) == [0, 2, 3]
+    assert play.job.fatal is None
+
+
+def test_one_batch_that_the_server_cannot_bear_is_no_outage_of_the_account():
+    play = Play(max_retries=4)
+    assert_whole(play.run(["a"], good), ["a"])
+    assert type(the_error(play.run(["poison"], DOWN), 1)) is errors.ServerError
+    assert not play.gate.weather.trusted
+    assert play.job.fatal is None
+    assert_whole(play.run(["b"], good), ["b"])
+    for _ in range(2):
+        play.run(["poison"], DOWN)
+    assert type(play.job.fatal) is errors.ServerError  # two in a row
+
+
+def test_a_text_that_was_cut_makes_no_neighbour_suspect():
+    play = Play(options={"on_too_long": "truncate"}, max_retries=0)
+    texts = ["long " * 20, *(f"t{n}" for n in range(31))]
+    refusal = reply(413, {"error": {"code": "context_length_exceeded", "message": "too long"}})
+    outcome = play.run(texts, lambda batch: refusal if any(len(text) > 90 for text in batch) else good(batch))
+    assert not outcome.failures
+    assert len(play.sent) <= 1 + 2 * 5 + 1
 
 
 def test_a_refusal_for_unknown_reasons_is_narrowed_down_to_its_text():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 
 import pytest
@@ -326,3 +327,40 @@ def test_embedders_share_a_gate_when_provider_host_and_key_are_the_same(model, o
     mine, other = account(), account(model, **options)
     assert (gate_of(mine) is gate_of(other)) is same
     assert "sk-" not in other
+
+
+def test_a_place_whose_loop_was_closed_is_not_waited_for():
+    gate = trusted_gate()
+    loop = asyncio.new_event_loop()
+    place = gate.place(1)
+    assert loop.run_until_complete(place.__aenter__())
+    loop.close()
+    with gate.place(1) as admitted:
+        assert admitted
+    place.__exit__(None, None, None)
+    assert gate.in_flight == 0
+
+
+async def test_who_blocks_a_loop_overtakes_those_who_wait_for_it():
+    gate = trusted_gate()
+    loop = asyncio.get_running_loop()
+
+    async def stay():
+        async with gate.place(1):
+            await asyncio.sleep(0)
+
+    inside = [asyncio.create_task(stay()) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert gate.in_flight == 1
+    with gate.place(1, blocks=loop) as admitted:
+        assert admitted
+    await asyncio.gather(*inside)
+    assert gate.in_flight == 0
+
+
+def test_no_place_comes_where_the_gate_is_shut_beyond_the_end():
+    gate = trusted_gate()
+    gate.slowed(1000.0)
+    with gate.place(1, ends=time.monotonic() + 500.0) as admitted:
+        assert not admitted
+    assert gate.in_flight == 0

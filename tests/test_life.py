@@ -39,7 +39,7 @@ from adapters_common import (
     texts_of,
 )
 
-from multiembed import EmbeddingClient, MultiEmbedError
+from multiembed import ConfigurationError, EmbeddingClient, MultiEmbedError, PartialFailureError
 from multiembed.gate import gate_of
 from multiembed.providers.local import embed
 from multiembed.runtime import account_of
@@ -883,3 +883,52 @@ def _dashscope_answer(body):
     texts = body["input"]["texts"]
     vectors = [{"text_index": index, "embedding": vector} for index, vector in enumerate(embed(texts, 1024).tolist())]
     return httpx.Response(200, json={"output": {"embeddings": vectors}, "usage": {"total_tokens": len(texts)}})
+
+
+# -- a loop that cannot go on
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_sync_call_does_not_wait_for_the_loop_that_it_blocks(slow, name, trusted):
+    embedder = SYNC_DOORS[name].make(DASHSCOPE, max_concurrency=4, **options_for(slow))
+    if trusted:
+        assert serve_right(SYNC_DOORS[name], embedder, "before")
+    inside = asyncio.create_task(aserve_right(ASYNC_DOORS[name], embedder, "inside", 100))
+    await asyncio.sleep(LATENCY / 2)
+    assert serve_right(SYNC_DOORS[name], embedder, "sync", 30)
+    assert await inside
+
+
+def test_places_of_a_loop_that_is_left_idle_are_not_waited_for(slow):
+    client = EmbeddingClient(DASHSCOPE, max_concurrency=2, **options_for(slow))
+    assert serve_right(SYNC_DOORS["client"], client, "before")
+    loop = asyncio.new_event_loop()
+    tasks = [loop.create_task(client.aembed(texts_of(20, f"task {n}"))) for n in range(4)]
+    loop.run_until_complete(asyncio.sleep(LATENCY / 2))
+    assert gate_of(account_of(client.target)).in_flight == 2
+    assert serve_right(SYNC_DOORS["client"], client, "sync", 30)
+    loop.run_until_complete(asyncio.gather(*tasks))
+    loop.run_until_complete(client.aclose())
+    loop.close()
+    assert serve_right(SYNC_DOORS["client"], client, "after", 30)
+
+
+def test_an_error_of_the_key_function_keeps_what_was_paid_and_tells_its_name_only(simulator, options, door):
+    asked = []
+
+    def key():
+        asked.append(1)
+        if len(asked) > 8:
+            raise OSError("the vault said sk-secret")
+        return simulator.api_key
+
+    embedder = door.make(DASHSCOPE, max_concurrency=1, **{**options, "api_key": key})
+    with pytest.raises(PartialFailureError) as raised:
+        call(door.embed, embedder, texts_of(200))
+    assert {type(error) for error in raised.value.failures.values()} == {ConfigurationError}
+    assert "OSError" in str(raised.value)
+    assert "sk-secret" not in str(raised.value)
+    kept = [index for index in range(200) if index not in raised.value.failures]
+    assert kept
+    assert are_right(raised.value.result.vectors[kept], [texts_of(200)[index] for index in kept])

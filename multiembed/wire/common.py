@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import ssl
 import urllib.request
 import zlib
@@ -24,6 +25,7 @@ CHUNK = 1 << 16
 KEEP_ALIVE = 30.0
 """Seconds that an idle connection is kept; servers commonly close theirs after 60."""
 _WORDS = 200
+_LOGIN = re.compile(r"//[^/@\s]*@")
 
 
 @functools.cache
@@ -97,13 +99,13 @@ def timed_out(request: WireRequest) -> TransportFailure:
 def broken(error: BaseException) -> TransportFailure:
     """The failure behind an exception of a library: a certificate, a proxy, or a connection.
 
-    Libraries put no header and no body into such exceptions' words.
+    Libraries put no header and no body into such exceptions' words, but aiohttp the proxy's whole address.
     """
     chain = _chain(error)
-    words = f"{type(error).__name__}: {error}"[:_WORDS]
+    words = _LOGIN.sub("//…@", f"{type(error).__name__}: {error}")[:_WORDS]
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in chain):
         return TransportFailure("tls", words)
-    if any("407" in str(cause) for cause in chain):
+    if any(getattr(cause, "status", None) == 407 or "connection failed: 407" in str(cause) for cause in chain):
         return TransportFailure("proxy", "the proxy answers 407")
     return TransportFailure("connection", words)
 

@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -103,11 +103,12 @@ class Pool:
 
     def send(self, request: WireRequest) -> WireReply | TransportFailure:
         """One attempt, which ends within `request.timeout` seconds whatever the server does."""
+        manager = self._manager(request.url)
         begun = time.monotonic()
         _clock.ends = begun + request.timeout
         response: BaseHTTPResponse | None = None
         try:
-            response = self._manager(request.url).urlopen(
+            response = manager.urlopen(
                 "POST",
                 request.url,
                 body=request.body,
@@ -160,7 +161,7 @@ def _manager_for(url: str) -> urllib3.PoolManager:
         manager = urllib3.PoolManager(**settings)
     else:
         parts = urlsplit(proxy)
-        login = f"{parts.username}:{parts.password or ''}" if parts.username else None
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
         headers = urllib3.make_headers(proxy_basic_auth=login) if login else None
         manager = urllib3.ProxyManager(proxy, proxy_headers=headers, **settings)
     manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
@@ -169,7 +170,8 @@ def _manager_for(url: str) -> urllib3.PoolManager:
 
 def _read(response: BaseHTTPResponse, request: WireRequest, begun: float) -> WireReply | TransportFailure:
     headers = {name.lower(): value for name, value in response.headers.items()}
-    if int(headers.get("content-length") or 0) > request.max_reply_bytes:
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length) > request.max_reply_bytes:
         return too_large(request.max_reply_bytes)
     body = Body(headers.get("content-encoding", ""), request.max_reply_bytes)
     while data := response.read(CHUNK, decode_content=False):
