@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -611,3 +612,16 @@ def test_no_answer_however_strange_breaks_the_story(body, status, model):
         assert isinstance(error, errors.MultiEmbedError)
         assert KEY not in str(error)
     assert sorted([*outcome.failures, *(p for places, _ in outcome.believed for p in places)]) == [0, 1]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 6, 7, 10, 11, 17, 25, 32, 33, 64])
+def test_one_culprit_costs_at_most_twice_the_logarithm_of_the_batch_wherever_it_stands(count):
+    refusal = refuse(400, "content_filter", "moderated")
+    for place in range(count):
+        play = Play()
+        texts = [f"t{n}" for n in range(count)]
+        texts[place] = "ill"
+        outcome = play.run(texts, lambda batch: refusal(batch) if "ill" in batch else good(batch))
+        assert list(outcome.failures) == [place]
+        assert sorted(rows_of(outcome, texts)) == [n for n in range(count) if n != place]
+        assert len(play.sent) - 1 <= 2 * math.log2(count)
