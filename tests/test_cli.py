@@ -1,0 +1,106 @@
+"""The command line: what it prints, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+import multiembed
+from multiembed.cli import demo
+from multiembed.cli.app import app
+from multiembed.cli.corpus import passages, questions
+from multiembed.providers import PROVIDERS, catalog
+
+
+def run(*arguments):
+    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).invoke(app, arguments)
+
+
+@pytest.fixture
+def small_corpus(monkeypatch):
+    """Some passages and the questions that they answer, so that a run takes a second."""
+    chinese = [passage for passage in passages() if passage.language == "zh"]
+    asked = [question for question in questions() if question.language == "zh"][:5]
+    monkeypatch.setattr(demo, "passages", lambda: chinese)
+    monkeypatch.setattr(demo, "questions", lambda: asked)
+
+
+def test_the_version_is_the_packages():
+    assert run("--version").stdout.split() == ["multiembed", multiembed.__version__]
+
+
+def test_the_table_of_models_holds_every_model_with_its_source():
+    shown = run("models").stdout
+    for provider, facts in catalog():
+        assert f"{provider.id}:" in shown
+        assert facts.name in shown
+        assert facts.source in shown
+        assert facts.checked in shown
+
+
+def test_the_json_of_models_holds_every_field():
+    rows = json.loads(run("models", "--json").stdout)
+    assert [(row["provider"], row["name"]) for row in rows] == [(owner.id, facts.name) for owner, facts in catalog()]
+    names = {field.name for field in dataclasses.fields(multiembed.ModelFacts)} - {"known"} | {"provider"}
+    assert all(set(row) == names for row in rows)
+
+
+def test_one_providers_models_are_shown_alone():
+    shown = run("models", "zhipu").stdout
+    assert "embedding-3" in shown
+    assert "text-embedding-v4" not in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("models", "zhpu"), "zhipu"),
+        (("models", "gateway"), "any model"),
+        (("demo", "--model", "x"), "--live"),
+        (("demo", "--live", "dashscop"), "Did you mean 'dashscope'?"),
+        (("demo", "--live", "dashscope"), "DASHSCOPE_API_KEY"),
+        (("demo", "--live", "gateway"), "--model"),
+        (("simulate", "--fault", "item-mising-last"), "item-missing-last"),
+    ],
+)
+def test_a_mistake_ends_with_what_to_do_and_status_two(arguments, words):
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert words in " ".join(done.output.split())
+    assert "Traceback" not in done.output
+
+
+def test_the_demo_shows_every_provider_and_framework_and_answers(small_corpus):
+    shown = run("demo", "如何泡绿茶？").stdout
+    for provider in PROVIDERS:
+        assert f"{provider}:" in shown
+    assert shown.count("LangChain") == shown.count("LlamaIndex") == len(PROVIDERS)
+    assert "水温" in shown
+
+
+@pytest.mark.parametrize(("extra", "model"), [((), "embedding-3"), (("--model", "embedding-2"), "embedding-2")])
+def test_the_live_demo_uses_the_providers_address_and_the_environments_key(
+    small_corpus, monkeypatch, simulator, extra, model
+):
+    address = {"cn": simulator.base_url("zhipu")}
+    monkeypatch.setitem(PROVIDERS, "zhipu", dataclasses.replace(PROVIDERS["zhipu"], regions=address))
+    monkeypatch.setenv("ZHIPUAI_API_KEY", simulator.api_key)
+    done = run("demo", "--live", "zhipu", *extra)
+    assert done.exit_code == 0, done.output
+    assert f"Live: zhipu:{model}" in done.stdout
+    assert "CNY" in done.stdout
+    assert {request.body["model"] for request in simulator.requests} == {model}
+    assert simulator.api_key not in done.output
+
+
+def test_a_live_demo_that_fails_says_why_and_ends_with_status_one(small_corpus, monkeypatch, simulator):
+    address = {"cn": simulator.base_url("zhipu")}
+    monkeypatch.setitem(PROVIDERS, "zhipu", dataclasses.replace(PROVIDERS["zhipu"], regions=address))
+    monkeypatch.setenv("ZHIPUAI_API_KEY", "sk-wrong")
+    done = run("demo", "--live", "zhipu")
+    assert done.exit_code == 1
+    assert "AuthenticationError" in done.output
+    assert "Traceback" not in done.output
