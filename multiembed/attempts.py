@@ -59,7 +59,7 @@ def attempt(part: Batch, job: Job, outcome: Outcome) -> Story:
             return too_late(part, job)
         answer = yield Send(request)
         if answer is WITHHELD:
-            return job.fatal or too_late(part, job)
+            return job.fatal or job.trouble or too_late(part, job)
         outcome.requests += 1
         outcome.retries += failures > 0
         if not isinstance(answer, TransportFailure):
@@ -163,6 +163,8 @@ def _give_up(
 ) -> MultiEmbedError:
     """The error of a part; when no other part can fare better, the error of the whole call."""
     error = error_of(fault, job.target, answer=answer, indices=part.places, retry_after=asked)
+    if MEANINGS[fault.kind].retry:
+        job.trouble = error
     if MEANINGS[fault.kind].fatal or _general(fault, part, job):
         job.fatal = job.fatal or error
     return error

@@ -96,6 +96,8 @@ class Job:
     """Texts that were refused alone, for whatever reason, before any was served."""
     lost: int = 0
     """Batches given up as unreachable since one was served."""
+    trouble: MultiEmbedError | None = None
+    """The last reason why a batch was given up though it might have passed: what kept the others from being sent."""
     fatal: MultiEmbedError | None = None
     """Set once by the batch that found that no other can succeed."""
 

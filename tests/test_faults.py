@@ -315,9 +315,9 @@ def test_a_wait_beyond_the_deadline_is_an_error_at_once_that_tells_the_wait(serv
         server.clear()
         embedder = embedder_of(door, "dashscope:text-embedding-v4", server, deadline=30.0, api_key=KEY)
         gate_of(account_of(client_of(embedder).target)).weather.closed_until = 0.0
-        error = outcome_of(door, embedder, TEXTS)
+        error = outcome_of(door, embedder, [f"text {number}" for number in range(200)])
         assert (type(error), error.retry_after) == (errors.RateLimitError, 100.0)
-        assert len(server.requests) == 1
+        assert len(server.requests) <= 8  # those that were under way together, and none after the answer
         gate_of(account_of(client_of(embedder).target)).weather.closed_until = 0.0
     server.heal()
 
