@@ -193,7 +193,7 @@ def _encode_native(request: EmbedRequest) -> dict[str, Any]:
         parameters["dimension"] = request.dimensions
     if request.output != "dense" or (request.model.sparse and request.model.known):
         parameters["output_type"] = request.output
-    if request.instruct and request.role == "query":
+    if request.instruct:
         parameters["instruct"] = request.instruct
     return {
         "model": request.model.name,
