@@ -12,17 +12,16 @@ from multiembed.options import EmbeddingOptions
 from multiembed.target import aim
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
     from types import TracebackType
 
+    from multiembed.block import Block
     from multiembed.call import Call
     from multiembed.drive import Work
     from multiembed.records import EmbeddingResult, Estimate, Role, Usage
     from multiembed.runtime import Runtime
+    from multiembed.stream import OnError
     from multiembed.target import Target
-
-DEFAULT_CONCURRENCY = 8
-"""Requests in flight when the user names no ceiling: well below the lowest documented quota (Zhipu V0: 50)."""
 
 
 class EmbeddingClient:
@@ -68,31 +67,69 @@ class EmbeddingClient:
             PartialFailureError: some texts failed; the others are in its `.result`.
             MultiEmbedError: all failed; `multiembed.errors` draws the tree.
         """
-        from multiembed.drive import drive
+        from multiembed.drive import Crew
 
-        with self._calling(texts, role) as (call, work, runtime):
-            drive(work, runtime.send)
-        return call.result()
+        with self._calling(texts, role) as (block, work, runtime):
+            Crew(work, runtime.send).run()
+        return self._result(block)
 
     async def aembed(self, texts: Iterable[str], role: Role = "document") -> EmbeddingResult:
         """As `embed`, without blocking the event loop."""
-        from multiembed.drive import adrive
+        from multiembed.drive import TaskCrew
 
-        with self._calling(texts, role) as (call, work, runtime):
-            await adrive(work, runtime.asend)
-        return call.result()
+        with self._calling(texts, role) as (block, work, runtime):
+            await TaskCrew(work, runtime.asend).run()
+        return self._result(block)
+
+    def stream(
+        self, texts: Iterable[str], role: Role = "document", *, on_error: OnError = "raise"
+    ) -> Iterator[EmbeddingResult]:
+        """Embed any number of texts in constant memory.
+
+        The iterable is read in the caller's thread, a few blocks ahead of what is handed out. Blocks end after 1,024
+        texts or 2,000,000 characters. A text that stands twice in a block is sent once.
+
+        Args:
+            texts: any iterable of text, of any length.
+            role: "document" for what is searched, "query" for what is searched with.
+            on_error: "raise" ends the stream at the first block with a text that failed. With "keep" such texts are in
+                the result's `failures` by their row in the block, their rows are NaN, and the stream goes on; what no
+                text can escape, such as a wrong key, is raised all the same.
+
+        Yields:
+            Results of consecutive texts, in order: `vectors` is float32, shape (texts of the block, dimensions).
+
+        Raises:
+            ConfigurationError: a text is no text, after all before it were handed out.
+            PartialFailureError: some texts of a block failed; the block is in its `.result`.
+            MultiEmbedError: all of a block failed.
+        """
+        from multiembed.stream import stream
+
+        runtime = self._living()
+        return stream(self._making(role, runtime), runtime.send, texts, _checked_choice(on_error))
+
+    def astream(
+        self, texts: Iterable[str] | AsyncIterable[str], role: Role = "document", *, on_error: OnError = "raise"
+    ) -> AsyncIterator[EmbeddingResult]:
+        """As `stream`, without blocking the event loop; the texts may come from an asynchronous iterable."""
+        from multiembed.stream import astream
+
+        runtime = self._living()
+        return astream(self._making(role, runtime), runtime.asend, texts, _checked_choice(on_error))
 
     def estimate(self, texts: Iterable[str], role: Role = "document") -> Estimate:
         """What embedding these texts would take. Nothing is sent."""
         from multiembed.call import foresee
+        from multiembed.tokens import estimate_tokens
 
         return foresee(
             texts,
             _checked(role),
             target=self.target,
-            options=self._options,
+            count=self._options.token_counter or estimate_tokens,
             lessons=self._living().lessons,
-            workers=self._workers,
+            ceilings=self._living().ceilings,
         )
 
     # ── what it knows of itself ──────────────────────────────────────────────────────────────────
@@ -172,7 +209,7 @@ class EmbeddingClient:
         """See at construction that everything can work."""
         target = self._aim()
         # Imported here and not at the first call: a fork during an import leaves the child waiting for ever.
-        from multiembed import call, drive, runtime  # noqa: F401
+        from multiembed import call, drive, runtime, stream  # noqa: F401
 
         if target.provider.compute is None:
             from multiembed.wire import tasks, threads  # noqa: F401
@@ -185,10 +222,6 @@ class EmbeddingClient:
         self._target = target = aim(self._model, self._options, os.environ)
         return target
 
-    @property
-    def _workers(self) -> int:
-        return self._options.max_concurrency or DEFAULT_CONCURRENCY
-
     def _living(self) -> Runtime:
         """The runtime of this process."""
         from multiembed.runtime import Runtime
@@ -199,22 +232,38 @@ class EmbeddingClient:
             runtime = self._runtimes.setdefault(pid, Runtime(self._options, self.target))
         return runtime
 
-    @contextmanager
-    def _calling(self, texts: Iterable[str], role: Role) -> Iterator[tuple[Call, Work, Runtime]]:
+    def _making(self, role: Role, runtime: Runtime) -> Callable[[Callable[[], object]], Call]:
+        """What makes a call, given what to wake."""
         from multiembed.call import Call
-        from multiembed.drive import Work
 
+        target, checked = self.target, _checked(role)
+        return lambda wake: Call(checked, target=target, options=self._options, runtime=runtime, wake=wake)
+
+    @contextmanager
+    def _calling(self, texts: Iterable[str], role: Role) -> Iterator[tuple[Block, Work, Runtime]]:
         runtime = self._living()
-        call = Call(texts, _checked(role), target=self.target, options=self._options, runtime=runtime)
-        work = Work(call.batches, call.job, runtime.gate, self._workers, call.take)
+        call = self._making(role, runtime)(bool)
         try:
-            yield call, work, runtime
+            block = call.open(texts)
+            yield block, call.work(), runtime
         finally:
             call.close()
-            runtime.spent(call.usage)
+
+    def _result(self, block: Block) -> EmbeddingResult:
+        from multiembed.block import raise_failures
+
+        result = block.result()
+        raise_failures(result, self.target, len(block))
+        return result
 
 
 def _checked(role: Role) -> Role:
     if role not in ("document", "query"):
         raise ConfigurationError(f"role is 'document' or 'query', not {role!r:.40}.")
     return role
+
+
+def _checked_choice(on_error: OnError) -> OnError:
+    if on_error not in ("raise", "keep"):
+        raise ConfigurationError(f"on_error is 'raise' or 'keep', not {on_error!r:.40}.")
+    return on_error

@@ -64,7 +64,12 @@ class EmbeddingOptions(BaseModel):
     parameters: dict[str, Any] | None = None
     """Extra model-specific parameters, handed through to the API. `encoding_format` goes here."""
     max_concurrency: _Positive | None = _changes_no_vector()
-    """The most requests in flight at once, over all embedders of the account in this process."""
+    """The most requests in flight at once, over all embedders of the account in this process. None: learned from the
+    provider's refusals, from 8 on."""
+    requests_per_minute: _Positive | None = _changes_no_vector()
+    """The account's quota of requests, over all its embedders in this process. None: learned."""
+    tokens_per_minute: _Positive | None = _changes_no_vector()
+    """The account's quota of tokens, likewise. DashScope allows a sixtieth of both in each second, which is kept."""
     max_retries: Annotated[int, Strict(), Field(ge=0)] | None = _changes_no_vector()
     """How often one request is sent again after a failure that may pass. None: five times, and an outage or a rate
     limit of an account that worked before is waited out for a minute."""

@@ -19,6 +19,8 @@ Role: TypeAlias = Literal["document", "query"]
 Output: TypeAlias = Literal["dense", "sparse", "dense&sparse"]
 Encoding: TypeAlias = Literal["float", "base64"]
 TooLong: TypeAlias = Literal["error", "truncate", "split"]
+Quota: TypeAlias = Literal["in_flight", "requests", "tokens"]
+"""What an account may have only so much of: requests in flight, or requests or tokens in a time."""
 
 
 # ── facts ────────────────────────────────────────────────────────────────────────────────────────
@@ -156,6 +158,8 @@ class Fault:
     request_id: str | None = None
     cap: int | None = None
     """The number of texts per request that the provider's words name."""
+    quota: Quota | None = None
+    """Of what the account has used too much, where the provider's words tell."""
 
 
 # ── results ──────────────────────────────────────────────────────────────────────────────────────

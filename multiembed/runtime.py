@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from multiembed.gate import Gate, gate_of
 from multiembed.job import Lessons
+from multiembed.pace import Ceilings
 from multiembed.records import Usage
 
 if TYPE_CHECKING:
@@ -24,6 +25,13 @@ class Runtime:
 
     def __init__(self, options: EmbeddingOptions, target: Target) -> None:
         self.gate: Gate = gate_of(account_of(target))
+        self.ceilings = Ceilings(
+            in_flight=options.max_concurrency,
+            requests_per_minute=options.requests_per_minute,
+            tokens_per_minute=options.tokens_per_minute,
+            per_second=target.provider.per_second,
+        )
+        self.gate.tell(self, self.ceilings)
         self.lessons = Lessons()
         self.usage = Usage()
         self._options = options

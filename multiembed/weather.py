@@ -18,13 +18,14 @@ class Weather:
     All times are seconds on the caller's clock.
     """
 
-    __slots__ = ("_budget", "_failures", "closed_until", "ever_trusted", "trusted")
+    __slots__ = ("_budget", "closed_until", "ever_trusted", "streak", "trusted")
 
     def __init__(self) -> None:
         self.trusted = False
         self.ever_trusted = False
         self.closed_until = float("-inf")
-        self._failures = 0
+        self.streak = 0
+        """Failures since the last answer."""
         self._budget = BUDGET_FLOOR
 
     def room(self, now: float, ceiling: int) -> int:
@@ -33,11 +34,17 @@ class Weather:
             return 0
         return ceiling if self.trusted else 1
 
-    def answered(self) -> None:
-        """The provider answered as it should, be it with vectors or with a refusal of one request."""
+    def answered(self) -> bool:
+        """The provider answered as it should, be it with vectors or with a refusal of one request.
+
+        Returns:
+            Whether this ends an outage or a storm of refusals.
+        """
+        recovered = self.ever_trusted and not self.trusted
         self.trusted = self.ever_trusted = True
-        self._failures = 0
+        self.streak = 0
         self._budget = min(BUDGET_FLOOR, self._budget + BUDGET_SHARE)
+        return recovered
 
     def failed(self, now: float, delay: float) -> None:
         """No answer, or none that can be used; this request waits `delay` seconds, and after a storm all do."""
@@ -45,14 +52,19 @@ class Weather:
         if not self.trusted:
             self.closed_until = max(self.closed_until, now + delay)
 
-    def slowed(self, now: float, delay: float) -> None:
-        """The provider said that all this is too fast: nothing goes out for `delay` seconds."""
+    def slowed(self, now: float, delay: float, *, asked: bool) -> None:
+        """The provider said that all this is too fast.
+
+        When it asked to be left alone for `delay` seconds, it is. Else how fast to go on is the pace's matter, until it
+        is clear that nothing at all passes.
+        """
         self._count_failure()
-        self.closed_until = max(self.closed_until, now + delay)
+        if asked or not self.trusted:
+            self.closed_until = max(self.closed_until, now + delay)
 
     def _count_failure(self) -> None:
-        self._failures += 1
-        if self._failures >= STORM:
+        self.streak += 1
+        if self.streak >= STORM:
             self.trusted = False
 
     def may_retry(self) -> bool:
