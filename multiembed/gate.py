@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _LOOK_UP = 1.0
 """Seconds after which whoever waits looks again: an event loop that stops wakes nobody."""
+_BLINK = 0.001
+"""Seconds to wait at least: a shorter time may be none at all on some clocks."""
 
 
 class Gate:
@@ -129,7 +131,7 @@ class Gate:
             now = self._clock()
             if max(now, self.weather.closed_until) >= place.ends:
                 raise _TooLateError
-            return min(place.ends - now, soonest, _LOOK_UP)
+            return max(_BLINK, min(place.ends - now, soonest, _LOOK_UP))
 
     def _leave(self, place: Place) -> None:
         """Give the place back, or the place in the queue when the wait was cut short."""
