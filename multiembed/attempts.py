@@ -119,8 +119,8 @@ def _failed(fault: Fault, ill: Illness, asked: float | None, place: Place, job: 
     # The account is too fast, which is no fault of this request: the pace slows all, and it goes again soon.
     ill.refusals += 1
     ill.failures += not others_pass or ill.refusals > _MOST_REFUSALS
-    delay = job.waits(max(back_off(job.gate.weather.streak + 1, job.chance()), asks))
-    place.slowed(fault.quota or job.target.provider.quota, delay, asked=asks > 0.0)
+    delay = job.waits(max(back_off(job.gate.weather.probes + 1, job.chance()), asks))
+    place.slowed(delay, asked=asks > 0.0, quota=fault.quota, usual=job.target.provider.quota)
     return delay
 
 

@@ -50,14 +50,16 @@ class Gate:
 
     def tell(self, teller: object, ceilings: Ceilings) -> None:
         """Note what an embedder was told of the account's quota, for as long as the embedder lives."""
-        self._told[teller] = ceilings
+        with self._lock:
+            self._told[teller] = ceilings
 
     def ceilings(self, own: Ceilings) -> Ceilings:
         """What holds for an embedder: the lowest rates that any on the account was told, and its own in flight.
 
         Who was told nothing of requests in flight keeps to what the others were told.
         """
-        told = [own, *self._told.values()]
+        with self._lock:
+            told = [own, *self._told.values()]
         return replace(
             own,
             in_flight=own.in_flight or _lowest(each.in_flight for each in told),
@@ -103,12 +105,14 @@ class Gate:
             self.weather.failed(self._clock(), delay)
             self._wake()
 
-    def _slowed(self, ticket: Ticket | None, quota: Quota, delay: float, *, asked: bool) -> None:
+    def _slowed(
+        self, ticket: Ticket | None, quota: Quota | None, usual: Quota | None, delay: float, *, asked: bool
+    ) -> None:
         with self._lock:
             now = self._clock()
-            self.weather.slowed(now, delay, asked=asked)
+            self.weather.slowed(now, delay, asked=asked, sent=ticket and ticket.sent)
             if ticket is not None:
-                self.pace.refused(ticket, now, quota, delay if asked else 0.0)
+                self.pace.refused(ticket, now, quota, usual, delay if asked else 0.0)
             self._wake()
 
     # ── the queue ────────────────────────────────────────────────────────────────────────────────
@@ -217,9 +221,16 @@ class Place:
         """The request failed, and will wait so many seconds."""
         self._gate._failed(delay)
 
-    def slowed(self, quota: Quota, delay: float, *, asked: bool) -> None:
-        """The provider finds the account too fast; `asked`: it wants to be left alone for `delay` seconds."""
-        self._gate._slowed(self.ticket, quota, delay, asked=asked)
+    def slowed(self, delay: float, *, asked: bool, quota: Quota | None = None, usual: Quota | None = None) -> None:
+        """The provider finds the account too fast.
+
+        Args:
+            delay: seconds that the request will wait.
+            asked: whether the provider wants to be left alone for as long.
+            quota: what is used up, where the refusal tells.
+            usual: what the provider's documents say it limits.
+        """
+        self._gate._slowed(self.ticket, quota, usual, delay, asked=asked)
 
     # ── the wait ─────────────────────────────────────────────────────────────────────────────────
 

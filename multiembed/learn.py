@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 
-_FALLS = (0.92, 0.85, 0.7, 0.5)
+_FALLS = (0.95, 0.88, 0.75, 0.5)
 """What is left after a refusal: little is taken at first, more when the next one follows at once."""
 _AT_ONCE = 1.0
 """Seconds of use after a fall within which another refusal means that it was too small."""
-_BACK = 8.0
-"""Seconds of use from a fall until the limit is again where it was refused."""
+_BACK = (2.0, 8.0)
+"""Seconds of use from a fall until the limit is again where it was refused: few at first, and more with each refusal at
+the same place."""
+_SAME = 0.15
+"""The share by which two refusals may lie apart and still be at the same place."""
 _PAUSES = 20.0
 """An asked-for pause may cost a twentieth of the time: so many times its length passes before the next trial."""
 _DOUBLES = 1.0
@@ -39,7 +42,7 @@ class Learned:
         self._most = most
         self._low = self._peak = start
         self._age = 0.0
-        self._back = _BACK
+        self._back = _BACK[0]
         self._falls = 0
 
     def used(self, seconds: float) -> None:
@@ -48,7 +51,8 @@ class Learned:
         if self.searching:
             self.value = max(self.value, min(self.value * 2.0 ** (seconds / _DOUBLES), self._most))
         else:
-            grown = self._peak + (self._peak - self._low) * ((self._age - self._back) / self._back) ** 3
+            span = max(self._peak - self._low, (1.0 - _FALLS[0]) * self._peak)
+            grown = self._peak + span * ((self._age - self._back) / self._back) ** 3
             self.value = max(self.value, grown)
 
     def refused(self, at: float, passed: float = 0.0, pause: float = 0.0) -> None:
@@ -61,10 +65,13 @@ class Learned:
         """
         again = not self.searching and self._age < _AT_ONCE
         self._falls = min(self._falls + 1, len(_FALLS) - 1) if again else 0
+        before = self._peak
         self._peak = max(at if self.searching else min(self.value, at), self._least)
+        known = not self.searching and not again and abs(self._peak - before) <= _SAME * before
+        back = min(self._back * 2.0, _BACK[1]) if known else _BACK[0]
         self._low = max(self._peak * _FALLS[self._falls], min(passed, self._peak) * _FALLS[0], self._least)
         self._age = 0.0
-        self._back = max(_BACK, pause * _PAUSES)
+        self._back = max(back, pause * _PAUSES)
         self.searching = False
         self.value = self._low
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from multiembed.learn import Learned, Meter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from multiembed.records import Quota
 
 _MINUTE = 60.0
@@ -28,6 +30,9 @@ _CATCH_UP = 0.02
 _IDLE = 1.0
 """A longer pause between two requests is no use of a limit."""
 _KEPT = 20_000
+_LATELY = 2.0
+_MOST_VOTES = 3
+_DOCUMENTS: Mapping[Quota | None, int] = {"in_flight": 2, None: 0, "requests": -2, "tokens": -2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,10 @@ class Pace:
         self._last = float("-inf")
         self._changed = float("-inf")
         """When a limit last fell: what went before tells nothing of the new one."""
-        self._held: deque[tuple[float, int]] = deque(maxlen=256)
+        self._held: deque[tuple[float, int]] = deque(maxlen=1024)
+        """When requests passed, and with how many in flight they had gone."""
+        self._votes = 0
+        """For requests in flight, above 0, or a rate, below, as what is limited."""
 
     # ── before a request ─────────────────────────────────────────────────────────────────────────
 
@@ -204,17 +212,26 @@ class Pace:
         self._passed["tokens"].add(now, ticket.tokens)
         self._held.append((now, ticket.level))
 
-    def refused(self, ticket: Ticket, now: float, quota: Quota, pause: float) -> None:
-        """The provider found it too much: of what, and how long it wants to be left alone."""
+    def refused(self, ticket: Ticket, now: float, told: Quota | None, usual: Quota | None, pause: float) -> None:
+        """The provider found it too much.
+
+        Args:
+            ticket: of the refused request.
+            now: the time.
+            told: of what, where its words tell.
+            usual: what its documents say it limits.
+            pause: seconds for which it wants to be left alone.
+        """
         if ticket.sent < self._changed:
             return  # it went before the limit fell, so it says nothing new
         self._changed = now
+        quota = told or self._guess(ticket, now, usual)
         if quota == "in_flight":
-            held = max((level for when, level in self._held if now - when <= _SECOND), default=0)
-            if ticket.level > max(1, held // 2):
-                self._in_flight.refused(ticket.level, pause=pause)
-                return
-            quota = "requests"  # as many and more were allowed a moment ago: it is a rate
+            self._in_flight.refused(ticket.level, pause=pause)
+            self.recovered()
+            return
+        if told is None and not self._in_flight.searching:
+            self._in_flight.search(self._in_flight.value)
         passed = self._passed[quota].rate(now)
         rate = self._rates.get(quota)
         if rate is None:
@@ -225,8 +242,19 @@ class Pace:
         else:
             rate.refused(max(passed, _SLOWEST) if rate.searching else rate.value, passed, pause)
 
+    def _guess(self, ticket: Ticket, now: float, usual: Quota | None) -> Quota:
+        """Whether a refusal was for requests in flight, or for a rate.
+
+        The former is met with more in flight than lately were allowed, the latter with any number. So each refusal is a
+        vote, and the documents have two. One request alone is not too many in flight.
+        """
+        held = max((level for when, level in self._held if now - when <= _LATELY), default=0)
+        vote = -_MOST_VOTES if ticket.level == 1 else 1 if ticket.level > held else -1
+        self._votes = max(-_MOST_VOTES, min(_MOST_VOTES, self._votes + vote))
+        return "in_flight" if self._votes + _DOCUMENTS[usual] > 0 else "requests"
+
     def recovered(self) -> None:
-        """After refusals only, a request passed: what the rates have fallen to says little."""
+        """What the rates have fallen to says little: it was for something else, or after refusals only one passed."""
         for rate in self._rates.values():
             rate.search(rate.value)
 

@@ -18,14 +18,16 @@ class Weather:
     All times are seconds on the caller's clock.
     """
 
-    __slots__ = ("_budget", "closed_until", "ever_trusted", "streak", "trusted")
+    __slots__ = ("_budget", "_failures", "_lost_at", "closed_until", "ever_trusted", "probes", "trusted")
 
     def __init__(self) -> None:
         self.trusted = False
         self.ever_trusted = False
         self.closed_until = float("-inf")
-        self.streak = 0
-        """Failures since the last answer."""
+        self.probes = 0
+        """Requests that a rate limit refused since trust was lost, of those that went one at a time."""
+        self._failures = 0
+        self._lost_at = float("-inf")
         self._budget = BUDGET_FLOOR
 
     def room(self, now: float, ceiling: int) -> int:
@@ -42,30 +44,32 @@ class Weather:
         """
         recovered = self.ever_trusted and not self.trusted
         self.trusted = self.ever_trusted = True
-        self.streak = 0
+        self._failures = self.probes = 0
         self._budget = min(BUDGET_FLOOR, self._budget + BUDGET_SHARE)
         return recovered
 
     def failed(self, now: float, delay: float) -> None:
         """No answer, or none that can be used; this request waits `delay` seconds, and after a storm all do."""
-        self._count_failure()
+        self._count_failure(now)
         if not self.trusted:
             self.closed_until = max(self.closed_until, now + delay)
 
-    def slowed(self, now: float, delay: float, *, asked: bool) -> None:
-        """The provider said that all this is too fast.
+    def slowed(self, now: float, delay: float, *, asked: bool, sent: float | None = None) -> None:
+        """The provider said that all this is too fast, to a request that was sent then.
 
         When it asked to be left alone for `delay` seconds, it is. Else how fast to go on is the pace's matter, until it
         is clear that nothing at all passes.
         """
-        self._count_failure()
+        self.probes += not self.trusted and (sent is None or sent >= self._lost_at)
+        self._count_failure(now)
         if asked or not self.trusted:
             self.closed_until = max(self.closed_until, now + delay)
 
-    def _count_failure(self) -> None:
-        self.streak += 1
-        if self.streak >= STORM:
+    def _count_failure(self, now: float) -> None:
+        self._failures += 1
+        if self._failures >= STORM and self.trusted:
             self.trusted = False
+            self._lost_at = now
 
     def may_retry(self) -> bool:
         """Whether the budget has a retry left, which is then spent."""

@@ -39,7 +39,7 @@ class Play:
     timeout: float = 60.0
     deadline: float | None = None
     now: float = 1000.0
-    ceilings: Ceilings = Ceilings(in_flight=8)
+    ceilings: Ceilings = field(default_factory=lambda: Ceilings(in_flight=8))
     sent: list[list[str]] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
@@ -162,7 +162,8 @@ def test_a_request_holds_the_key_in_its_header_and_shows_it_to_nobody():
     play.run(["a text that is private"], good)
     [request] = play.requests
     assert request.headers["Authorization"] == f"Bearer {KEY}"
-    for shown in (repr(request), str(request), repr(Send(request, play.gate.place(play.ceilings))), repr(play.job), repr(play.job.target)):
+    step = Send(request, play.gate.place(play.ceilings))
+    for shown in (repr(request), str(request), repr(step), repr(play.job), repr(play.job.target)):
         assert KEY not in shown
     assert "private" not in repr(request)
 

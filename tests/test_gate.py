@@ -368,7 +368,7 @@ async def test_who_blocks_a_loop_overtakes_those_who_wait_for_it():
 
 def test_no_place_comes_where_the_gate_is_shut_beyond_the_end():
     gate = trusted_gate()
-    gate.place(width(1)).slowed("requests", 1000.0, asked=True)
+    gate.place(width(1)).slowed(1000.0, asked=True)
     with gate.place(width(1), ends=time.monotonic() + 500.0) as admitted:
         assert not admitted
     assert gate.in_flight == 0

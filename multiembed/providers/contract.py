@@ -41,8 +41,8 @@ class Provider:
     own_fields: frozenset[str] = frozenset()
     """Body fields that have an option of their own and may not come through `parameters`."""
     request_id_headers: tuple[str, ...] = ()
-    quota: Quota = "requests"
-    """What its rate limits are about, where a refusal does not tell: requests in flight, or requests a minute."""
+    quota: Quota | None = None
+    """What its documents say is limited: requests in flight, or requests a minute."""
     per_second: bool = False
     """Whether a sixtieth of a minute's quota is enforced in each second, too."""
 

@@ -244,6 +244,7 @@ DASHSCOPE = Provider(
     request_id_headers=("x-request-id",),
     encode=_encode_native,
     decode=_decode_native,
+    quota="requests",
     per_second=True,
     classify=_classify,
 )

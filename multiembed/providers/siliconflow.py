@@ -136,6 +136,7 @@ SILICONFLOW = Provider(
     parameters_in="body",
     own_fields=frozenset({"model", "input", "dimensions"}),
     request_id_headers=("x-siliconcloud-trace-id",),
+    quota="requests",
     encode=_encode,
     decode=openai_form.decode,
     classify=_classify,
