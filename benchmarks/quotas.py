@@ -52,7 +52,7 @@ CALLERS, SLICE = 64, 2
 """Calls at once and texts in each, where the client has no `stream`."""
 SPARE = 5.0
 """Seconds' worth of texts beyond the time that is measured."""
-PATIENCE = 120.0
+PATIENCE = 60.0
 """Seconds after which a client that has not come to an end is given up."""
 MODELS = {
     "zhipu": ("embedding-3", 256),
@@ -296,7 +296,7 @@ def run(scenario: Scenario, door: str, seconds: float) -> dict[str, Any]:
                 time.sleep(max(0.0, start + seconds / 2 - time.monotonic()))
                 half = time.monotonic() - start
                 server.send({name: value // 2 for name, value in scenario.quota.items()})
-            outcome = asdict(Outcome())
+            outcome: dict[str, Any] = {"embedded": None, "failed": None}
             if client.poll(start + seconds + PATIENCE - time.monotonic()):
                 outcome = client.recv()
             else:
@@ -345,15 +345,18 @@ def table(results: dict[str, Any], scenarios: list[Scenario]) -> None:
     for scenario in scenarios:
         for door in DOORS:
             if one := results.get(f"{scenario.name} {door}"):
-                shares = [f"{one[name]:.1%}" if one[name] is not None else "-" for name in
-                          ("used", "rejected", "rejected_settled")]  # fmt: skip
-                counts = [f"{one[name]:,}" for name in ("requests", "embedded", "failed")]
+                shares = [said(one[name], ".1%") for name in ("used", "rejected", "rejected_settled")]
+                counts = [said(one[name], ",") for name in ("requests", "embedded", "failed")]
                 rows.append([scenario.title, door, *shares, *counts])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [cell.ljust(width) if place < 2 else cell.rjust(width)
                  for place, (cell, width) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
         print("  ".join(cells).rstrip())
+
+
+def said(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
