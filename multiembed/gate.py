@@ -110,7 +110,7 @@ class Gate:
     ) -> None:
         with self._lock:
             now = self._clock()
-            self.weather.slowed(now, delay, asked=asked, sent=ticket and ticket.sent)
+            self.weather.slowed(now, delay, asked=asked, sent=None if ticket is None else ticket.sent)
             if ticket is not None:
                 self.pace.refused(ticket, now, quota, usual, delay if asked else 0.0)
             self._wake()
