@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from multiembed.block import Block
     from multiembed.call import Call
-    from multiembed.drive import Work
     from multiembed.records import EmbeddingResult, Estimate, Role, Usage
     from multiembed.runtime import Runtime
     from multiembed.stream import OnError
@@ -69,16 +68,18 @@ class EmbeddingClient:
         """
         from multiembed.drive import Crew
 
-        with self._calling(texts, role) as (block, work, runtime):
-            Crew(work, runtime.send).run()
+        with self._calling(role) as (call, runtime):
+            block = call.open(texts)
+            Crew(call.work(), runtime.send).run()
         return self._result(block)
 
     async def aembed(self, texts: Iterable[str], role: Role = "document") -> EmbeddingResult:
         """As `embed`, without blocking the event loop."""
-        from multiembed.drive import TaskCrew
+        from multiembed.drive import TaskCrew, aside
 
-        with self._calling(texts, role) as (block, work, runtime):
-            await TaskCrew(work, runtime.asend).run()
+        with self._calling(role) as (call, runtime):
+            block = await aside(call.open, texts, blocks=call.blocks)
+            await TaskCrew(call.work(), runtime.asend).run()
         return self._result(block)
 
     def stream(
@@ -128,8 +129,7 @@ class EmbeddingClient:
             _checked(role),
             target=self.target,
             count=self._options.token_counter or estimate_tokens,
-            lessons=self._living().lessons,
-            ceilings=self._living().ceilings,
+            runtime=self._living(),
         )
 
     # ── what it knows of itself ──────────────────────────────────────────────────────────────────
@@ -240,12 +240,11 @@ class EmbeddingClient:
         return lambda wake: Call(checked, target=target, options=self._options, runtime=runtime, wake=wake)
 
     @contextmanager
-    def _calling(self, texts: Iterable[str], role: Role) -> Iterator[tuple[Block, Work, Runtime]]:
+    def _calling(self, role: Role) -> Iterator[tuple[Call, Runtime]]:
         runtime = self._living()
         call = self._making(role, runtime)(bool)
         try:
-            block = call.open(texts)
-            yield block, call.work(), runtime
+            yield call, runtime
         finally:
             call.close()
 

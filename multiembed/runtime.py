@@ -13,6 +13,7 @@ from multiembed.pace import Ceilings
 from multiembed.records import Usage
 
 if TYPE_CHECKING:
+    from multiembed.cache.contract import VectorCache
     from multiembed.job import Answer
     from multiembed.options import EmbeddingOptions
     from multiembed.records import WireRequest
@@ -34,7 +35,10 @@ class Runtime:
         self.gate.tell(self, self.ceilings)
         self.lessons = Lessons()
         self.usage = Usage()
+        self.caches = options.cache is not None
+        """Whether vectors are looked up and kept."""
         self._options = options
+        self._cache: VectorCache | None = None
         self._wire: Wire | None = None
         self._lock = threading.Lock()
 
@@ -46,13 +50,31 @@ class Runtime:
         """Send from a task."""
         return await self._connected().asend(request)
 
+    @property
+    def cache(self) -> VectorCache | None:
+        """Where vectors are looked up and kept, opened when it is first asked for.
+
+        Raises:
+            ConfigurationError: it is nothing that can keep vectors, or a file that cannot be used.
+        """
+        if self.caches and self._cache is None:
+            from multiembed.cache import open_cache
+
+            with self._lock:
+                self._cache = self._cache or open_cache(self._options.cache)
+        return self._cache
+
     def close(self) -> None:
-        """Close the threads' connections."""
+        """Close the threads' connections, and the cache."""
+        if self._cache is not None:
+            self._cache.close()
         if self._wire is not None:
             self._wire.close()
 
     async def aclose(self) -> None:
-        """Close the connections of this loop and of threads."""
+        """Close the connections of this loop and of threads, and the cache."""
+        if self._cache is not None:
+            self._cache.close()
         if self._wire is not None:
             await self._wire.aclose()
 

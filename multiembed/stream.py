@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from multiembed.block import Block, raise_failures
-from multiembed.drive import Crew, TaskCrew
+from multiembed.drive import Crew, TaskCrew, aside
 from multiembed.errors import ConfigurationError
 from multiembed.texts import many
 
@@ -108,8 +108,8 @@ async def astream(
     on_error: OnError,
 ) -> AsyncIterator[EmbeddingResult]:
     """As `stream`, in tasks; the source may be asynchronous, too."""
-    woken = asyncio.Event()
-    call, reading = make(woken.set), _Reading()
+    woken, loop = asyncio.Event(), asyncio.get_running_loop()
+    call, reading = make(lambda: loop.call_soon_threadsafe(woken.set)), _Reading()
     source = aiter(texts) if isinstance(texts, AsyncIterable) else many(texts)
     crew = TaskCrew(call.work(), send)
     try:
@@ -119,7 +119,7 @@ async def astream(
                 yield _result(turn, call, on_error)
             elif turn == "read":
                 await _aread(source, reading)
-                reading.open(call)
+                await aside(reading.open, call, blocks=call.blocks)
                 crew.hire()
             else:
                 await woken.wait()
