@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     )
     from multiembed.options import EmbeddingOptions
     from multiembed.providers import catalog
-    from multiembed.records import EmbeddingResult, Estimate, Limits, ModelFacts, Role, SparseVector, Usage
+    from multiembed.records import EmbeddingResult, Estimate, Limits, ModelFacts, Report, Role, SparseVector, Usage
     from multiembed.waits import no_waits
 
 _HOMES = {
@@ -66,7 +66,7 @@ _HOMES = {
     ),
     "options": ("EmbeddingOptions",),
     "providers": ("catalog",),
-    "records": ("EmbeddingResult", "Estimate", "Limits", "ModelFacts", "Role", "SparseVector", "Usage"),
+    "records": ("EmbeddingResult", "Estimate", "Limits", "ModelFacts", "Report", "Role", "SparseVector", "Usage"),
     "waits": ("no_waits",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -94,6 +94,7 @@ __all__ = [
     "PermissionDeniedError",
     "QuotaExhaustedError",
     "RateLimitError",
+    "Report",
     "RequestTimeoutError",
     "Role",
     "ServerError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from multiembed.plan import pack
 from multiembed.records import EmbeddingResult, SparseVector, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from multiembed.believe import Believed
     from multiembed.cache.contract import Found
@@ -62,6 +63,7 @@ class Block:
         ]
         self.texts = list(unique)
         """Each one once."""
+        self._times = Counter(self._places)
         self._dense: Vectors | None = None
         self._sparse: list[SparseVector | None] = [None] * len(self.texts)
         self._failures: dict[int, MultiEmbedError] = {}
@@ -77,7 +79,11 @@ class Block:
     @property
     def ahead(self) -> int:
         """The caller's texts for which nothing has to be sent."""
-        return len(self._places) - self._missing
+        return len(self._places) - self.times(self._unsent)
+
+    def times(self, places: Iterable[int]) -> int:
+        """How many of the caller's texts these unique ones are."""
+        return sum(map(self._times.__getitem__, places))
 
     @property
     def whole(self) -> bool:
@@ -106,7 +112,7 @@ class Block:
         known = set(found.positions)
         self._unsent = [place for place in self._unsent if place not in known]
         self._missing -= len(known)
-        self.usage += Usage(cached_texts=sum(place in known for place in self._places))
+        self.usage += Usage(cached_texts=self.times(known))
 
     def take(self, outcome: Outcome) -> list[tuple[list[str], Believed]]:
         """Put one batch's outcome where it belongs; the texts and vectors that were good."""

@@ -103,7 +103,7 @@ class Call:
         if cache is not None:
             self._describe(cache)
             block.fill(cache.get(self._space, block.texts))
-            self._runtime.spent(block.usage)
+        self._runtime.tally.add(block.usage, texts=block.ahead, failed=len(refused))
         if self._bar is not None:
             self._bar.total = self._texts
             self._bar.update(block.ahead)
@@ -159,8 +159,14 @@ class Call:
                     cache.put(self._space, texts, believed.dense, believed.sparse)
             block.settle(batch, usage)
             if self._bar is not None:
-                self._bar.update(len(batch.places))
-        self._runtime.spent(usage)
+                self._bar.update(block.times(batch.places))
+        self._runtime.tally.add(
+            usage,
+            texts=block.times(batch.places),
+            failed=block.times(outcome.failures),
+            rate_errors=outcome.rate_errors,
+            seconds=outcome.seconds,
+        )
         if block.whole:
             self._wake()
 

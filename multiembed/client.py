@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from multiembed.block import Block
     from multiembed.call import Call
-    from multiembed.records import EmbeddingResult, Estimate, Role, Usage
+    from multiembed.records import EmbeddingResult, Estimate, Report, Role, Usage
     from multiembed.runtime import Runtime
     from multiembed.stream import OnError
     from multiembed.target import Target
@@ -141,8 +141,13 @@ class EmbeddingClient:
 
     @property
     def usage(self) -> Usage:
-        """What this client has spent in this process so far."""
-        return self._living().usage
+        """What this client has spent in this process so far; grows with each finished request."""
+        return self._living().tally.usage
+
+    @property
+    def report(self) -> Report:
+        """What this client has done in this process so far: texts, money, refusals and latencies."""
+        return self._living().tally.report()
 
     def fingerprint(self, role: Role) -> str:
         """A name for the space that vectors of this role lie in.
@@ -157,9 +162,9 @@ class EmbeddingClient:
         return f"EmbeddingClient({self._model!r})"
 
     def take_over(self, other: EmbeddingClient | None) -> None:
-        """Go on with the usage that another client has counted in this process."""
+        """Go on with what another client has counted in this process."""
         if other is not None and os.getpid() in other._runtimes:
-            self._living().spent(other.usage)
+            self._living().tally.add_all(other._living().tally)
 
     # ── its life ─────────────────────────────────────────────────────────────────────────────────
 

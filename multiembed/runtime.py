@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from multiembed.gate import Gate, gate_of
 from multiembed.job import Lessons
 from multiembed.pace import Ceilings
-from multiembed.records import Usage
+from multiembed.tally import Tally
 
 if TYPE_CHECKING:
     from multiembed.cache.contract import VectorCache
@@ -34,7 +34,7 @@ class Runtime:
         )
         self.gate.tell(self, self.ceilings)
         self.lessons = Lessons()
-        self.usage = Usage()
+        self.tally = Tally()
         self.caches = options.cache is not None
         """Whether vectors are looked up and kept."""
         self._options = options
@@ -86,11 +86,6 @@ class Runtime:
             with self._lock:
                 self._wire = self._wire or Wire(self._options.http_client, self._options.http_async_client)
         return self._wire
-
-    def spent(self, usage: Usage) -> None:
-        """Add one call's usage."""
-        with self._lock:
-            self.usage += usage
 
 
 def account_of(target: Target) -> str:
