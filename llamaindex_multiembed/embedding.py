@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -81,6 +82,25 @@ class MultiEmbedding(Embedder, BaseEmbedding):
             return vector
         finally:
             _role.reset(token)
+
+    def get_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[list[float]]:
+        """Embed documents; with `show_progress`, in a bar that moves with each request and not with each window."""
+        with self._bar(texts, show_progress):
+            vectors: list[list[float]] = super().get_text_embedding_batch(texts, show_progress=False, **kwargs)
+            return vectors
+
+    async def aget_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[list[float]]:
+        """As `get_text_embedding_batch`, without blocking the event loop."""
+        with self._bar(texts, show_progress):
+            vectors: list[list[float]] = await super().aget_text_embedding_batch(texts, show_progress=False, **kwargs)
+            return vectors
+
+    def _bar(self, texts: list[str], show: bool) -> AbstractContextManager[None]:
+        return self.client.progress(len(texts)) if show or self.show_progress else nullcontext()
 
     def _get_query_embedding(self, query: str) -> list[float]:
         return self.client.embed([query], "query").to_list()[0]

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from multiembed.block import Block, sizes, usage_of
 from multiembed.drive import Work
@@ -16,6 +16,7 @@ from multiembed.errors import InvalidRequestError
 from multiembed.job import MAX_RETRIES, PATIENCE, Job
 from multiembed.pace import FIRST_IN_FLIGHT, MOST_IN_FLIGHT
 from multiembed.plan import pack
+from multiembed.progress import Progress, shared
 from multiembed.records import Estimate
 from multiembed.texts import check_texts
 from multiembed.tokens import estimate_tokens
@@ -64,7 +65,8 @@ class Call:
         self._sending: deque[Block] = deque()
         """Those that have texts yet to send."""
         self._texts = 0
-        self._bar = _bar(target.name) if options.show_progress else None
+        self._own_bar = Progress(target.name) if options.show_progress and shared() is None else None
+        self._bar = self._own_bar or shared()
         self.job = Job(
             target=target,
             role=role,
@@ -105,8 +107,8 @@ class Call:
             block.fill(cache.get(self._space, block.texts))
         self._runtime.tally.add(block.usage, texts=block.ahead, failed=len(refused))
         if self._bar is not None:
-            self._bar.total = self._texts
-            self._bar.update(block.ahead)
+            self._bar.announce(len(block))
+            self._bar.done(block.ahead)
         with self._lock:
             self._open.append(block)
             self._sending.append(block)
@@ -159,7 +161,7 @@ class Call:
                     cache.put(self._space, texts, believed.dense, believed.sparse)
             block.settle(batch, usage)
             if self._bar is not None:
-                self._bar.update(block.times(batch.places))
+                self._bar.done(block.times(batch.places))
         self._runtime.tally.add(
             usage,
             texts=block.times(batch.places),
@@ -187,8 +189,8 @@ class Call:
 
     def close(self) -> None:
         """Take the progress bar off the screen."""
-        if self._bar is not None:
-            self._bar.close()
+        if self._own_bar is not None:
+            self._own_bar.close()
 
 
 def learned(limits: Limits, lessons: Lessons, ceilings: Ceilings) -> Limits:
@@ -258,9 +260,3 @@ def _empty(refused: list[int], texts: int) -> InvalidRequestError:
         f"{len(refused)} of {texts} texts are empty, and the API refuses such texts: leave them out. Nothing was sent.",
         indices=refused,
     )
-
-
-def _bar(name: str) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=0, unit="text", desc=name)

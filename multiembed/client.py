@@ -13,6 +13,7 @@ from multiembed.target import aim
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from multiembed.block import Block
@@ -118,6 +119,16 @@ class EmbeddingClient:
 
         runtime = self._living()
         return astream(self._making(role, runtime), runtime.asend, texts, _checked_choice(on_error))
+
+    def progress(self, total: int) -> AbstractContextManager[None]:
+        """One bar for all calls made inside, in this thread or task and those started there.
+
+        Args:
+            total: texts of all of them together.
+        """
+        from multiembed.progress import together
+
+        return together(self.target.name, total)
 
     def estimate(self, texts: Iterable[str], role: Role = "document") -> Estimate:
         """What embedding these texts would take. Nothing is sent."""
