@@ -87,7 +87,7 @@ class MultiEmbedding(Embedder, BaseEmbedding):
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
     ) -> list[list[float]]:
         """Embed documents; with `show_progress`, in a bar that moves with each request and not with each window."""
-        with self._bar(texts, show_progress):
+        with self._bar(texts, show=show_progress):
             vectors: list[list[float]] = super().get_text_embedding_batch(texts, show_progress=False, **kwargs)
             return vectors
 
@@ -95,11 +95,11 @@ class MultiEmbedding(Embedder, BaseEmbedding):
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
     ) -> list[list[float]]:
         """As `get_text_embedding_batch`, without blocking the event loop."""
-        with self._bar(texts, show_progress):
+        with self._bar(texts, show=show_progress):
             vectors: list[list[float]] = await super().aget_text_embedding_batch(texts, show_progress=False, **kwargs)
             return vectors
 
-    def _bar(self, texts: list[str], show: bool) -> AbstractContextManager[None]:
+    def _bar(self, texts: list[str], *, show: bool) -> AbstractContextManager[None]:
         return self.client.progress(len(texts)) if show or self.show_progress else nullcontext()
 
     def _get_query_embedding(self, query: str) -> list[float]:

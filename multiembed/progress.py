@@ -33,7 +33,7 @@ class Progress:
             settings = {"file": _Lines(sys.stderr), "mininterval": _EVERY, "ncols": 80}
         self._lock = threading.Lock()
         self._announced = total is None
-        self._bar = tqdm(total=total or 0, unit="text", desc=name, **settings)
+        self._bar: Any = tqdm(total=total or 0, unit="text", desc=name, **settings)
 
     def announce(self, texts: int) -> None:
         """So many more texts are to come."""
