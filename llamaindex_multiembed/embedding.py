@@ -11,6 +11,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager
 from pydantic import Field
 
+from llamaindex_multiembed.events import tell
 from llamaindex_multiembed.kvstore import SpacedKVStore
 from multiembed import Embedder
 
@@ -103,22 +104,22 @@ class MultiEmbedding(Embedder, BaseEmbedding):
         return self.client.progress(len(texts)) if show or self.show_progress else nullcontext()
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self.client.embed([query], "query").to_list()[0]
+        return tell(self.client.embed([query], "query")).to_list()[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return (await self.client.aembed([query], "query")).to_list()[0]
+        return tell(await self.client.aembed([query], "query")).to_list()[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        return self.client.embed([text], "document").to_list()[0]
+        return tell(self.client.embed([text], "document")).to_list()[0]
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return (await self.client.aembed([text], "document")).to_list()[0]
+        return tell(await self.client.aembed([text], "document")).to_list()[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return self.client.embed(texts, "document").to_list()
+        return tell(self.client.embed(texts, "document")).to_list()
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return (await self.client.aembed(texts, "document")).to_list()
+        return tell(await self.client.aembed(texts, "document")).to_list()
 
     # ── a cache that knows the vector space; it is bound to one embedder, so every copy binds it anew ──
 

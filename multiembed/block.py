@@ -187,26 +187,27 @@ class Block:
         return by_text
 
 
-def raise_failures(result: EmbeddingResult, target: Target, texts: int) -> None:
-    """Raise what failed.
+def whole(block: Block) -> EmbeddingResult:
+    """The result of a block in which nothing failed.
 
     Raises:
         PartialFailureError: some texts did; the result is in it.
         MultiEmbedError: all did; the first text's error.
     """
+    result = block.result()
     failures = dict(result.failures)
     if not failures:
-        return
+        return result
     first = failures[min(failures)]
-    if len(failures) == texts:
+    if len(failures) == len(block):
         if all(type(error) is type(first) for error in failures.values()):
             first.indices = tuple(failures)
         raise first
     partial = PartialFailureError(
-        f"{len(failures)} of {texts} texts failed; the others are in .result, the reasons in "
+        f"{len(failures)} of {len(block)} texts failed; the others are in .result, the reasons in "
         f".failures. The first: {type(first).__name__}: {first}",
-        provider=target.provider.id,
-        model=target.facts.name,
+        provider=first.provider,
+        model=first.model,
         indices=sorted(failures),
     )
     partial.result = result

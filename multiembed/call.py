@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from multiembed.block import Block, sizes, usage_of
 from multiembed.drive import Work
@@ -17,13 +17,15 @@ from multiembed.job import MAX_RETRIES, PATIENCE, Job
 from multiembed.pace import FIRST_IN_FLIGHT, MOST_IN_FLIGHT
 from multiembed.plan import pack
 from multiembed.progress import Progress, shared
-from multiembed.records import Estimate
+from multiembed.records import Estimate, Usage
 from multiembed.texts import check_texts
 from multiembed.tokens import estimate_tokens
+from multiembed.trace import Span
 from multiembed.waits import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from types import TracebackType
 
     from multiembed.cache.contract import VectorCache
     from multiembed.job import Batch, Lessons, Outcome
@@ -65,6 +67,8 @@ class Call:
         self._sending: deque[Block] = deque()
         """Those that have texts yet to send."""
         self._texts = 0
+        self._usage = Usage()
+        self._span = Span(target, role)
         self._own_bar = Progress(target.name) if options.show_progress and shared() is None else None
         self._bar = self._own_bar or shared()
         self.job = Job(
@@ -105,6 +109,7 @@ class Call:
         if cache is not None:
             self._describe(cache)
             block.fill(cache.get(self._space, block.texts))
+        self._usage += block.usage
         self._runtime.tally.add(block.usage, texts=block.ahead, failed=len(refused))
         if self._bar is not None:
             self._bar.announce(len(block))
@@ -160,6 +165,7 @@ class Call:
                 for texts, believed in good:
                     cache.put(self._space, texts, believed.dense, believed.sparse)
             block.settle(batch, usage)
+            self._usage += usage
             if self._bar is not None:
                 self._bar.done(block.times(batch.places))
         self._runtime.tally.add(
@@ -187,10 +193,16 @@ class Call:
         """Blocks that have texts yet to send."""
         return len(self._sending)
 
-    def close(self) -> None:
-        """Take the progress bar off the screen."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the progress bar off the screen, and end the span."""
         if self._own_bar is not None:
             self._own_bar.close()
+        self._span.end(self._usage, None if isinstance(error, GeneratorExit) else error)
 
 
 def learned(limits: Limits, lessons: Lessons, ceilings: Ceilings) -> Limits:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from contextlib import contextmanager
+from collections.abc import AsyncIterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from multiembed.errors import ConfigurationError
@@ -12,11 +13,10 @@ from multiembed.options import EmbeddingOptions
 from multiembed.target import aim
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from multiembed.block import Block
     from multiembed.call import Call
     from multiembed.records import EmbeddingResult, Estimate, Report, Role, Usage
     from multiembed.runtime import Runtime
@@ -67,21 +67,23 @@ class EmbeddingClient:
             PartialFailureError: some texts failed; the others are in its `.result`.
             MultiEmbedError: all failed; `multiembed.errors` draws the tree.
         """
+        from multiembed.block import whole
         from multiembed.drive import Crew
 
-        with self._calling(role) as (call, runtime):
+        with self._call(role) as call:
             block = call.open(texts)
-            Crew(call.work(), runtime.send).run()
-        return self._result(block)
+            Crew(call.work(), self._living().send).run()
+            return whole(block)
 
     async def aembed(self, texts: Iterable[str], role: Role = "document") -> EmbeddingResult:
         """As `embed`, without blocking the event loop."""
+        from multiembed.block import whole
         from multiembed.drive import TaskCrew, aside
 
-        with self._calling(role) as (call, runtime):
+        with self._call(role) as call:
             block = await aside(call.open, texts, blocks=call.blocks)
-            await TaskCrew(call.work(), runtime.asend).run()
-        return self._result(block)
+            await TaskCrew(call.work(), self._living().asend).run()
+            return whole(block)
 
     def stream(
         self, texts: Iterable[str], role: Role = "document", *, on_error: OnError = "raise"
@@ -107,18 +109,21 @@ class EmbeddingClient:
             MultiEmbedError: all of a block failed.
         """
         from multiembed.stream import stream
+        from multiembed.texts import many
 
-        runtime = self._living()
-        return stream(self._making(role, runtime), runtime.send, texts, _checked_choice(on_error))
+        make = partial(self._call, _checked(role))
+        return stream(make, self._living().send, many(texts), _checked_choice(on_error))
 
     def astream(
         self, texts: Iterable[str] | AsyncIterable[str], role: Role = "document", *, on_error: OnError = "raise"
     ) -> AsyncIterator[EmbeddingResult]:
         """As `stream`, without blocking the event loop; the texts may come from an asynchronous iterable."""
         from multiembed.stream import astream
+        from multiembed.texts import many
 
-        runtime = self._living()
-        return astream(self._making(role, runtime), runtime.asend, texts, _checked_choice(on_error))
+        make = partial(self._call, _checked(role))
+        source = texts if isinstance(texts, AsyncIterable) else many(texts)
+        return astream(make, self._living().asend, source, _checked_choice(on_error))
 
     def progress(self, total: int) -> AbstractContextManager[None]:
         """One bar for all calls made inside, in this thread or task and those started there.
@@ -248,28 +253,11 @@ class EmbeddingClient:
             runtime = self._runtimes.setdefault(pid, Runtime(self._options, self.target))
         return runtime
 
-    def _making(self, role: Role, runtime: Runtime) -> Callable[[Callable[[], object]], Call]:
-        """What makes a call, given what to wake."""
+    def _call(self, role: Role, wake: Callable[[], object] = bool) -> Call:
         from multiembed.call import Call
 
-        target, checked = self.target, _checked(role)
-        return lambda wake: Call(checked, target=target, options=self._options, runtime=runtime, wake=wake)
-
-    @contextmanager
-    def _calling(self, role: Role) -> Iterator[tuple[Call, Runtime]]:
-        runtime = self._living()
-        call = self._making(role, runtime)(bool)
-        try:
-            yield call, runtime
-        finally:
-            call.close()
-
-    def _result(self, block: Block) -> EmbeddingResult:
-        from multiembed.block import raise_failures
-
-        result = block.result()
-        raise_failures(result, self.target, len(block))
-        return result
+        target, runtime = self.target, self._living()
+        return Call(_checked(role), target=target, options=self._options, runtime=runtime, wake=wake)
 
 
 def _checked(role: Role) -> Role:

@@ -103,7 +103,7 @@ class Crew:
             while self._helpers:
                 self._helpers.pop().join()
         finally:  # on Ctrl-C too: those that are sending finish their request, and take no other
-            self.stop()
+            self.close()
         self.check()
 
     def hire(self) -> None:
@@ -116,7 +116,7 @@ class Crew:
             with self._lock:
                 self._roster.leave()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """No further request goes out; those that are sent are heard to their end."""
         self._stop.set()
 
@@ -216,7 +216,7 @@ class TaskCrew:
             while self._helpers:
                 await asyncio.wait(self._helpers)
         finally:
-            await self.stop()
+            await self.aclose()
         self.check()
 
     def hire(self) -> None:
@@ -231,7 +231,7 @@ class TaskCrew:
         self._helpers.add(helper)
         helper.add_done_callback(self._helpers.discard)
 
-    async def stop(self) -> None:
+    async def aclose(self) -> None:
         """End all hands, what they sent included."""
         self._stopped = True
         helpers = list(self._helpers)
