@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from multiembed.cache import open_cache
+    from multiembed.cache.contract import CacheWarning, Found, VectorCache
+    from multiembed.cache.keeping import CacheFile, KeptVector, Pruned, SpaceInfo
     from multiembed.client import EmbeddingClient
     from multiembed.embedder import Embedder
     from multiembed.errors import (
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
     from multiembed.waits import no_waits
 
 _HOMES = {
+    "cache": ("open_cache",),
+    "cache.contract": ("CacheWarning", "Found", "VectorCache"),
+    "cache.keeping": ("CacheFile", "KeptVector", "Pruned", "SpaceInfo"),
     "client": ("EmbeddingClient",),
     "embedder": ("Embedder",),
     "errors": (
@@ -74,6 +80,8 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "APIError",
     "AuthenticationError",
+    "CacheFile",
+    "CacheWarning",
     "ConfigurationError",
     "ConnectionFailedError",
     "ContentRejectedError",
@@ -83,8 +91,10 @@ __all__ = [
     "EmbeddingOptions",
     "EmbeddingResult",
     "Estimate",
+    "Found",
     "InputTooLongError",
     "InvalidRequestError",
+    "KeptVector",
     "Limits",
     "MalformedResponseError",
     "ModelFacts",
@@ -92,17 +102,21 @@ __all__ = [
     "MultiEmbedError",
     "PartialFailureError",
     "PermissionDeniedError",
+    "Pruned",
     "QuotaExhaustedError",
     "RateLimitError",
     "Report",
     "RequestTimeoutError",
     "Role",
     "ServerError",
+    "SpaceInfo",
     "SparseVector",
     "Usage",
+    "VectorCache",
     "__version__",
     "catalog",
     "no_waits",
+    "open_cache",
 ]
 
 
