@@ -371,42 +371,45 @@ def draw(results: dict[str, Any], path: Path) -> None:
         return
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 3.1 * rows), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.5 * rows + 0.4), squeeze=False)
     for spare in axes.flat[len(shown) :]:
         spare.axis("off")
     for axis, scenario in zip(axes.flat, shown, strict=False):
-        for door, colour in zip(DOORS, ("#1f6fb4", "#e07b1f"), strict=True):
-            if not (one := results.get(f"{scenario.name} {door}")):
-                continue
-            seconds = range(len(one["accepted_per_second"]) + 1)
-            axis.stairs(
-                one["accepted_per_second"],
-                seconds,
-                color=colour,
-                linewidth=1.6,
-                label=f"{door}, {one['used'] or 0:.0%}",
-            )
-            axis.stairs([-value for value in one["rejected_per_second"]], seconds, color=colour, fill=True, alpha=0.45)
-            axis.stairs(one["quota_per_second"], seconds, color="black", linewidth=1.0, linestyle="--", baseline=None)
+        found = {door: results[key] for door in DOORS if (key := f"{scenario.name} {door}") in results}
+        for door, one in found.items():
+            panel(axis, door, one)
+        top = max(one["quota_per_second"][0] for one in found.values())
+        lowest = max(max(one["rejected_per_second"]) for one in found.values())
+        axis.set_ylim(-min(lowest * 1.15 + 0.03 * top, top), top * 1.45)
         axis.axhline(0, color="black", linewidth=0.6)
-        top = max(one["quota_per_second"])
-        lowest = min((-max(results[key]["rejected_per_second"]) for door in DOORS
-                      if (key := f"{scenario.name} {door}") in results), default=0)  # fmt: skip
-        axis.set_ylim(max(lowest * 1.1, -top), top * 1.35)
-        axis.set_title(scenario.title, fontsize=10, loc="left")
-        axis.set_ylabel(f"{one['unit']} per second", fontsize=8)
+        axis.set_title(scenario.title, fontsize=9, loc="left")
+        axis.set_ylabel(f"{next(iter(found.values()))['unit']} per second", fontsize=8)
+        axis.yaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
+        axis.yaxis.get_major_locator().set_params(integer=True)
         axis.tick_params(labelsize=8)
         axis.margins(x=0)
-        axis.legend(fontsize=8, ncols=2, frameon=False, loc="upper right")
-    for axis in axes[-1]:
+        axis.legend(fontsize=8, ncols=2, frameon=False, loc="upper right", handlelength=1.2, columnspacing=1)
+    for axis in axes.flat[max(0, len(shown) - columns) : len(shown)]:
         axis.set_xlabel("seconds since the first request", fontsize=8)
     figure.suptitle(
-        "Quotas that the client is not told: accepted above the axis, rejected below (filled), the quota dashed; "
-        "in the legend the share used once settled",
+        "Quotas that the client is not told (dashed): what is accepted (lines), what is rejected (bars, downwards),\n"
+        "and the share of the quota used, from ten seconds after the start or a change to the end",
         fontsize=10,
     )
+    figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def panel(axis: Any, door: str, one: dict[str, Any]) -> None:
+    """One run."""
+    colour, left = {"sync": ("#1f6fb4", 0.0), "async": ("#e07b1f", 0.5)}[door]
+    edges = range(len(one["accepted_per_second"]) + 1)
+    used = f"{door} {said(one['used'], '.0%')}"
+    axis.stairs(one["quota_per_second"], edges, color="black", linewidth=1.0, linestyle="--", baseline=None)
+    axis.stairs(one["accepted_per_second"], edges, color=colour, linewidth=1.4, baseline=None, label=used)
+    downwards = [-value for value in one["rejected_per_second"]]
+    axis.bar([edge + left for edge in edges[:-1]], downwards, width=0.5, align="edge", color=colour)
 
 
 def main() -> None:
@@ -442,7 +445,9 @@ def main() -> None:
                 "python": platform.python_version(),
                 "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
             }
-            file.write_text(json.dumps({"about": about, "runs": results}, indent=1) + "\n", "utf-8")
+            lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in results.items())
+            written = ",\n".join(lines)
+            file.write_text(f'{{"about": {json.dumps(about)},\n"runs": {{\n{written}\n}}}}\n', "utf-8")
     draw(results, told.results / "quotas.png")
     table(results, chosen)
 
