@@ -7,7 +7,7 @@
 
 No key, no network. The simulator, in a process of its own, keeps the quota; an EmbeddingClient in another process has
 no ceilings set and embeds a stream of distinct short texts, one in each request, by `stream` (sync) or by `astream`
-(async). The token scenarios send ten texts in a request. There are so many texts that a client which uses all of the
+(async). The token scenarios send two longer texts in a request. There are so many texts that a client which uses all of the
 quota is busy for five seconds more than is measured. Refusals name no Retry-After.
 
 used      accepted / possible, from 10 s after the first request, or after a change of the quota, to the end.
@@ -33,7 +33,6 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +43,12 @@ from multiembed.simulator.tokenizer import count_tokens
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from multiembed import EmbeddingResult
+
 RESULTS = Path(__file__).parent / "results"
 DOORS = ("sync", "async")
 SETTLES = 10.0
 """Seconds that a client has to find a quota."""
-CALLERS, SLICE = 64, 2
-"""Calls at once and texts in each, where the client has no `stream`."""
 SPARE = 5.0
 """Seconds' worth of texts beyond the time that is measured."""
 PATIENCE = 60.0
@@ -92,8 +91,8 @@ class Scenario:
         """As many as the quota lets pass in that time."""
         passes = self.per_second() * seconds * (0.75 if self.halves else 1.0)
         words = WORDS if self.limit == "tokens_per_minute" else ""
-        each = count_tokens(f"note 12345{words}") if words else 1
-        return (f"note {number}{words}" for number in range(int(passes / each)))
+        each = count_tokens(f"note 000000{words}") if words else 1
+        return (f"note {number:06}{words}" for number in range(int(passes / each)))
 
 
 def rates(provider: str, title: str, *rpms: int) -> list[Scenario]:
@@ -110,7 +109,7 @@ SCENARIOS = [
     *rates("siliconflow", "SiliconFlow", 600, 1800),
     *rates("gateway", "Gateway", 600, 1800),
     *(
-        Scenario(f"{one}-tokens", f"{title}, 120,000 tokens a minute", one, {"tokens_per_minute": 120_000}, batch=10)
+        Scenario(f"{one}-tokens", f"{title}, 120,000 tokens a minute", one, {"tokens_per_minute": 120_000}, batch=2)
         for one, title in (("dashscope", "DashScope"), ("siliconflow", "SiliconFlow"))
     ),
     Scenario("zhipu-two", "Two embedders, Zhipu, 8 in flight", "zhipu", {"in_flight": 8}, clients=2),
@@ -155,22 +154,17 @@ class Outcome:
     failed: int = 0
     errors: dict[str, int] = field(default_factory=dict)
 
-    def add(self, result: Any, sent: int) -> None:
-        """A call came back; single texts of it may have failed."""
-        failures = result.failures or {}
-        self.embedded += sent - len(failures)
-        for error in failures.values():
-            self.fail(error)
+    def add(self, result: EmbeddingResult) -> None:
+        """A block came back; single texts of it may have failed."""
+        self.embedded += len(result.vectors) - len(result.failures)
+        for error in result.failures.values():
+            self.broke_off(error)
 
-    def fail(self, error: BaseException, texts: int = 1) -> None:
-        """A whole call failed, or some texts of it did."""
-        result = getattr(error, "result", None)
-        if result is not None and error.failures:
-            self.embedded += texts - len(error.failures)
-            texts = len(error.failures)
-        self.failed += texts
+    def broke_off(self, error: MultiEmbedError) -> None:
+        """A text failed, or a stream ended with that error."""
+        self.failed += 1
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        self.errors[words] = self.errors.get(words, 0) + texts
+        self.errors[words] = self.errors.get(words, 0) + 1
 
 
 def embed(pipe: Any, scenario: Scenario, door: str, base_url: str, seconds: float) -> None:
@@ -184,11 +178,11 @@ def embed(pipe: Any, scenario: Scenario, door: str, base_url: str, seconds: floa
     }
     clients = [EmbeddingClient(f"{scenario.provider}:{model}", **options) for _ in range(scenario.clients)]
     outcome = Outcome()
-    texts = scenario.texts(seconds + SPARE)
+    texts = Shared(scenario.texts(seconds + SPARE))
     if door == "async":
-        asyncio.run(aembed_all(clients, texts, outcome, scenario.batch))
+        asyncio.run(aembed_all(clients, texts, outcome))
     else:
-        embed_all(clients, texts, outcome, scenario.batch)
+        embed_all(clients, texts, outcome)
     pipe.send(asdict(outcome))
 
 
@@ -206,63 +200,32 @@ class Shared:
         with self._lock:
             return next(self._texts)
 
-    def slice(self, size: int) -> list[str]:
-        """The next ones; none at the end."""
-        with self._lock:
-            return list(islice(self._texts, size))
 
-
-def embed_all(clients: list[Any], texts: Iterator[str], outcome: Outcome, batch: int) -> None:
-    shared = Shared(texts)
-
-    def stream(client: Any) -> None:
+def embed_all(clients: list[EmbeddingClient], texts: Shared, outcome: Outcome) -> None:
+    def stream(client: EmbeddingClient) -> None:
         try:
-            for result in client.stream(shared, on_error="keep"):
-                outcome.add(result, len(result.vectors))
+            for result in client.stream(texts, on_error="keep"):
+                outcome.add(result)
         except MultiEmbedError as error:
-            outcome.fail(error)
+            outcome.broke_off(error)
 
-    def call(client: Any) -> None:
-        while some := shared.slice(SLICE * batch):
-            try:
-                outcome.add(client.embed(some), len(some))
-            except MultiEmbedError as error:
-                outcome.fail(error, len(some))
-
-    streams = hasattr(EmbeddingClient, "stream")
-    callers = [
-        threading.Thread(target=stream if streams else call, args=(client,), daemon=True)
-        for client in clients
-        for _ in range(1 if streams else CALLERS // len(clients))
-    ]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
+    threads = [threading.Thread(target=stream, args=(client,), daemon=True) for client in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
-async def aembed_all(clients: list[Any], texts: Iterator[str], outcome: Outcome, batch: int) -> None:
-    shared = Shared(texts)
-
-    async def stream(client: Any) -> None:
+async def aembed_all(clients: list[EmbeddingClient], texts: Shared, outcome: Outcome) -> None:
+    async def stream(client: EmbeddingClient) -> None:
         try:
-            async for result in client.astream(shared, on_error="keep"):
-                outcome.add(result, len(result.vectors))
+            async for result in client.astream(texts, on_error="keep"):
+                outcome.add(result)
         except MultiEmbedError as error:
-            outcome.fail(error)
-
-    async def call(client: Any) -> None:
-        while some := shared.slice(SLICE * batch):
-            try:
-                outcome.add(await client.aembed(some), len(some))
-            except MultiEmbedError as error:
-                outcome.fail(error, len(some))
-
-    streams = hasattr(EmbeddingClient, "astream")
-    each = 1 if streams else CALLERS // len(clients)
-    await asyncio.gather(*((stream if streams else call)(client) for client in clients for _ in range(each)))
-    for client in clients:
+            outcome.broke_off(error)
         await client.aclose()
+
+    await asyncio.gather(*map(stream, clients))
 
 
 # ── one run ──────────────────────────────────────────────────────────────────────────────────────
