@@ -7,7 +7,7 @@ import sqlite3
 import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 from multiembed.cache.file import connect
 
@@ -28,6 +28,7 @@ class Connection:
         self._path = path
         self._open: sqlite3.Connection | None = None
         self._opened_by = 0
+        self._closing: finalize[..., Connection] | None = None
         self._file: tuple[int, int] | None = None
         _all.add(self)
 
@@ -66,10 +67,9 @@ class Connection:
     def close(self) -> None:
         """Close it; the next use opens it again."""
         with self.lock:
-            if self._open is not None and self._opened_by == os.getpid():
-                with suppress(sqlite3.Error):
-                    self._open.close()
-                self._open = None
+            if self._closing is not None and self._opened_by == os.getpid():
+                self._closing()
+                self._open = self._closing = None
 
     def _opened(self) -> sqlite3.Connection:
         if self._open is not None and self._opened_by != os.getpid():
@@ -80,8 +80,15 @@ class Connection:
         if self._open is None:
             self._open = connect(self._path)
             self._opened_by = os.getpid()
+            self._closing = finalize(self, _close, self._open, self._opened_by)  # at the end of the process too
             self._file = _identity(self._path)
         return self._open
+
+
+def _close(opened: sqlite3.Connection, by: int) -> None:
+    if by == os.getpid():
+        with suppress(sqlite3.Error):
+            opened.close()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -56,7 +56,7 @@ def connect(path: Path) -> sqlite3.Connection:
         if connection is not None:
             connection.close()
         if isinstance(error, (sqlite3.Error, OSError)):
-            raise ConfigurationError(f"The cache {path} {_why(error)}") from None
+            raise refuse(error, path) from None
         raise
     return connection
 
@@ -64,6 +64,11 @@ def connect(path: Path) -> sqlite3.Connection:
 def is_busy(error: Exception) -> bool:
     """Whether another process holds the lock."""
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def refuse(error: Exception, path: Path) -> ConfigurationError:
+    """What SQLite or the system said of a cache file, as an error that says what to do."""
+    return ConfigurationError(f"The cache {path} {_why(error)}")
 
 
 def _recognise(path: Path) -> None:
@@ -78,7 +83,7 @@ def _recognise(path: Path) -> None:
     except IsADirectoryError:
         raise ConfigurationError(f"The cache {path} is a directory: name a file in it.") from None
     except OSError as error:
-        raise ConfigurationError(f"The cache {path} {_why(error)}") from None
+        raise refuse(error, path) from None
     if not head:
         return
     if not head.startswith(b"SQLite format 3\0"):
@@ -108,12 +113,6 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("PRAGMA synchronous = NORMAL")  # kill -9 loses nothing, a power failure the last moments
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT // _number(connection, 'page_size')}")
         connection.execute(f"PRAGMA journal_size_limit = {_CHECKPOINT}")
-    try:
-        connection.execute("BEGIN IMMEDIATE")  # says whether it can be written
-        connection.execute("ROLLBACK")
-    except sqlite3.Error as error:
-        if not is_busy(error):
-            raise
 
 
 def _make(connection: sqlite3.Connection) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
+import sys
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,14 +133,16 @@ class CacheFile:
         """
         before = self.bytes
         with self._opened() as connection:
-            going = self._oldest_first(connection, spaces, written_before)
+            going = _Choice(connection, spaces, written_before)
             if max_bytes is not None:
-                going = _until(going, connection, before - max_bytes, before)
-            if not dry_run:
-                _delete(connection, [id_ for id_, _ in going])
-        return Pruned(
-            vectors=len(going), bytes=sum(size for _, size in going), bytes_before=before, bytes_after=self.bytes
-        )
+                going.until(before - max_bytes, before)
+            vectors, size = going.measure()
+            if vectors and not dry_run:
+                going.delete()
+                connection.execute("DELETE FROM spaces WHERE id NOT IN (SELECT space FROM vectors)")
+                connection.execute("VACUUM")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return Pruned(vectors=vectors, bytes=size, bytes_before=before, bytes_after=self.bytes)
 
     def vectors(self, spaces: Collection[str] | None = None) -> Iterator[KeptVector]:
         """Every vector, or those of some spaces, in the order they were written. Damaged ones are left out.
@@ -169,18 +171,6 @@ class CacheFile:
                             None if sparse is None else sparse[0],
                         )
 
-    def _oldest_first(
-        self, connection: sqlite3.Connection, spaces: Collection[str] | None, before: float | None
-    ) -> list[tuple[int, int]]:
-        """Ids and sizes of the rows that may go."""
-        some = () if spaces is None else tuple(spaces)
-        fitting = f"(? OR fingerprint IN ({','.join('?' * len(some))}))"
-        return connection.execute(
-            "SELECT vectors.id, length(record) FROM vectors JOIN spaces ON spaces.id = vectors.space "  # noqa: S608 - ours
-            f"WHERE {fitting} AND written < ? ORDER BY vectors.id",
-            (spaces is None, *some, time.time() + DAY if before is None else before),
-        ).fetchall()
-
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         try:
@@ -191,24 +181,40 @@ class CacheFile:
             raise ConfigurationError(f"The cache {self.path} could not be worked on: {what}.") from None
 
 
-def _until(
-    rows: list[tuple[int, int]], connection: sqlite3.Connection, too_much: float, file: int
-) -> list[tuple[int, int]]:
-    """As many of the rows as must go for the file to lose some bytes, each with its share of what is around it."""
-    records = connection.execute("SELECT coalesce(sum(length(record)), 0) FROM vectors").fetchone()[0]
-    going = 0
-    while going < len(rows) and too_much > 0:
-        too_much -= rows[going][1] * file / records
-        going += 1
-    return rows[:going]
+class _Choice:
+    """The rows that may go, the oldest first: rows are only ever appended, so that is the order of their ids."""
 
+    def __init__(
+        self, connection: sqlite3.Connection, spaces: Collection[str] | None, written_before: float | None
+    ) -> None:
+        some = () if spaces is None else tuple(spaces)
+        fingerprints = f"fingerprint IN ({','.join('?' * len(some))})"
+        self._connection = connection
+        self._begin, self._end = connection.execute("SELECT min(id) - 1, max(id) FROM vectors").fetchone()
+        self._from = (
+            "FROM vectors WHERE id > ? AND id <= ? AND written < ? "  # noqa: S608 - placeholders
+            f"AND space IN (SELECT id FROM spaces WHERE ? OR {fingerprints})"
+        )
+        self._rest = (sys.maxsize if written_before is None else written_before, spaces is None, *some)
 
-def _delete(connection: sqlite3.Connection, ids: list[int]) -> None:
-    for begin in range(0, len(ids), _AT_ONCE):
-        connection.execute("BEGIN IMMEDIATE")
-        connection.executemany("DELETE FROM vectors WHERE id = ?", [(id_,) for id_ in ids[begin : begin + _AT_ONCE]])
-        connection.execute("COMMIT")
-    if ids:
-        connection.execute("DELETE FROM spaces WHERE id NOT IN (SELECT space FROM vectors)")
-        connection.execute("VACUUM")
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    def until(self, too_much: float, file: int) -> None:
+        """Choose no more than what must go for the file to lose some bytes; each row has its share of the file."""
+        records = self._connection.execute("SELECT sum(length(record)) FROM vectors").fetchone()[0]
+        self._end, everything = self._begin, self._end
+        for id_, size in self._select("id, length(record)", self._begin, everything, "ORDER BY id"):
+            if too_much <= 0:
+                break
+            too_much -= size * file / records
+            self._end = id_
+
+    def measure(self) -> tuple[int, int]:
+        """How many they are, and the bytes of their records."""
+        vectors, size = self._select("count(*), coalesce(sum(length(record)), 0)", self._begin, self._end).fetchone()
+        return vectors, size
+
+    def delete(self) -> None:
+        for begin in range(self._begin, self._end, _AT_ONCE):
+            self._connection.execute(f"DELETE {self._from}", (begin, min(begin + _AT_ONCE, self._end), *self._rest))
+
+    def _select(self, columns: str, begin: int, end: int, order: str = "") -> sqlite3.Cursor:
+        return self._connection.execute(f"SELECT {columns} {self._from} {order}", (begin, end, *self._rest))

@@ -14,7 +14,7 @@ import numpy as np
 from multiembed.cache.codec import digests, encode
 from multiembed.cache.connection import Connection
 from multiembed.cache.contract import Found
-from multiembed.cache.file import PATIENCE, is_busy
+from multiembed.cache.file import PATIENCE, is_busy, refuse
 from multiembed.cache.gathering import Gathering
 from multiembed.cache.guard import Guard
 from multiembed.errors import ConfigurationError
@@ -55,9 +55,14 @@ class SqliteCache:
         Raises:
             ConfigurationError: that cannot be done; the message says what to do.
         """
-        with self._writing.use():
-            pass
-        self._writing.close()
+        try:
+            with self._writing.write(patience=0.0):
+                pass  # says whether it can be written
+        except sqlite3.Error as error:
+            if not is_busy(error):
+                raise refuse(error, self.path) from None
+        finally:
+            self._writing.close()
 
     def describe(self, space: str, words: Mapping[str, Any]) -> None:
         """Say what a space is, in plain JSON: model, role, dimensions. Written down with its first vectors."""
