@@ -7,8 +7,8 @@
 
 No key, no network. The simulator, in a process of its own, keeps the quota; an EmbeddingClient in another process has
 no ceilings set and embeds a stream of distinct short texts, one in each request, by `stream` (sync) or by `astream`
-(async). The token scenarios send two longer texts in a request. There are so many texts that a client which uses all of the
-quota is busy for five seconds more than is measured. Refusals name no Retry-After.
+(async). The token scenarios send two longer texts in a request. There are so many texts that a client which uses all
+of the quota is busy for five seconds more than is measured. Refusals name no Retry-After.
 
 used      accepted / possible, from 10 s after the first request, or after a change of the quota, to the end.
           Possible is the rate; for requests in flight, as many as the latency alone allows, which nobody quite reaches.
