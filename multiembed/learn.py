@@ -31,14 +31,16 @@ class Learned:
         start: the first value.
         least: it never falls below this.
         most: no more is tried while none is known.
+        rests: where it rests, as a share of what was refused last.
     """
 
-    __slots__ = ("_age", "_back", "_falls", "_least", "_low", "_most", "_peak", "searching", "value")
+    __slots__ = ("_age", "_back", "_falls", "_least", "_low", "_most", "_peak", "_rests", "searching", "value")
 
-    def __init__(self, start: float, *, least: float, most: float) -> None:
+    def __init__(self, start: float, *, least: float, most: float, rests: float = 1.0) -> None:
         self.value = start
         self.searching = True
         self._least = least
+        self._rests = rests
         self._most = most
         self._low = self._peak = start
         self._age = 0.0
@@ -66,10 +68,11 @@ class Learned:
         again = not self.searching and self._age < _AT_ONCE
         self._falls = min(self._falls + 1, len(_FALLS) - 1) if again else 0
         before = self._peak
-        self._peak = max(at if self.searching else min(self.value, at), self._least)
+        reached = at if self.searching else min(self.value, at)
+        self._peak = max(self._rests * reached, self._least)
         known = not self.searching and not again and abs(self._peak - before) <= _SAME * before
         back = min(self._back * 2.0, _BACK[1]) if known else _BACK[0]
-        self._low = max(self._peak * _FALLS[self._falls], min(passed, self._peak) * _FALLS[0], self._least)
+        self._low = max(reached * _FALLS[self._falls], min(passed, self._peak) * _FALLS[0], self._least)
         self._age = 0.0
         self._back = max(back, pause * _PAUSES)
         self.searching = False

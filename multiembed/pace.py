@@ -26,6 +26,8 @@ MOST_IN_FLIGHT = 256
 """No more are tried, when no ceiling is told."""
 _SLOWEST = 0.2
 """A learned rate never falls below this, in requests a second; longer pauses are the weather's matter."""
+_UNDER = 0.98
+"""Where a learned rate rests: a server that counts each second refuses now and then close under its limit, too."""
 _CATCH_UP = 0.02
 """Seconds by which a request that is late, because timers are, lets the next one come sooner."""
 _IDLE = 1.0
@@ -253,7 +255,7 @@ class Pace:
         passed = self._passed[quota].rate(now)
         rate = self._rates.get(quota)
         if rate is None:
-            rate = self._rates[quota] = Learned(passed, least=_SLOWEST, most=float("inf"))
+            rate = self._rates[quota] = Learned(passed, least=_SLOWEST, most=float("inf"), rests=_UNDER)
             self._free[quota] = now
             rate.refused(passed, pause=pause)
             rate.search(rate.value)

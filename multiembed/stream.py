@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OnError: TypeAlias = Literal["raise", "keep"]
 
 BLOCK_TEXTS = 1024
-"""Texts of one result, at most."""
+"""Texts of one result, at most, unless one request holds more."""
 _BLOCK_CHARACTERS = 2_000_000
 """Characters of one result's texts, unless its last text has more."""
 _MOST_UNSENT = 2
@@ -34,7 +34,8 @@ _MOST_OPEN = 8
 class _Reading:
     """What was read of the source: the next block's texts, and why it ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, per_request: int) -> None:
+        self._most = max(1, BLOCK_TEXTS // per_request) * per_request  # so that no request goes half empty
         self._texts: list[str] = []
         self._characters = 0
         self.ended = False
@@ -44,7 +45,7 @@ class _Reading:
         """Take a text; True when there are enough for a block."""
         self._texts.append(text)
         self._characters += len(text) if isinstance(text, str) else 0
-        return len(self._texts) >= BLOCK_TEXTS or self._characters >= _BLOCK_CHARACTERS
+        return len(self._texts) >= self._most or self._characters >= _BLOCK_CHARACTERS
 
     def end(self, error: Exception | None = None) -> None:
         """No more comes, perhaps because of an error, which is raised after all that came before it is handed out."""
@@ -81,8 +82,9 @@ def stream(
         on_error: "raise", or "keep" what failed in the results' failures.
     """
     woken = threading.Event()
-    reading, source = _Reading(), iter(texts)
+    source = iter(texts)
     with make(woken.set) as call, closing(Crew(call.work(), send)) as crew:
+        reading = _Reading(call.job.target.limits.max_items)
         while (turn := _turn(call, reading)) != "end":
             crew.check()
             if isinstance(turn, Block):
@@ -105,9 +107,9 @@ async def astream(
 ) -> AsyncIterator[EmbeddingResult]:
     """As `stream`, in tasks; the source may be asynchronous, too."""
     woken, loop = asyncio.Event(), asyncio.get_running_loop()
-    reading = _Reading()
     source = aiter(texts) if isinstance(texts, AsyncIterable) else iter(texts)
     with make(lambda: loop.call_soon_threadsafe(woken.set)) as call:
+        reading = _Reading(call.job.target.limits.max_items)
         async with aclosing(TaskCrew(call.work(), send)) as crew:
             while (turn := _turn(call, reading)) != "end":
                 crew.check()
