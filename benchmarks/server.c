@@ -2,8 +2,9 @@
 
    cc -O2 -o server server.c -lm && ./server [--latency MS] [--dimensions D] [--port P] [--no-base64]
 
-One thread, epoll, HTTP/1.1 with keep-alive on 127.0.0.1. The first line of its output is the port. It ends on SIGTERM
-and when its input ends, that is also when its parent is gone, and then writes what GET /stats would have answered.
+One thread, epoll, HTTP/1.1 with keep-alive on 127.0.0.1. The first line of its output is the port and the last
+number of every vector. It ends on SIGTERM and when its input ends, that is also when its parent is gone, and then
+writes what GET /stats would have answered.
 
 POST to a path that ends in /embeddings is answered in OpenAI's form ("encoding_format": "base64" too; with --no-base64
 it is ignored, as by many gateways), POST to a path that ends in /text-embedding/text-embedding in DashScope's. An answer
@@ -12,7 +13,7 @@ for each other.
 
 All vectors are the same text, made once: D numbers of 17 digits. Only the first number differs: it is the first run of
 up to 7 digits in the text, as 0.<7 digits>, so a client can see from round(vector[0] * 1e7) whose vector it has (also
-as float32), and from the last number (the same for all, see /stats) that it has all of it. */
+as float32), and from the last number that it has all of it. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -32,7 +33,7 @@ as float32), and from the last number (the same for all, see /stats) that it has
 #include <time.h>
 #include <unistd.h>
 
-enum { EVENTS = 512, CHUNK = 256 << 10, MAX_BODY = 256 << 20, MAX_HEAD = 64 << 10, IOVECS = 1000, ID_DIGITS = 7 };
+enum { EVENTS = 512, CHUNK = 256 << 10, MAX_BODY = 256 << 20, MAX_HEAD = 64 << 10, IOVECS = 1000, IDS = 10000000 };
 
 typedef struct connection {
     int fd;
@@ -212,8 +213,7 @@ static long read_input(const char *body, const char *end, const char *key, long 
         *bytes += at - text;
         uint32_t id = 0;
         while (text < at && (*text < '0' || *text > '9')) text++;
-        for (int digits = 0; text < at && *text >= '0' && *text <= '9' && digits < ID_DIGITS; digits++)
-            id = id * 10 + (*text++ - '0');
+        while (text < at && *text >= '0' && *text <= '9') id = (id * 10 + (uint32_t)(*text++ - '0')) % IDS;
         ids = grown(ids, &ids_room, count + 1, sizeof *ids);
         ids[count++] = id;
     }
@@ -447,7 +447,7 @@ int main(int count, char **words) {
         /* An input that is a file or /dev/null cannot be watched and never ends anything. */
         if (epoll_ctl(poller, EPOLL_CTL_ADD, *special[place], &event) && place < 2) die("epoll_ctl");
     }
-    printf("%d\n", ntohs(address.sin_port));
+    printf("%d %.17f\n", ntohs(address.sin_port), last_value);
     fflush(stdout);
 
     while (!asked_to_stop) {

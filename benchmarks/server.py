@@ -32,6 +32,10 @@ class Server:
         latency: seconds from a whole request to its answer.
         dimensions: numbers in a vector.
         base64: whether "encoding_format": "base64" is heeded.
+
+    Attributes:
+        base_url: where it listens.
+        last_value: the last number of every vector.
     """
 
     def __init__(self, *, latency: float = 0.0, dimensions: int = 1024, base64: bool = True) -> None:
@@ -39,8 +43,9 @@ class Server:
         self._process = subprocess.Popen(
             told if base64 else [*told, "--no-base64"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.port = int(self._process.stdout.readline())
-        self.base_url = f"http://127.0.0.1:{self.port}"
+        port, last_value = self._process.stdout.readline().split()
+        self.base_url = f"http://127.0.0.1:{port}"
+        self.last_value = float(last_value)
 
     def stop(self) -> dict[str, Any]:
         """End it. The return value is what it did: requests, CPU seconds, requests in flight, lateness."""
