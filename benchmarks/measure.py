@@ -48,8 +48,8 @@ def check(vectors: Any, first: int, last_value: float) -> int:
     return len(vectors)
 
 
-def seconds_of_others() -> float:
-    """CPU seconds of the whole machine without idle; whoever else works makes this larger than what we used."""
+def machine_seconds() -> float:
+    """CPU seconds that the whole machine has worked; they show whether others worked beside us."""
     with Path("/proc/stat").open() as file:
         ticks = [int(word) for word in file.readline().split()[1:9]]
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
@@ -72,12 +72,12 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     texts = texts_of(case["texts"], case["length"])
     if one.returns != "blocks":
         texts = list(texts)
-    machine, cpu, begun = seconds_of_others(), cpu_seconds(), time.perf_counter()
+    machine, cpu, begun = machine_seconds(), cpu_seconds(), time.perf_counter()
     vectors, count = embed(texts), 0
     if one.returns == "blocks":
         for block in vectors:
             count += check(block, count, case["last_value"])
-    wall, cpu, machine = time.perf_counter() - begun, cpu_seconds() - cpu, seconds_of_others() - machine
+    wall, cpu, machine = time.perf_counter() - begun, cpu_seconds() - cpu, machine_seconds() - machine
     peak = peak_mib()
     if one.returns == "bytes":
         count = len(texts)

@@ -142,10 +142,10 @@ def quicker(scenario: Scenario) -> Scenario:
     return replace(scenario, points=tuple((texts // 10, most) for texts, most in scenario.points))
 
 
-def run(case: Case, prefix: list[str]) -> dict[str, Any]:
+def run(case: Case, prefix: list[str], tries: int) -> dict[str, Any]:
     """One measurement, done again while others use the machine."""
     found: dict[str, Any] = {}
-    for _ in range(TRIES):
+    for _ in range(tries):
         found = run_once(case, prefix)
         if "error" in found or not found["disturbed"]:
             break
@@ -226,12 +226,9 @@ def main() -> int:
     parser.add_argument("--draw", action="store_true", help="measure nothing: make table and picture from the JSON")
     told = parser.parse_args()
     kept = told.output / "throughput.json"
-    if told.draw:
-        result = json.loads(kept.read_text(encoding="utf-8"))
-    else:
-        result = {"about": about(), "runs": measured(told)}
-        told.output.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    if not told.draw:
+        measure_all(told, kept)
+    result = json.loads(kept.read_text(encoding="utf-8"))
     titles = {name: scenario.title for name, scenario in SCENARIOS.items()}
     table = throughput_table.markdown(result, titles)
     kept.with_suffix(".md").write_text(table, encoding="utf-8")
@@ -240,16 +237,19 @@ def main() -> int:
     return int(any("error" in found and DOORS[found["door"]].package == OURS for found in result["runs"]))
 
 
-def measured(told: argparse.Namespace) -> list[dict[str, Any]]:
+def measure_all(told: argparse.Namespace, kept: Path) -> None:
+    """Every case in every round; what is done is kept after each round of a scenario."""
     compiled()
-    runs = []
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Any] = {"about": about(), "runs": []}
+    rounds, tries = (1, 1) if told.quick else (told.rounds, TRIES)
     for cases in plan(told):
-        for turn in range(1 if told.quick else told.rounds):
+        for turn in range(rounds):
             order = random.Random(turn).sample(cases, len(cases))
             for case in (bar := tqdm(order, disable=None)):
                 bar.set_description(f"{case.scenario}, round {turn + 1}: {case.door}")
-                runs.append(run(case, told.prefix))
-    return runs
+                result["runs"].append(run(case, told.prefix, tries))
+            kept.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
