@@ -1,6 +1,6 @@
 """One measurement, in this process alone: a door, a number of texts, and what it took. See throughput.py.
 
-    python benchmarks/measure.py '{"door": …, "base_url": …, "texts": …, "batch": …, "concurrency": …, "last": …}'
+    python benchmarks/measure.py '{"door": …, "base_url": …, "last_value": …, and the fields of a Case}'
 
 Importing the client's module and building the client are outside the clock; connections and the first contact are
 within. Peak RSS is the whole process's, read before the vectors are checked.
@@ -36,7 +36,7 @@ def texts_of(count: int, length: int) -> Iterator[str]:
     return (f"text {number:07d} {WORDS * 2}"[:length] for number in range(count))
 
 
-def check(vectors: Any, first: int, last_value: float) -> int:
+def check(vectors: Any, first: int, case: dict[str, Any]) -> int:
     """See that vectors are whole and in order. The return value is their number.
 
     Raises:
@@ -44,7 +44,8 @@ def check(vectors: Any, first: int, last_value: float) -> int:
     """
     for place, vector in enumerate(vectors, first):
         assert id_of(vector) == place, f"text {place} has the vector of text {id_of(vector)}"
-        assert abs(vector[-1] - last_value) < 1e-7, f"the vector of text {place} is not whole"
+        whole = len(vector) == case["dimensions"] and abs(vector[-1] - case["last_value"]) < 1e-7
+        assert whole, f"the vector of text {place} is not whole"
     return len(vectors)
 
 
@@ -76,13 +77,13 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     vectors, count = embed(texts), 0
     if one.returns == "blocks":
         for block in vectors:
-            count += check(block, count, case["last_value"])
+            count += check(block, count, case)
     wall, cpu, machine = time.perf_counter() - begun, cpu_seconds() - cpu, machine_seconds() - machine
     peak = peak_mib()
     if one.returns == "bytes":
         count = len(texts)
     elif one.returns != "blocks":
-        count = check(vectors, 0, case["last_value"])
+        count = check(vectors, 0, case)
     assert count == case["texts"], f"{count} vectors for {case['texts']} texts"
     release = "" if one.package in (OURS, "python") else version(one.package)
     return {"wall_s": wall, "cpu_s": cpu, "peak_mib": peak, "machine_cpu_s": machine, "version": release}
