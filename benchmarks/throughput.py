@@ -6,7 +6,7 @@
 Each measurement has a process and a server of its own; the clients take turns, in another order in every round; the
 table shows medians. Every vector is checked: it must be its text's and whole. A measurement during which others used
 the machine is done again. Writes throughput.json, .md and .png into benchmarks/results; `--draw` makes the last two
-from the first.
+from the first. With `--only`, the other scenarios of the same commit, machine and day stay there.
 
 Ideal is ceil(ceil(texts / batch) / concurrency) * latency: what the wire would allow if a client cost nothing. That
 the server is no bottleneck is shown by its own CPU time, beside every result, and by raw sockets that decode nothing.
@@ -39,6 +39,7 @@ HERE = Path(__file__).parent
 OTHERS = 0.1
 """Cores that others may use during a measurement, beside the clock's own steps; else it is done again."""
 STEPS = 0.03
+PACKAGES = ("multiembed", "langchain_multiembed", "llamaindex_multiembed")
 TRIES = 4
 SECONDS = 300
 
@@ -183,18 +184,22 @@ def installed(name: str) -> bool:
         return False
 
 
-def about() -> dict[str, Any]:
+def about(told: argparse.Namespace) -> dict[str, Any]:
     """The date, the machine and what was measured."""
     model = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
-    described = subprocess.run(
-        ["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *PACKAGES], cwd=HERE.parent, check=False)
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} cores ({model or platform.machine()}), {platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "commit": described.stdout.strip(),
+        "commit": _git("log", "-1", "--format=%h") + ("-dirty" if changed.returncode else ""),
+        "asked": {"quick": told.quick, "clients": told.clients, "rounds": told.rounds},
     }
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=HERE.parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def _lines(path: str) -> list[str]:
@@ -237,13 +242,23 @@ def main() -> int:
     return int(any("error" in found and DOORS[found["door"]].package == OURS for found in result["runs"]))
 
 
+def earlier(told: argparse.Namespace, kept: Path, now: set[str]) -> list[dict[str, Any]]:
+    """What stands there of other scenarios, when it was measured alike: same commit, machine, day and choices."""
+    try:
+        result = json.loads(kept.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return [found for found in result["runs"] if found["scenario"] not in now] if result["about"] == about(told) else []
+
+
 def measure_all(told: argparse.Namespace, kept: Path) -> None:
     """Every case in every round; what is done is kept after each round of a scenario."""
     compiled()
     kept.parent.mkdir(parents=True, exist_ok=True)
-    result: dict[str, Any] = {"about": about(), "runs": []}
+    planned = plan(told)
+    result = {"about": about(told), "runs": earlier(told, kept, {case.scenario for cases in planned for case in cases})}
     rounds, tries = (1, 1) if told.quick else (told.rounds, TRIES)
-    for cases in plan(told):
+    for cases in planned:
         for turn in range(rounds):
             order = random.Random(turn).sample(cases, len(cases))
             for case in (bar := tqdm(order, disable=None)):
