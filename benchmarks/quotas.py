@@ -7,8 +7,8 @@
 
 No key, no network. The simulator, in a process of its own, keeps the quota; an EmbeddingClient in another process has
 no ceilings set and embeds a stream of distinct short texts, one in each request, by `stream` (sync) or by `astream`
-(async). The token scenarios send ten texts in a request. There are so many texts that a client which uses all of the
-quota is busy for five seconds more than is measured. Refusals name no Retry-After.
+(async). The token scenarios send two longer texts in a request. There are so many texts that a client which uses all
+of the quota is busy for five seconds more than is measured. Refusals name no Retry-After.
 
 used      accepted / possible, from 10 s after the first request, or after a change of the quota, to the end.
           Possible is the rate; for requests in flight, as many as the latency alone allows, which nobody quite reaches.
@@ -33,7 +33,6 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +43,12 @@ from multiembed.simulator.tokenizer import count_tokens
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from multiembed import EmbeddingResult
+
 RESULTS = Path(__file__).parent / "results"
 DOORS = ("sync", "async")
 SETTLES = 10.0
 """Seconds that a client has to find a quota."""
-CALLERS, SLICE = 64, 2
-"""Calls at once and texts in each, where the client has no `stream`."""
 SPARE = 5.0
 """Seconds' worth of texts beyond the time that is measured."""
 PATIENCE = 60.0
@@ -92,8 +91,8 @@ class Scenario:
         """As many as the quota lets pass in that time."""
         passes = self.per_second() * seconds * (0.75 if self.halves else 1.0)
         words = WORDS if self.limit == "tokens_per_minute" else ""
-        each = count_tokens(f"note 12345{words}") if words else 1
-        return (f"note {number}{words}" for number in range(int(passes / each)))
+        each = count_tokens(f"note 000000{words}") if words else 1
+        return (f"note {number:06}{words}" for number in range(int(passes / each)))
 
 
 def rates(provider: str, title: str, *rpms: int) -> list[Scenario]:
@@ -110,7 +109,7 @@ SCENARIOS = [
     *rates("siliconflow", "SiliconFlow", 600, 1800),
     *rates("gateway", "Gateway", 600, 1800),
     *(
-        Scenario(f"{one}-tokens", f"{title}, 120,000 tokens a minute", one, {"tokens_per_minute": 120_000}, batch=10)
+        Scenario(f"{one}-tokens", f"{title}, 120,000 tokens a minute", one, {"tokens_per_minute": 120_000}, batch=2)
         for one, title in (("dashscope", "DashScope"), ("siliconflow", "SiliconFlow"))
     ),
     Scenario("zhipu-two", "Two embedders, Zhipu, 8 in flight", "zhipu", {"in_flight": 8}, clients=2),
@@ -155,22 +154,17 @@ class Outcome:
     failed: int = 0
     errors: dict[str, int] = field(default_factory=dict)
 
-    def add(self, result: Any, sent: int) -> None:
-        """A call came back; single texts of it may have failed."""
-        failures = result.failures or {}
-        self.embedded += sent - len(failures)
-        for error in failures.values():
-            self.fail(error)
+    def add(self, result: EmbeddingResult) -> None:
+        """A block came back; single texts of it may have failed."""
+        self.embedded += len(result.vectors) - len(result.failures)
+        for error in result.failures.values():
+            self.broke_off(error)
 
-    def fail(self, error: BaseException, texts: int = 1) -> None:
-        """A whole call failed, or some texts of it did."""
-        result = getattr(error, "result", None)
-        if result is not None and error.failures:
-            self.embedded += texts - len(error.failures)
-            texts = len(error.failures)
-        self.failed += texts
+    def broke_off(self, error: MultiEmbedError) -> None:
+        """A text failed, or a stream ended with that error."""
+        self.failed += 1
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        self.errors[words] = self.errors.get(words, 0) + texts
+        self.errors[words] = self.errors.get(words, 0) + 1
 
 
 def embed(pipe: Any, scenario: Scenario, door: str, base_url: str, seconds: float) -> None:
@@ -184,11 +178,11 @@ def embed(pipe: Any, scenario: Scenario, door: str, base_url: str, seconds: floa
     }
     clients = [EmbeddingClient(f"{scenario.provider}:{model}", **options) for _ in range(scenario.clients)]
     outcome = Outcome()
-    texts = scenario.texts(seconds + SPARE)
+    texts = Shared(scenario.texts(seconds + SPARE))
     if door == "async":
-        asyncio.run(aembed_all(clients, texts, outcome, scenario.batch))
+        asyncio.run(aembed_all(clients, texts, outcome))
     else:
-        embed_all(clients, texts, outcome, scenario.batch)
+        embed_all(clients, texts, outcome)
     pipe.send(asdict(outcome))
 
 
@@ -206,63 +200,32 @@ class Shared:
         with self._lock:
             return next(self._texts)
 
-    def slice(self, size: int) -> list[str]:
-        """The next ones; none at the end."""
-        with self._lock:
-            return list(islice(self._texts, size))
 
-
-def embed_all(clients: list[Any], texts: Iterator[str], outcome: Outcome, batch: int) -> None:
-    shared = Shared(texts)
-
-    def stream(client: Any) -> None:
+def embed_all(clients: list[EmbeddingClient], texts: Shared, outcome: Outcome) -> None:
+    def stream(client: EmbeddingClient) -> None:
         try:
-            for result in client.stream(shared, on_error="keep"):
-                outcome.add(result, len(result.vectors))
+            for result in client.stream(texts, on_error="keep"):
+                outcome.add(result)
         except MultiEmbedError as error:
-            outcome.fail(error)
+            outcome.broke_off(error)
 
-    def call(client: Any) -> None:
-        while some := shared.slice(SLICE * batch):
-            try:
-                outcome.add(client.embed(some), len(some))
-            except MultiEmbedError as error:
-                outcome.fail(error, len(some))
-
-    streams = hasattr(EmbeddingClient, "stream")
-    callers = [
-        threading.Thread(target=stream if streams else call, args=(client,), daemon=True)
-        for client in clients
-        for _ in range(1 if streams else CALLERS // len(clients))
-    ]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
+    threads = [threading.Thread(target=stream, args=(client,), daemon=True) for client in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
-async def aembed_all(clients: list[Any], texts: Iterator[str], outcome: Outcome, batch: int) -> None:
-    shared = Shared(texts)
-
-    async def stream(client: Any) -> None:
+async def aembed_all(clients: list[EmbeddingClient], texts: Shared, outcome: Outcome) -> None:
+    async def stream(client: EmbeddingClient) -> None:
         try:
-            async for result in client.astream(shared, on_error="keep"):
-                outcome.add(result, len(result.vectors))
+            async for result in client.astream(texts, on_error="keep"):
+                outcome.add(result)
         except MultiEmbedError as error:
-            outcome.fail(error)
-
-    async def call(client: Any) -> None:
-        while some := shared.slice(SLICE * batch):
-            try:
-                outcome.add(await client.aembed(some), len(some))
-            except MultiEmbedError as error:
-                outcome.fail(error, len(some))
-
-    streams = hasattr(EmbeddingClient, "astream")
-    each = 1 if streams else CALLERS // len(clients)
-    await asyncio.gather(*((stream if streams else call)(client) for client in clients for _ in range(each)))
-    for client in clients:
+            outcome.broke_off(error)
         await client.aclose()
+
+    await asyncio.gather(*map(stream, clients))
 
 
 # ── one run ──────────────────────────────────────────────────────────────────────────────────────
@@ -371,42 +334,45 @@ def draw(results: dict[str, Any], path: Path) -> None:
         return
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 3.1 * rows), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.5 * rows + 0.4), squeeze=False)
     for spare in axes.flat[len(shown) :]:
         spare.axis("off")
     for axis, scenario in zip(axes.flat, shown, strict=False):
-        for door, colour in zip(DOORS, ("#1f6fb4", "#e07b1f"), strict=True):
-            if not (one := results.get(f"{scenario.name} {door}")):
-                continue
-            seconds = range(len(one["accepted_per_second"]) + 1)
-            axis.stairs(
-                one["accepted_per_second"],
-                seconds,
-                color=colour,
-                linewidth=1.6,
-                label=f"{door}, {one['used'] or 0:.0%}",
-            )
-            axis.stairs([-value for value in one["rejected_per_second"]], seconds, color=colour, fill=True, alpha=0.45)
-            axis.stairs(one["quota_per_second"], seconds, color="black", linewidth=1.0, linestyle="--", baseline=None)
+        found = {door: results[key] for door in DOORS if (key := f"{scenario.name} {door}") in results}
+        for door, one in found.items():
+            panel(axis, door, one)
+        top = max(one["quota_per_second"][0] for one in found.values())
+        lowest = max(max(one["rejected_per_second"]) for one in found.values())
+        axis.set_ylim(-min(lowest * 1.15 + 0.03 * top, top), top * 1.45)
         axis.axhline(0, color="black", linewidth=0.6)
-        top = max(one["quota_per_second"])
-        lowest = min((-max(results[key]["rejected_per_second"]) for door in DOORS
-                      if (key := f"{scenario.name} {door}") in results), default=0)  # fmt: skip
-        axis.set_ylim(max(lowest * 1.1, -top), top * 1.35)
-        axis.set_title(scenario.title, fontsize=10, loc="left")
-        axis.set_ylabel(f"{one['unit']} per second", fontsize=8)
+        axis.set_title(scenario.title, fontsize=9, loc="left")
+        axis.set_ylabel(f"{next(iter(found.values()))['unit']} per second", fontsize=8)
+        axis.yaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
+        axis.yaxis.get_major_locator().set_params(integer=True)
         axis.tick_params(labelsize=8)
         axis.margins(x=0)
-        axis.legend(fontsize=8, ncols=2, frameon=False, loc="upper right")
-    for axis in axes[-1]:
+        axis.legend(fontsize=8, ncols=2, frameon=False, loc="upper right", handlelength=1.2, columnspacing=1)
+    for axis in axes.flat[max(0, len(shown) - columns) : len(shown)]:
         axis.set_xlabel("seconds since the first request", fontsize=8)
     figure.suptitle(
-        "Quotas that the client is not told: accepted above the axis, rejected below (filled), the quota dashed; "
-        "in the legend the share used once settled",
+        "Quotas that the client is not told (dashed): what is accepted (lines), what is rejected (bars, downwards),\n"
+        "and the share of the quota used, from ten seconds after the start or a change to the end",
         fontsize=10,
     )
+    figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def panel(axis: Any, door: str, one: dict[str, Any]) -> None:
+    """One run."""
+    colour, left = {"sync": ("#1f6fb4", 0.0), "async": ("#e07b1f", 0.5)}[door]
+    edges = range(len(one["accepted_per_second"]) + 1)
+    used = f"{door} {said(one['used'], '.0%')}"
+    axis.stairs(one["quota_per_second"], edges, color="black", linewidth=1.0, linestyle="--", baseline=None)
+    axis.stairs(one["accepted_per_second"], edges, color=colour, linewidth=1.4, baseline=None, label=used)
+    downwards = [-value for value in one["rejected_per_second"]]
+    axis.bar([edge + left for edge in edges[:-1]], downwards, width=0.5, align="edge", color=colour)
 
 
 def main() -> None:
@@ -442,7 +408,9 @@ def main() -> None:
                 "python": platform.python_version(),
                 "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
             }
-            file.write_text(json.dumps({"about": about, "runs": results}, indent=1) + "\n", "utf-8")
+            lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in results.items())
+            written = ",\n".join(lines)
+            file.write_text(f'{{"about": {json.dumps(about)},\n"runs": {{\n{written}\n}}}}\n', "utf-8")
     draw(results, told.results / "quotas.png")
     table(results, chosen)
 

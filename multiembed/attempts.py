@@ -83,6 +83,7 @@ def attempt(part: Batch, job: Job, outcome: Outcome) -> Story:
         outcome.retries += ill.failures > 0
         if not isinstance(answer, TransportFailure):
             job.lessons.saw(answer.seconds)
+            outcome.seconds.append(answer.seconds)
         dimensions = job.target.expected_dimensions or job.lessons.dimensions
         judged = judge(answer, job.target, texts=len(part.texts), dimensions=dimensions)
         if isinstance(judged, Believed):
@@ -94,6 +95,7 @@ def attempt(part: Batch, job: Job, outcome: Outcome) -> Story:
         if not MEANINGS[judged.kind].retry:
             return _refused(judged, part, job, answer, place)
         asked = None if isinstance(answer, TransportFailure) else retry_after(answer.headers, job.wall())
+        outcome.rate_errors += judged.kind == "rate_limit"
         delay = _failed(judged, ill, asked, place, job)
         if _hopeless(judged, ill, delay, job):
             late = job.deadline_at is not None and judged.kind == "timeout" and job.clock() + delay >= job.deadline_at

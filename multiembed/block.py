@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +14,12 @@ from multiembed.plan import pack
 from multiembed.records import EmbeddingResult, SparseVector, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from multiembed.believe import Believed
+    from multiembed.cache.contract import Found
     from multiembed.job import Job, Outcome
+    from multiembed.plan import Bin
     from multiembed.records import Limits, Role, Vectors
     from multiembed.target import Target
 
@@ -57,21 +61,29 @@ class Block:
         self._places = [
             -1 if index in self._refused else unique.setdefault(text, len(unique)) for index, text in enumerate(texts)
         ]
-        self._texts = list(unique)
+        self.texts = list(unique)
+        """Each one once."""
+        self._times = Counter(self._places)
         self._dense: Vectors | None = None
-        self._sparse: list[SparseVector | None] = [None] * len(self._texts)
+        self._sparse: list[SparseVector | None] = [None] * len(self.texts)
         self._failures: dict[int, MultiEmbedError] = {}
-        self._bins = pack(sizes(self._texts, job.role, job.target, job.count), limits)
-        self._missing = len(self._texts)
+        self._unsent: Sequence[int] = range(len(self.texts))
+        self._limits = limits
+        self._bins: Iterator[Bin] | None = None
+        self._missing = len(self.texts)
         self.usage = Usage()
 
     def __len__(self) -> int:
         return len(self._places)
 
     @property
-    def unique(self) -> int:
-        """Texts that are sent."""
-        return len(self._texts)
+    def ahead(self) -> int:
+        """The caller's texts for which nothing has to be sent."""
+        return len(self._places) - self.times(self._unsent)
+
+    def times(self, places: Iterable[int]) -> int:
+        """How many of the caller's texts these unique ones are."""
+        return sum(map(self._times.__getitem__, places))
 
     @property
     def whole(self) -> bool:
@@ -80,12 +92,31 @@ class Block:
 
     def next_batch(self) -> Batch | None:
         """The next texts to send; None when all are under way."""
+        if self._bins is None:
+            unsent = [self.texts[place] for place in self._unsent]
+            self._bins = pack(sizes(unsent, self._job.role, self._target, self._job.count), self._limits)
         for bin_ in self._bins:
-            return Batch(bin_.places, [self._texts[place] for place in bin_.places], bin_.tokens, self)
+            places = [self._unsent[index] for index in bin_.places]
+            return Batch(places, [self.texts[place] for place in places], bin_.tokens, self)
         return None
 
-    def take(self, batch: Batch, outcome: Outcome) -> Usage:
-        """Put one batch's outcome where it belongs; what it cost."""
+    def fill(self, found: Found) -> None:
+        """Take what a cache knew already; it is not sent. To be called before the first batch is asked for."""
+        expected = self._target.expected_dimensions
+        if found.dense is not None and found.dense.shape[1] != (expected or found.dense.shape[1]):
+            return
+        if found.dense is not None:
+            self._room(found.dense.shape[1])[found.positions] = found.dense
+        for place, vector in zip(found.positions, found.sparse or (), strict=False):
+            self._sparse[place] = vector
+        known = set(found.positions)
+        self._unsent = [place for place in self._unsent if place not in known]
+        self._missing -= len(known)
+        self.usage += Usage(cached_texts=self.times(known))
+
+    def take(self, outcome: Outcome) -> list[tuple[list[str], Believed]]:
+        """Put one batch's outcome where it belongs; the texts and vectors that were good."""
+        good = []
         for places, believed in outcome.believed:
             if believed.dense is not None:
                 room = self._room(believed.dense.shape[1])
@@ -96,11 +127,14 @@ class Block:
             if believed.sparse is not None:
                 for place, vector in zip(places, believed.sparse, strict=True):
                     self._sparse[place] = vector
+            good.append(([self.texts[place] for place in places], believed))
         self._failures.update(outcome.failures)
-        self._missing -= len(batch.places)
-        usage = _usage(outcome, self._target)
+        return good
+
+    def settle(self, batch: Batch, usage: Usage) -> None:
+        """One batch is done with, and cost so much."""
         self.usage += usage
-        return usage
+        self._missing -= len(batch.places)
 
     def result(self) -> EmbeddingResult:
         """The vectors in the order of the caller's texts; rows of texts that failed are NaN, and named."""
@@ -114,7 +148,7 @@ class Block:
 
     def _room(self, dimensions: int) -> Vectors:
         if self._dense is None:
-            self._dense = np.empty((len(self._texts), dimensions), dtype=np.float32)
+            self._dense = np.empty((len(self.texts), dimensions), dtype=np.float32)
         return self._dense
 
     def _vectors(self) -> Vectors | None:
@@ -153,26 +187,27 @@ class Block:
         return by_text
 
 
-def raise_failures(result: EmbeddingResult, target: Target, texts: int) -> None:
-    """Raise what failed.
+def whole(block: Block) -> EmbeddingResult:
+    """The result of a block in which nothing failed.
 
     Raises:
         PartialFailureError: some texts did; the result is in it.
         MultiEmbedError: all did; the first text's error.
     """
+    result = block.result()
     failures = dict(result.failures)
     if not failures:
-        return
+        return result
     first = failures[min(failures)]
-    if len(failures) == texts:
+    if len(failures) == len(block):
         if all(type(error) is type(first) for error in failures.values()):
             first.indices = tuple(failures)
         raise first
     partial = PartialFailureError(
-        f"{len(failures)} of {texts} texts failed; the others are in .result, the reasons in "
+        f"{len(failures)} of {len(block)} texts failed; the others are in .result, the reasons in "
         f".failures. The first: {type(first).__name__}: {first}",
-        provider=target.provider.id,
-        model=target.facts.name,
+        provider=first.provider,
+        model=first.model,
         indices=sorted(failures),
     )
     partial.result = result
@@ -180,7 +215,8 @@ def raise_failures(result: EmbeddingResult, target: Target, texts: int) -> None:
     raise partial from first
 
 
-def _usage(outcome: Outcome, target: Target) -> Usage:
+def usage_of(outcome: Outcome, target: Target) -> Usage:
+    """What one batch's outcome cost."""
     tokens = outcome.total_tokens
     price = target.facts.price_cny_per_mtok
     return Usage(

@@ -8,22 +8,26 @@ import threading
 import time
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
-from multiembed.block import Block, sizes
+from multiembed.block import Block, sizes, usage_of
 from multiembed.drive import Work
 from multiembed.errors import InvalidRequestError
 from multiembed.job import MAX_RETRIES, PATIENCE, Job
 from multiembed.pace import FIRST_IN_FLIGHT, MOST_IN_FLIGHT
 from multiembed.plan import pack
-from multiembed.records import Estimate
+from multiembed.progress import Progress, shared
+from multiembed.records import Estimate, Usage
 from multiembed.texts import check_texts
 from multiembed.tokens import estimate_tokens
+from multiembed.trace import Span
 from multiembed.waits import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from types import TracebackType
 
+    from multiembed.cache.contract import VectorCache
     from multiembed.job import Batch, Lessons, Outcome
     from multiembed.options import EmbeddingOptions
     from multiembed.pace import Ceilings
@@ -55,13 +59,18 @@ class Call:
         self._target = target
         self._runtime = runtime
         self._wake = wake
+        self._space = target.fingerprint(role)
         self._lock = threading.Lock()
+        self._telling = threading.Lock()
         self._open: deque[Block] = deque()
         """In order; the first is the next one to be handed out."""
         self._sending: deque[Block] = deque()
         """Those that have texts yet to send."""
         self._texts = 0
-        self._bar = _bar(target.name) if options.show_progress else None
+        self._usage = Usage()
+        self._span = Span(target, role)
+        self._own_bar = Progress(target.name) if options.show_progress and shared() is None else None
+        self._bar = self._own_bar or shared()
         self.job = Job(
             target=target,
             role=role,
@@ -94,19 +103,45 @@ class Call:
         if refused and not keep_refused:
             raise _empty(refused, len(checked))
         self._texts += len(checked)
+        cache = self._runtime.cache
         limits = learned(self._target.limits, self.job.lessons, self.job.ceilings)
         block = Block(checked, self.job, limits, {index: _empty([index], 1) for index in refused})
+        if cache is not None:
+            self._describe(cache)
+            block.fill(cache.get(self._space, block.texts))
+        self._usage += block.usage
+        self._runtime.tally.add(block.usage, texts=block.ahead, failed=len(refused))
         if self._bar is not None:
-            self._bar.total = self._texts
-            self._bar.update(len(checked) - block.unique)
+            self._bar.announce(len(block))
+            self._bar.done(block.ahead)
         with self._lock:
             self._open.append(block)
             self._sending.append(block)
         return block
 
+    def _describe(self, cache: VectorCache) -> None:
+        """Tell the cache what the space is, for people."""
+        describe = getattr(cache, "describe", None)
+        if describe is not None:
+            target = self._target
+            words = {"model": target.name, "role": self.job.role, "dimensions": target.expected_dimensions}
+            describe(self._space, {**words, "output": target.output, "base_url": target.base_url})
+
     def work(self) -> Work:
         """What a crew is to do."""
-        return Work(self._batch, self.job, self.job.ceilings.in_flight or MOST_IN_FLIGHT, self._take, self._wake)
+        return Work(
+            take=self._batch,
+            job=self.job,
+            workers=self.job.ceilings.in_flight or MOST_IN_FLIGHT,
+            done=self._take,
+            blocks=self.blocks,
+            wake=self._wake,
+        )
+
+    @property
+    def blocks(self) -> bool:
+        """Whether opening blocks and taking outcomes in may take long, because a cache is asked."""
+        return self._runtime.caches
 
     def _batch(self) -> Batch | None:
         """The next texts to send, of the first block that has some; None when there are none now."""
@@ -120,12 +155,26 @@ class Call:
 
     def _take(self, batch: Batch, outcome: Outcome) -> None:
         """Put one batch's outcome where it belongs."""
-        block = batch.block
+        block, cache = batch.block, self._runtime.cache
         if block is None:
             return
-        self._runtime.spent(block.take(batch, outcome))
-        if self._bar is not None:
-            self._bar.update(len(batch.places))
+        usage = usage_of(outcome, self._target)
+        with self._telling:
+            good = block.take(outcome)
+            if cache is not None:
+                for texts, believed in good:
+                    cache.put(self._space, texts, believed.dense, believed.sparse)
+            block.settle(batch, usage)
+            self._usage += usage
+            if self._bar is not None:
+                self._bar.done(block.times(batch.places))
+        self._runtime.tally.add(
+            usage,
+            texts=block.times(batch.places),
+            failed=block.times(outcome.failures),
+            rate_errors=outcome.rate_errors,
+            seconds=outcome.seconds,
+        )
         if block.whole:
             self._wake()
 
@@ -144,10 +193,16 @@ class Call:
         """Blocks that have texts yet to send."""
         return len(self._sending)
 
-    def close(self) -> None:
-        """Take the progress bar off the screen."""
-        if self._bar is not None:
-            self._bar.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the progress bar off the screen, and end the span."""
+        if self._own_bar is not None:
+            self._own_bar.close()
+        self._span.end(self._usage, None if isinstance(error, GeneratorExit) else error)
 
 
 def learned(limits: Limits, lessons: Lessons, ceilings: Ceilings) -> Limits:
@@ -167,10 +222,9 @@ def foresee(
     *,
     target: Target,
     count: Callable[[str], int],
-    lessons: Lessons,
-    ceilings: Ceilings,
+    runtime: Runtime,
 ) -> Estimate:
-    """What a call would take, told without sending anything.
+    """What a call would take, told without sending anything. What the cache knows costs nothing.
 
     Raises:
         ConfigurationError: a text is no text.
@@ -179,7 +233,12 @@ def foresee(
     checked, refused = check_texts(texts, refuses=target.provider.refuses)
     if refused:
         raise _empty(refused, len(checked))
-    measured = list(sizes(list(dict.fromkeys(checked)), role, target, count))
+    lessons, ceilings = runtime.lessons, runtime.gate.ceilings(runtime.ceilings)
+    unique = list(dict.fromkeys(checked))
+    if runtime.cache is not None:
+        known = set(runtime.cache.get(target.fingerprint(role), unique).positions)
+        unique = [text for place, text in enumerate(unique) if place not in known]
+    measured = list(sizes(unique, role, target, count))
     requests = sum(1 for _ in pack(measured, learned(target.limits, lessons, ceilings)))
     tokens = round(sum(its_tokens for its_tokens, _ in measured) * (lessons.per_estimate or 1.0))
     price = target.facts.price_cny_per_mtok
@@ -213,9 +272,3 @@ def _empty(refused: list[int], texts: int) -> InvalidRequestError:
         f"{len(refused)} of {texts} texts are empty, and the API refuses such texts: leave them out. Nothing was sent.",
         indices=refused,
     )
-
-
-def _bar(name: str) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=0, unit="text", desc=name)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from contextlib import contextmanager
+from collections.abc import AsyncIterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from multiembed.errors import ConfigurationError
@@ -12,13 +13,12 @@ from multiembed.options import EmbeddingOptions
 from multiembed.target import aim
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from multiembed.block import Block
     from multiembed.call import Call
-    from multiembed.drive import Work
-    from multiembed.records import EmbeddingResult, Estimate, Role, Usage
+    from multiembed.records import EmbeddingResult, Estimate, Report, Role, Usage
     from multiembed.runtime import Runtime
     from multiembed.stream import OnError
     from multiembed.target import Target
@@ -67,19 +67,23 @@ class EmbeddingClient:
             PartialFailureError: some texts failed; the others are in its `.result`.
             MultiEmbedError: all failed; `multiembed.errors` draws the tree.
         """
+        from multiembed.block import whole
         from multiembed.drive import Crew
 
-        with self._calling(texts, role) as (block, work, runtime):
-            Crew(work, runtime.send).run()
-        return self._result(block)
+        with self._call(role) as call:
+            block = call.open(texts)
+            Crew(call.work(), self._living().send).run()
+            return whole(block)
 
     async def aembed(self, texts: Iterable[str], role: Role = "document") -> EmbeddingResult:
         """As `embed`, without blocking the event loop."""
-        from multiembed.drive import TaskCrew
+        from multiembed.block import whole
+        from multiembed.drive import TaskCrew, aside
 
-        with self._calling(texts, role) as (block, work, runtime):
-            await TaskCrew(work, runtime.asend).run()
-        return self._result(block)
+        with self._call(role) as call:
+            block = await aside(call.open, texts, blocks=call.blocks)
+            await TaskCrew(call.work(), self._living().asend).run()
+            return whole(block)
 
     def stream(
         self, texts: Iterable[str], role: Role = "document", *, on_error: OnError = "raise"
@@ -105,18 +109,31 @@ class EmbeddingClient:
             MultiEmbedError: all of a block failed.
         """
         from multiembed.stream import stream
+        from multiembed.texts import many
 
-        runtime = self._living()
-        return stream(self._making(role, runtime), runtime.send, texts, _checked_choice(on_error))
+        make = partial(self._call, _checked(role))
+        return stream(make, self._living().send, many(texts), _checked_choice(on_error))
 
     def astream(
         self, texts: Iterable[str] | AsyncIterable[str], role: Role = "document", *, on_error: OnError = "raise"
     ) -> AsyncIterator[EmbeddingResult]:
         """As `stream`, without blocking the event loop; the texts may come from an asynchronous iterable."""
         from multiembed.stream import astream
+        from multiembed.texts import many
 
-        runtime = self._living()
-        return astream(self._making(role, runtime), runtime.asend, texts, _checked_choice(on_error))
+        make = partial(self._call, _checked(role))
+        source = texts if isinstance(texts, AsyncIterable) else many(texts)
+        return astream(make, self._living().asend, source, _checked_choice(on_error))
+
+    def progress(self, total: int) -> AbstractContextManager[None]:
+        """One bar for all calls made inside, in this thread or task and those started there.
+
+        Args:
+            total: texts of all of them together.
+        """
+        from multiembed.progress import together
+
+        return together(self.target.name, total)
 
     def estimate(self, texts: Iterable[str], role: Role = "document") -> Estimate:
         """What embedding these texts would take. Nothing is sent."""
@@ -128,8 +145,7 @@ class EmbeddingClient:
             _checked(role),
             target=self.target,
             count=self._options.token_counter or estimate_tokens,
-            lessons=self._living().lessons,
-            ceilings=self._living().ceilings,
+            runtime=self._living(),
         )
 
     # ── what it knows of itself ──────────────────────────────────────────────────────────────────
@@ -141,8 +157,13 @@ class EmbeddingClient:
 
     @property
     def usage(self) -> Usage:
-        """What this client has spent in this process so far."""
-        return self._living().usage
+        """What this client has spent in this process so far; grows with each finished request."""
+        return self._living().tally.usage
+
+    @property
+    def report(self) -> Report:
+        """What this client has done in this process so far: texts, money, refusals and latencies."""
+        return self._living().tally.report()
 
     def fingerprint(self, role: Role) -> str:
         """A name for the space that vectors of this role lie in.
@@ -157,9 +178,9 @@ class EmbeddingClient:
         return f"EmbeddingClient({self._model!r})"
 
     def take_over(self, other: EmbeddingClient | None) -> None:
-        """Go on with the usage that another client has counted in this process."""
+        """Go on with what another client has counted in this process."""
         if other is not None and os.getpid() in other._runtimes:
-            self._living().spent(other.usage)
+            self._living().tally.add_all(other._living().tally)
 
     # ── its life ─────────────────────────────────────────────────────────────────────────────────
 
@@ -232,29 +253,11 @@ class EmbeddingClient:
             runtime = self._runtimes.setdefault(pid, Runtime(self._options, self.target))
         return runtime
 
-    def _making(self, role: Role, runtime: Runtime) -> Callable[[Callable[[], object]], Call]:
-        """What makes a call, given what to wake."""
+    def _call(self, role: Role, wake: Callable[[], object] = bool) -> Call:
         from multiembed.call import Call
 
-        target, checked = self.target, _checked(role)
-        return lambda wake: Call(checked, target=target, options=self._options, runtime=runtime, wake=wake)
-
-    @contextmanager
-    def _calling(self, texts: Iterable[str], role: Role) -> Iterator[tuple[Block, Work, Runtime]]:
-        runtime = self._living()
-        call = self._making(role, runtime)(bool)
-        try:
-            block = call.open(texts)
-            yield block, call.work(), runtime
-        finally:
-            call.close()
-
-    def _result(self, block: Block) -> EmbeddingResult:
-        from multiembed.block import raise_failures
-
-        result = block.result()
-        raise_failures(result, self.target, len(block))
-        return result
+        target, runtime = self.target, self._living()
+        return Call(_checked(role), target=target, options=self._options, runtime=runtime, wake=wake)
 
 
 def _checked(role: Role) -> Role:

@@ -12,7 +12,7 @@ import threading
 from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from multiembed.flow import exchange
 from multiembed.job import WITHHELD, Send
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from multiembed.job import Answer, Batch, Job, Outcome, Step
     from multiembed.records import WireRequest
+
+_T = TypeVar("_T")
 
 
 def _nobody() -> None:
@@ -38,9 +40,16 @@ class Work:
     workers: int
     """The most batches played at once."""
     done: Callable[[Batch, Outcome], None]
-    """Is told each batch's outcome, by one hand at a time."""
+    """Is told each batch's outcome."""
+    blocks: bool = False
+    """Whether `done` may take long, so that it must not hold up an event loop."""
     wake: Callable[[], object] = _nobody
     """Called when a hand broke down, for whoever waits for the outcomes."""
+
+
+async def aside(act: Callable[..., _T], *args: Any, blocks: bool) -> _T:
+    """Do something, in a thread if it would hold up the event loop."""
+    return await asyncio.to_thread(act, *args) if blocks else act(*args)
 
 
 class _Roster:
@@ -76,7 +85,6 @@ class Crew:
         self._context = copy_context()
         self._lock = threading.Lock()
         self._taking = threading.Lock()
-        self._telling = threading.Lock()
         self._stop = threading.Event()
         self._roster = _Roster(work.workers)
         self._helpers: list[threading.Thread] = []
@@ -95,7 +103,7 @@ class Crew:
             while self._helpers:
                 self._helpers.pop().join()
         finally:  # on Ctrl-C too: those that are sending finish their request, and take no other
-            self.stop()
+            self.close()
         self.check()
 
     def hire(self) -> None:
@@ -108,7 +116,7 @@ class Crew:
             with self._lock:
                 self._roster.leave()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """No further request goes out; those that are sent are heard to their end."""
         self._stop.set()
 
@@ -146,8 +154,7 @@ class Crew:
         while batch is not None:
             outcome = self._play(exchange(batch, self._work.job))
             if outcome is not None:
-                with self._telling:
-                    self._work.done(batch, outcome)
+                self._work.done(batch, outcome)
             batch = self._take()
         with self._lock:
             self._roster.leave()
@@ -209,7 +216,7 @@ class TaskCrew:
             while self._helpers:
                 await asyncio.wait(self._helpers)
         finally:
-            await self.stop()
+            await self.aclose()
         self.check()
 
     def hire(self) -> None:
@@ -224,7 +231,7 @@ class TaskCrew:
         self._helpers.add(helper)
         helper.add_done_callback(self._helpers.discard)
 
-    async def stop(self) -> None:
+    async def aclose(self) -> None:
         """End all hands, what they sent included."""
         self._stopped = True
         helpers = list(self._helpers)
@@ -252,7 +259,8 @@ class TaskCrew:
 
     async def _toil(self, batch: Batch | None) -> None:
         while batch is not None:
-            self._work.done(batch, await self._play(exchange(batch, self._work.job)))
+            outcome = await self._play(exchange(batch, self._work.job))
+            await aside(self._work.done, batch, outcome, blocks=self._work.blocks)
             batch = self._take()
         self._roster.leave()
 

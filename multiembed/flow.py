@@ -117,6 +117,8 @@ def _in_pieces(pieces: Sequence[str], part: Batch, job: Job, outcome: Outcome) -
         yield from _settle(Batch(bin_.places, [pieces[place] for place in bin_.places]), job, inner)
     outcome.requests += inner.requests
     outcome.retries += inner.retries
+    outcome.rate_errors += inner.rate_errors
+    outcome.seconds += inner.seconds
     if inner.failures:
         error = inner.failures[min(inner.failures)]
         error.indices = tuple(part.places)

@@ -129,6 +129,10 @@ class Outcome:
     failures: dict[int, MultiEmbedError] = field(default_factory=dict)
     requests: int = 0
     retries: int = 0
+    rate_errors: int = 0
+    """Refusals for being too fast."""
+    seconds: list[float] = field(default_factory=list)
+    """From request to answer, of each request that was answered."""
     shortened: int = 0
     """Texts that the server found too long and that went on cut or in pieces."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import pickle
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping  # noqa: TC003 - pydantic reads them
@@ -77,6 +78,9 @@ class EmbeddingOptions(BaseModel):
     """Seconds for one attempt as a whole."""
     deadline: _Seconds | None = _changes_no_vector()
     """Seconds for one call as a whole; None lets it run."""
+    cache: Any = _changes_no_vector(repr=False)
+    """Where vectors are kept, so that no text is paid for twice: the path of a file (SQLite, made if it is not there),
+    or a LangChain ByteStore or LlamaIndex KVStore."""
     limits: Mapping[str, int | None] | None = _changes_no_vector()
     """Single limits of the model put right: max_items, max_tokens_per_item, max_tokens_per_request or
     max_bytes_per_request."""
@@ -108,7 +112,7 @@ class EmbeddingOptions(BaseModel):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Any:
         memo = {} if memo is None else memo
-        for shared in (self.api_key, self.token_counter, self.http_client, self.http_async_client):
+        for shared in (self.api_key, self.token_counter, self.cache, self.http_client, self.http_async_client):
             memo[id(shared)] = shared  # functions and clients may hold locks and connections
         return super().__deepcopy__(memo)
 
@@ -129,7 +133,22 @@ def leave_behind(fields: Mapping[str, Any]) -> dict[str, Any]:
                 stacklevel=4,
             )
             kept[name] = None
+    if kept["cache"] is not None and not _travels(kept["cache"]):
+        warnings.warn(
+            "cache cannot be pickled: the embedder in the other process keeps no vectors. Give a path instead.",
+            UserWarning,
+            stacklevel=4,
+        )
+        kept["cache"] = None
     return kept
+
+
+def _travels(value: object) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:  # noqa: BLE001 - whatever the reason, it stays behind
+        return False
+    return True
 
 
 def configured(of: type[BaseModel], build: Callable[[], object]) -> None:

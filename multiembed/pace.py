@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from multiembed.learn import Learned, Meter
@@ -29,7 +30,7 @@ _CATCH_UP = 0.02
 """Seconds by which a request that is late, because timers are, lets the next one come sooner."""
 _IDLE = 1.0
 """A longer pause between two requests is no use of a limit."""
-_KEPT = 20_000
+_ROUNDING = 1e-6
 _LATELY = 2.0
 _MOST_VOTES = 3
 _DOCUMENTS: Mapping[Quota | None, int] = {"in_flight": 2, None: 0, "requests": -2, "tokens": -2}
@@ -62,56 +63,74 @@ class Ticket:
     """Reserved by estimate, then as billed."""
     level: int
     """Requests in flight when it went, itself among them."""
-    number: int
-    """Of the requests of the account, in the order in which they went."""
-    answered: float | None = None
-
-    def arrived_by(self, now: float, on_the_way: float) -> float:
-        """When it had reached the server at the latest."""
-        latest = now if self.answered is None else self.answered
-        return min(latest, self.sent + on_the_way)
 
 
-@dataclass(slots=True)
 class _Window:
     """What went within a span of time, as the server may count it.
 
     A request reaches the server at some time between our sending and its answer. Counting it until the span has passed
     since its answer, no span of the server's own clock can hold more than was allowed here.
+
+    Args:
+        span: seconds.
+        on_the_way: seconds after which a request has reached the server, answered or not.
     """
 
-    span: float
-    on_the_way: float
-    tickets: deque[Ticket] = field(default_factory=deque)
-    tokens: float = 0.0
+    def __init__(self, span: float, on_the_way: float) -> None:
+        self._span = span
+        self._on_the_way = on_the_way
+        self._unanswered: dict[Ticket, None] = {}
+        self._leaving: list[tuple[float, Ticket]] = []
+        """By the time at which they no longer count."""
+        self._inside: set[Ticket] = set()
+        self._tokens = 0.0
 
-    def add(self, ticket: Ticket) -> None:
-        if len(self.tickets) >= _KEPT:
-            self.tokens -= self.tickets.popleft().tokens
-        self.tickets.append(ticket)
-        self.tokens += ticket.tokens
+    def sent(self, ticket: Ticket, now: float) -> None:
+        self._let_go(now)
+        self._unanswered[ticket] = None
+        self._inside.add(ticket)
+        self._tokens += ticket.tokens
 
-    def settle(self, ticket: Ticket, billed: float) -> None:
-        if self.tickets and ticket.number >= self.tickets[0].number:
-            self.tokens += billed - ticket.tokens
+    def answered(self, ticket: Ticket, now: float) -> None:
+        if ticket in self._unanswered:
+            self._leave(ticket, now)
+
+    def billed(self, ticket: Ticket, tokens: float) -> None:
+        if ticket in self._inside:
+            self._tokens += tokens - ticket.tokens
 
     def wait(self, now: float, requests: float, tokens: float) -> float:
-        """Seconds until there is room in it for one more, `requests` and `tokens` being the most without it."""
-        while self.tickets and self._over(self.tickets[0], now) <= now:
-            self.tokens -= self.tickets.popleft().tokens
-        excess, count, held = 0.0, len(self.tickets), self.tokens
-        for ticket in self.tickets:
-            if count <= requests and held <= tokens:
-                break
-            if ticket.answered is None and self.on_the_way > self.span:
-                return float("inf")  # until it is answered
-            excess = max(excess, self._over(ticket, now) - now)
-            count -= 1
+        """Seconds until it holds no more than these; infinite when somebody must be answered first."""
+        self._let_go(now)
+        excess, held = len(self._inside) - requests, self._tokens - tokens
+        if excess <= 0 and held <= _ROUNDING:
+            return 0.0
+        for when, ticket in self._leaving:
+            excess -= 1
             held -= ticket.tokens
-        return excess
+            if excess <= 0 and held <= _ROUNDING:
+                return when - now
+        return float("inf")
 
-    def _over(self, ticket: Ticket, now: float) -> float:
-        return ticket.arrived_by(now, self.on_the_way) + self.span
+    def _let_go(self, now: float) -> None:
+        while self._unanswered and (first := next(iter(self._unanswered))).sent + self._on_the_way <= now:
+            self._leave(first, first.sent + self._on_the_way)
+        over = 0
+        for when, ticket in self._leaving:
+            if when > now:
+                break
+            over += 1
+            self._inside.discard(ticket)
+            self._tokens -= ticket.tokens
+        del self._leaving[:over]
+
+    def _leave(self, ticket: Ticket, arrived: float) -> None:
+        del self._unanswered[ticket]
+        insort(self._leaving, (arrived + self._span, ticket), key=_first)
+
+
+def _first(pair: tuple[float, Ticket]) -> float:
+    return pair[0]
 
 
 class Pace:
@@ -129,7 +148,6 @@ class Pace:
         """When the next request may go at each learned rate."""
         self._minute = _Window(_MINUTE, _LOST)
         self._second = _Window(_SECOND, _ON_THE_WAY)
-        self._sent = 0
         self._last = float("-inf")
         self._changed = float("-inf")
         """When a limit last fell: what went before tells nothing of the new one."""
@@ -179,10 +197,9 @@ class Pace:
             amount = 1.0 if quota == "requests" else tokens
             self._free[quota] = max(self._free[quota], now - _CATCH_UP) + amount / rate.value
         self.in_flight += 1
-        self._sent += 1
-        ticket = Ticket(now, tokens, self.in_flight, self._sent)
-        self._minute.add(ticket)
-        self._second.add(ticket)
+        ticket = Ticket(now, tokens, self.in_flight)
+        self._minute.sent(ticket, now)
+        self._second.sent(ticket, now)
         return ticket
 
     def _use(self, now: float, ceilings: Ceilings) -> None:
@@ -199,14 +216,15 @@ class Pace:
 
     def gone(self, ticket: Ticket, now: float) -> None:
         """It is no longer in flight."""
-        ticket.answered = now
+        self._minute.answered(ticket, now)
+        self._second.answered(ticket, now)
         self.in_flight -= 1
 
     def passed(self, ticket: Ticket, now: float, billed: int | None) -> None:
         """The provider did what was asked, and billed so many tokens."""
         if billed is not None:
-            self._minute.settle(ticket, billed)
-            self._second.settle(ticket, billed)
+            self._minute.billed(ticket, billed)
+            self._second.billed(ticket, billed)
             ticket.tokens = billed
         self._passed["requests"].add(now, 1.0)
         self._passed["tokens"].add(now, ticket.tokens)

@@ -208,6 +208,31 @@ def _sum(left: Any, right: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What an embedder has done so far in this process. What is unknown is None, never 0."""
+
+    texts: int
+    """Those that are done with: embedded, known already, or failed. A text that stands twice in a call counts twice."""
+    cached_texts: int
+    """Of these, the ones that cost nothing because they were known already."""
+    failed_texts: int
+    """Of these, the ones that have no vector."""
+    total_tokens: int | None
+    """As the provider billed them."""
+    cost: float | None
+    """CNY by the catalog's price."""
+    requests: int
+    """HTTP requests that were sent, retries among them."""
+    retries: int
+    rate_errors: int
+    """Requests that were refused for being too fast, and sent again later."""
+    p50: float | None
+    """Seconds from request to answer: half of the requests took no longer. Right within 1 %."""
+    p99: float | None
+    """Likewise, 99 of 100."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
     """What a call would take, told without sending anything."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterable
+from contextlib import aclosing, closing
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from multiembed.block import Block, raise_failures
-from multiembed.drive import Crew, TaskCrew
+from multiembed.block import Block, whole
+from multiembed.drive import Crew, TaskCrew, aside
 from multiembed.errors import ConfigurationError
-from multiembed.texts import many
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -81,9 +81,8 @@ def stream(
         on_error: "raise", or "keep" what failed in the results' failures.
     """
     woken = threading.Event()
-    call, reading, source = make(woken.set), _Reading(), many(texts)
-    crew = Crew(call.work(), send)
-    try:
+    reading, source = _Reading(), iter(texts)
+    with make(woken.set) as call, closing(Crew(call.work(), send)) as crew:
         while (turn := _turn(call, reading)) != "end":
             crew.check()
             if isinstance(turn, Block):
@@ -96,9 +95,6 @@ def stream(
                 woken.wait()
                 woken.clear()
         reading.check()
-    finally:
-        crew.stop()
-        call.close()
 
 
 async def astream(
@@ -108,26 +104,23 @@ async def astream(
     on_error: OnError,
 ) -> AsyncIterator[EmbeddingResult]:
     """As `stream`, in tasks; the source may be asynchronous, too."""
-    woken = asyncio.Event()
-    call, reading = make(woken.set), _Reading()
-    source = aiter(texts) if isinstance(texts, AsyncIterable) else many(texts)
-    crew = TaskCrew(call.work(), send)
-    try:
-        while (turn := _turn(call, reading)) != "end":
-            crew.check()
-            if isinstance(turn, Block):
-                yield _result(turn, call, on_error)
-            elif turn == "read":
-                await _aread(source, reading)
-                reading.open(call)
-                crew.hire()
-            else:
-                await woken.wait()
-                woken.clear()
-        reading.check()
-    finally:
-        await crew.stop()
-        call.close()
+    woken, loop = asyncio.Event(), asyncio.get_running_loop()
+    reading = _Reading()
+    source = aiter(texts) if isinstance(texts, AsyncIterable) else iter(texts)
+    with make(lambda: loop.call_soon_threadsafe(woken.set)) as call:
+        async with aclosing(TaskCrew(call.work(), send)) as crew:
+            while (turn := _turn(call, reading)) != "end":
+                crew.check()
+                if isinstance(turn, Block):
+                    yield _result(turn, call, on_error)
+                elif turn == "read":
+                    await _aread(source, reading)
+                    await aside(reading.open, call, blocks=call.blocks)
+                    crew.hire()
+                else:
+                    await woken.wait()
+                    woken.clear()
+            reading.check()
 
 
 def _turn(call: Call, reading: _Reading) -> Block | Literal["read", "wait", "end"]:
@@ -141,10 +134,7 @@ def _turn(call: Call, reading: _Reading) -> Block | Literal["read", "wait", "end
 
 
 def _result(block: Block, call: Call, on_error: OnError) -> EmbeddingResult:
-    result = block.result()
-    if on_error == "raise" or call.job.fatal is not None:
-        raise_failures(result, call.job.target, len(block))
-    return result
+    return block.result() if on_error == "keep" and call.job.fatal is None else whole(block)
 
 
 def _read(source: Iterator[str], reading: _Reading) -> None:
