@@ -223,11 +223,9 @@ def test_an_error_while_an_outcome_is_put_away_reaches_the_caller(play):
         return answer(request)
 
     work = Work(take=lambda: next(plan, None), job=job, workers=8, done=done)
+    run = Crew(work, answer).run if play.kind == "threads" else lambda: asyncio.run(TaskCrew(work, asend).run())
     with pytest.raises(ZeroDivisionError):
-        if play.kind == "threads":
-            Crew(work, answer).run()
-        else:
-            asyncio.run(TaskCrew(work, asend).run())
+        run()
     assert nobody_is_left()
     assert job.gate.in_flight == 0
 
@@ -277,10 +275,9 @@ async def test_tasks_do_work_that_comes_later():
     for number in range(3):
         plan[:] = batches(number + 1)[number:]
         crew.hire()
-        while len(done) <= number:
+        for _ in range(50):
             await asyncio.sleep(0)
-        for _ in range(5):
-            await asyncio.sleep(0)
+        assert len(done) == number + 1
     await crew.aclose()
     assert done == [0, 1, 2]
 

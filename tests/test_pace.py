@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from itertools import count
+from itertools import count, pairwise
 
 import pytest
 from hypothesis import given
@@ -379,7 +379,7 @@ def test_an_account_that_refuses_everything_is_still_asked_every_five_seconds():
         pace.refused(ticket, now + 0.1, "requests", None, 0.0)
         pace.gone(ticket, now + 0.1)
         now += 0.1
-    waits = [after - before for before, after in zip(asked, asked[1:], strict=False)]
+    waits = [after - before for before, after in pairwise(asked)]
     assert 1.0 < max(waits) <= 5.2
 
 

@@ -110,6 +110,11 @@ def test_a_minute_that_was_used_up_at_once_is_waited_for_and_no_text_fails(provi
     assert account.arrivals.rejected < 100
 
 
+def dear_texts(count):
+    """Single letters, which cost nearly twice what the estimate says of English."""
+    return [f"{number} " + "a b c d e f g h " * 6 for number in range(count)]
+
+
 # ── told, in virtual time ────────────────────────────────────────────────────────────────────────
 
 
@@ -125,6 +130,19 @@ def test_a_rate_that_is_told_is_used_and_never_exceeded(provider, kind):
     assert account.arrivals.most_requests(60.0) <= 600
     assert account.arrivals.most_requests(1.0) <= (10 if per_second else 600)
     assert account.served(0.0, 120.0) >= 0.9 * 1200
+
+
+def test_batches_that_a_bill_has_shown_to_be_too_dear_are_cut_before_they_are_sent():
+    account = Account("dashscope", latency=0.05)
+    a_second = 8 * max(map(count_tokens, dear_texts(100)))
+    told = Ceilings(tokens_per_minute=60 * a_second, per_second=True)
+    account.run(1000.0, texts=6, told=told, write=lambda number: dear_texts(16)[: 8 + number])
+    assert account.failures == []
+    log = account.arrivals.log()
+    # The first goes by the estimate, and another may stand in the queue by then.
+    assert log[0].tokens > a_second
+    assert max(each.tokens for each in log[2:]) <= a_second
+    assert sum(each.tokens for each in log) >= sum(range(9, 15)) * a_second / 10
 
 
 # ── told, over real sockets ──────────────────────────────────────────────────────────────────────
@@ -225,11 +243,6 @@ def test_no_more_requests_are_in_flight_than_told(account, make, together):
     assert account.peak_in_flight == 3
 
 
-def dear_texts(count):
-    """Single letters, which cost nearly twice what the estimate says of English."""
-    return [f"{number} " + "a b c d e f g h " * 6 for number in range(count)]
-
-
 def test_where_bills_were_above_the_estimate_no_second_holds_more_tokens_than_told(account, make):
     texts = dear_texts(14)
     a_second = 8 * max(map(count_tokens, texts))
@@ -238,15 +251,6 @@ def test_where_bills_were_above_the_estimate_no_second_holds_more_tokens_than_to
     account.clear()
     assert right(client.embed(texts[1:]), texts[1:])
     assert account.most_tokens(1.0) <= a_second
-
-
-def test_a_bill_in_the_middle_of_a_call_makes_its_next_requests_smaller(account, make):
-    texts = dear_texts(8)
-    a_second = int(2.2 * max(map(count_tokens, texts)))
-    client = make(DASHSCOPE, tokens_per_minute=60 * a_second)
-    assert right(client.embed(texts), texts)
-    assert account.arrivals[0].tokens > a_second  # the first goes by the estimate
-    assert max(each.tokens for each in account.arrivals[1:]) <= a_second
 
 
 @pytest.mark.parametrize("model", [DASHSCOPE, GATEWAY])
@@ -261,9 +265,7 @@ def test_a_text_that_could_never_fit_is_a_clear_error_and_the_others_are_embedde
     assert error.indices == (1,)
     assert "tokens_per_minute=6000" in str(error)
     assert "far too long" not in str(error)
-    np.testing.assert_array_equal(
-        caught.value.result.vectors[[0, 2]], embed([texts[0], texts[2]], DIMENSIONS)
-    )
+    np.testing.assert_array_equal(caught.value.result.vectors[[0, 2]], embed([texts[0], texts[2]], DIMENSIONS))
     assert account.most_tokens(60.0) < 100
 
 

@@ -55,6 +55,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.now
 
 
+def one_text(number):
+    """The texts of a request: a short one."""
+    return [f"text {number}"]
+
+
 class Account:
     """An account with quotas at a provider that answers as the simulator does, and those who use it, on one gate.
 
@@ -87,15 +92,16 @@ class Account:
         """From now on."""
         self._quotas.limit(Quota(**quota), self.loop.now)
 
-    def run(self, seconds, *, crews=1, texts=10**9, told=None, changes=()):
-        """Let crews embed one text a request until so many seconds have passed or all texts are there.
+    def run(self, seconds, *, crews=1, texts=10**9, told=None, changes=(), write=one_text):
+        """Let crews embed until so many seconds have passed or all texts are there.
 
         Args:
             seconds: when the last request may begin.
             crews: how many at once, each with a call of its own.
-            texts: of all of them.
+            texts: requests of all of them, a refused one counted once.
             told: what they know of the quota.
             changes: (second, function), done in passing.
+            write: from the number of a request to its texts.
         """
         for when, change in changes:
             self.loop.call_at(when, change)
@@ -104,7 +110,8 @@ class Account:
             if self.loop.now >= seconds or self.texts >= texts:
                 return None
             self.texts += 1
-            return Batch([0], [f"text {self.texts}"], 3)
+            written = write(self.texts)
+            return Batch(range(len(written)), written, sum(map(estimate_tokens, written)))
 
         async def all_crews():
             await asyncio.gather(*(TaskCrew(self._work(take, told), self._send).run() for _ in range(crews)))
