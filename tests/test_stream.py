@@ -22,12 +22,15 @@ from multiembed import (
     InvalidRequestError,
     PartialFailureError,
 )
+from multiembed import stream as stream_of
 from multiembed.providers.local import embed
-from multiembed.stream import BLOCK_TEXTS
 
 DIMENSIONS = 64
 LOCAL = "local:any"
 DASHSCOPE = "dashscope:text-embedding-v4"
+PROMISED = stream_of.BLOCK_TEXTS
+BLOCK_TEXTS = 128
+"""Texts of a block, in these tests: shorter ones say the same, sooner."""
 AHEAD = 8 * BLOCK_TEXTS
 """Texts that may have been read and not handed out."""
 PATIENCE = 20.0
@@ -62,6 +65,11 @@ def _astream(client, texts, role="document", *, until=10**9, **how):
 def door(request):
     """`door(client, texts, role="document", until=None, on_error="raise")`: the stream's results."""
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def short_blocks(monkeypatch):
+    monkeypatch.setattr(stream_of, "BLOCK_TEXTS", BLOCK_TEXTS)
 
 
 @pytest.fixture
@@ -170,6 +178,11 @@ def test_results_are_of_consecutive_texts_in_order_and_of_a_block_at_most(door, 
     assert all(result.failures == {} and result.vectors.dtype == np.float32 for result in results)
 
 
+def test_a_block_has_a_thousand_and_twenty_four_texts_unless_they_are_long(monkeypatch, local):
+    monkeypatch.setattr(stream_of, "BLOCK_TEXTS", PROMISED)
+    assert [len(result.vectors) for result in local.stream(texts_of(1030))] == [1024, 6]
+
+
 def test_order_is_kept_where_answers_overtake_each_other(door, served):
     chances = np.random.default_rng(0)
     client = served(lambda _: 0.01 * chances.random(), limits={"max_items": 16})
@@ -230,8 +243,9 @@ def test_sparse_vectors_come_along(door, connect):
     assert results[-1].sparse[-1] == alone
 
 
-def test_characters_end_a_block_too(door, local):
-    results = door(local, ["long " * 150_000] * 5)
+def test_characters_end_a_block_too(door, local, monkeypatch):
+    monkeypatch.setattr(stream_of, "_BLOCK_CHARACTERS", 20_000)
+    results = door(local, ["long " * 1500] * 5)
     assert [len(result.vectors) for result in results] == [3, 2]
 
 
@@ -422,7 +436,7 @@ def test_a_deadline_ends_even_a_stream_without_end(door, served, on_error):
 
 def test_an_unexpected_error_in_a_hand_reaches_the_caller(door, served):
     def delay(texts):
-        if "text 3000" in texts:
+        if "text 300" in texts:
             raise ZeroDivisionError
         return 0.0
 
