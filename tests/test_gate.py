@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 
 import pytest
 
+import multiembed
 from multiembed.gate import Gate, gate_of
 from multiembed.options import EmbeddingOptions
 from multiembed.pace import Ceilings
@@ -372,3 +373,19 @@ def test_no_place_comes_where_the_gate_is_shut_beyond_the_end():
     with gate.place(width(1), ends=time.monotonic() + 500.0) as admitted:
         assert not admitted
     assert gate.in_flight == 0
+
+
+def test_requests_that_were_let_go_without_waits_make_nobody_wait_afterwards():
+    gate = trusted_gate()
+    with multiembed.no_waits():
+        for _ in range(50):
+            with gate.place(width(1)) as admitted:
+                assert admitted
+    place = gate.place(width(1))
+    with place:
+        place.slowed(0.0, asked=False, quota="requests")
+    with multiembed.no_waits():
+        for _ in range(50):
+            with gate.place(width(1)):
+                pass
+    assert gate.pace.wait(time.monotonic(), width(1), 1.0) <= 5.0
