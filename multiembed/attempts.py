@@ -65,8 +65,8 @@ def attempt(part: Batch, job: Job, outcome: Outcome) -> Story:
     ill = Illness()
     estimated = _tokens(part, job)
     tokens = estimated * job.lessons.most_per_estimate
-    if tokens > job.ceilings.most_tokens and len(part.texts) == 1:
-        return _never(part, job, tokens)
+    if tokens > job.ceilings.most_tokens:
+        return _over(part, job, tokens)
     while True:
         try:
             request = _write(part, job)
@@ -181,8 +181,10 @@ def _tokens(part: Batch, job: Job) -> int:
     return sum(job.count(text) + overhead for text in part.texts)
 
 
-def _never(part: Batch, job: Job, tokens: float) -> MultiEmbedError:
-    """The error of a text that no minute, or second, has room for."""
+def _over(part: Batch, job: Job, tokens: float) -> MultiEmbedError | Split:
+    """What becomes of texts that no minute, or second, has room for, as bills have shown since they were packed."""
+    if len(part.texts) > 1:
+        return Split((len(part.texts) + 1) // 2, one_culprit=False)
     most = int(job.ceilings.most_tokens)
     each = f"{most:,} a second" if job.ceilings.per_second else f"{most:,} a minute"
     return InputTooLongError(

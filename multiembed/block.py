@@ -156,6 +156,8 @@ class Block:
             return None
         dense = self._room(self._target.expected_dimensions or self._job.lessons.dimensions or 0)
         dense[list(self._failures)] = np.nan
+        if not len(dense):  # every text was refused unseen
+            dense = np.empty((1, dense.shape[1]), dtype=np.float32)
         # As many texts as different ones: they stand in the caller's order already.
         vectors = dense if len(self._places) == len(dense) and not self._refused else dense[self._places]
         vectors[list(self._refused)] = np.nan

@@ -231,6 +231,9 @@ class EmbeddingClient:
         target = self._aim()
         # Imported here and not at the first call: a fork during an import leaves the child waiting for ever.
         from multiembed import call, drive, runtime, stream  # noqa: F401
+        from multiembed.trace import tracer
+
+        tracer()
 
         if target.provider.compute is None:
             from multiembed.wire import tasks, threads  # noqa: F401

@@ -55,25 +55,29 @@ async def aside(act: Callable[..., _T], *args: Any, blocks: bool) -> _T:
 class _Roster:
     """How many hands there are, and how many of them are on their way to the gate or stand there in the queue."""
 
-    __slots__ = ("_most", "hands", "queueing")
+    __slots__ = ("_most", "_turned_away", "hands", "queueing")
 
     def __init__(self, most: int) -> None:
         self._most = most
+        self._turned_away = False
         self.hands = 0
         self.queueing = 0
 
     def hire(self) -> bool:
         """Whether one more hand is wanted, which is then counted as on its way."""
-        if self.queueing or self.hands >= self._most:
+        self._turned_away = bool(self.queueing) or self.hands >= self._most
+        if self._turned_away:
             return False
         self.hands += 1
         self.queueing += 1
         return True
 
-    def leave(self) -> None:
-        """A hand found no further batch."""
+    def leave(self) -> bool:
+        """A hand found no further batch. Whether another was turned away for its sake, and should look again."""
         self.hands -= 1
         self.queueing -= 1
+        again, self._turned_away = self._turned_away, False
+        return again
 
 
 class Crew:
@@ -113,8 +117,15 @@ class Crew:
                 return
         batch = self._take()
         if batch is None or not self._start(batch):
-            with self._lock:
-                self._roster.leave()
+            self._leave()
+
+    def alone(self) -> bool:
+        """Play in the caller's thread what no helper could be started for; whether there was such a thing."""
+        with self._lock:
+            if self._left is None or self._roster.hands or not self._roster.hire():
+                return False
+        self._toil(self._take())
+        return True
 
     def close(self) -> None:
         """No further request goes out; those that are sent are heard to their end."""
@@ -133,6 +144,7 @@ class Crew:
             helper.start()
         except RuntimeError:
             self._left = batch
+            self._work.wake()
             return False
         self._helpers.append(helper)
         return True
@@ -156,8 +168,13 @@ class Crew:
             if outcome is not None:
                 self._work.done(batch, outcome)
             batch = self._take()
+        self._leave()
+
+    def _leave(self) -> None:
         with self._lock:
-            self._roster.leave()
+            again = self._roster.leave()
+        if again:  # work may have come since this hand looked for some
+            self.hire()
 
     def _play(self, flow: Generator[Step, Answer, Outcome]) -> Outcome | None:
         try:

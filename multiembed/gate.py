@@ -165,7 +165,7 @@ class Gate:
         return soonest or float("inf")
 
     def _let_in(self, place: Place) -> None:
-        place.ticket = self.pace.go(self._clock(), place.ceilings, place.tokens)
+        place.ticket = self.pace.go(self._clock(), place.ceilings, place.tokens, learned=waiting(1.0) > 0.0)
         self._inside.add(place)
 
     def _wait(self, place: Place) -> float:

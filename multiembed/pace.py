@@ -95,7 +95,7 @@ class _Window:
 
     def answered(self, ticket: Ticket, now: float) -> None:
         if ticket in self._unanswered:
-            self._leave(ticket, now)
+            self._leave(ticket, min(now, ticket.sent + self._on_the_way))
 
     def billed(self, ticket: Ticket, tokens: float) -> None:
         if ticket in self._inside:
@@ -112,6 +112,12 @@ class _Window:
             held -= ticket.tokens
             if excess <= 0 and held <= _ROUNDING:
                 return when - now
+        if self._on_the_way < self._span:
+            for ticket in self._unanswered:
+                excess -= 1
+                held -= ticket.tokens
+                if excess <= 0 and held <= _ROUNDING:
+                    return ticket.sent + self._on_the_way + self._span - now
         return float("inf")
 
     def _let_go(self, now: float) -> None:
@@ -192,10 +198,10 @@ class Pace:
                 )
         return max(waits, default=0.0)
 
-    def go(self, now: float, ceilings: Ceilings, tokens: float) -> Ticket:
-        """One more request goes."""
+    def go(self, now: float, ceilings: Ceilings, tokens: float, *, learned: bool = True) -> Ticket:
+        """One more request goes; where it did not wait for learned rates, nobody pays for it later."""
         self._use(now, ceilings)
-        for quota, rate in self._rates.items():
+        for quota, rate in self._rates.items() if learned else ():
             amount = 1.0 if quota == "requests" else tokens
             self._free[quota] = max(self._free[quota], now - _CATCH_UP) + amount / rate.value
         self.in_flight += 1

@@ -55,9 +55,12 @@ class _Reading:
     def open(self, call: Call) -> None:
         """Make a block of what was read."""
         texts, self._texts, self._characters = self._texts, [], 0
-        if texts:
+        good = next((place for place, text in enumerate(texts) if not isinstance(text, str)), len(texts))
+        if good:
+            call.open(texts[:good], keep_refused=True)
+        if good < len(texts):
             try:
-                call.open(texts, keep_refused=True)
+                call.open(texts[good:])
             except ConfigurationError as error:
                 self.end(error)
 
@@ -93,7 +96,7 @@ def stream(
                 _read(source, reading)
                 reading.open(call)
                 crew.hire()
-            else:
+            elif not crew.alone():
                 woken.wait()
                 woken.clear()
         reading.check()
@@ -136,7 +139,9 @@ def _turn(call: Call, reading: _Reading) -> Block | Literal["read", "wait", "end
 
 
 def _result(block: Block, call: Call, on_error: OnError) -> EmbeddingResult:
-    return block.result() if on_error == "keep" and call.job.fatal is None else whole(block)
+    job = call.job
+    late = job.deadline_at is not None and job.clock() >= job.deadline_at
+    return block.result() if on_error == "keep" and job.fatal is None and not late else whole(block)
 
 
 def _read(source: Iterator[str], reading: _Reading) -> None:

@@ -21,9 +21,9 @@ class Span:
     """One call's span; it does nothing where OpenTelemetry is not installed."""
 
     def __init__(self, target: Target, role: Role) -> None:
-        tracer = _tracer()
+        made_by = tracer()
         self._span: Any = None
-        if tracer is None:
+        if made_by is None:
             return
         from opentelemetry.trace import SpanKind
 
@@ -37,7 +37,7 @@ class Span:
             "server.port": address.port or (443 if address.scheme == "https" else None),
             "multiembed.role": role,
         }
-        self._span = tracer.start_span(
+        self._span = made_by.start_span(
             f"embeddings {target.facts.name}",
             kind=SpanKind.CLIENT,
             attributes={name: value for name, value in told.items() if value is not None},
@@ -64,7 +64,8 @@ class Span:
 
 
 @cache
-def _tracer() -> Any:
+def tracer() -> Any:
+    """What makes spans; None where OpenTelemetry is not installed."""
     try:
         from opentelemetry.trace import get_tracer
     except ImportError:
