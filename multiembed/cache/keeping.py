@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multiembed.cache.codec import decode, is_whole, name_of
+from multiembed.cache.codec import decode, name_of, whole
 from multiembed.cache.file import connect, is_busy
 from multiembed.cache.sqlite import DAY
 from multiembed.errors import ConfigurationError
@@ -161,8 +161,9 @@ class CacheFile:
                 if not rows:
                     return
                 last = rows[-1][0]
-                for _, fingerprint, record in rows:
-                    if fingerprint in known and is_whole(record):
+                for place, record in whole((place, record) for place, (_, _, record) in enumerate(rows)):
+                    fingerprint = rows[place][1]
+                    if fingerprint in known:
                         dense, sparse = decode([record])
                         yield KeptVector(
                             known[fingerprint],

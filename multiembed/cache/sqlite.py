@@ -189,12 +189,10 @@ def _look_up(connection: sqlite3.Connection, gathering: Gathering) -> None:
     keys = np.frombuffer(b"".join(gathering.names), dtype="<i8")[::4]
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
-    lying = [row for some in _select(connection, "id, key", "key", keys.tolist()) for row in some]
-    lying.sort()
-    places = order[np.searchsorted(keys, np.array([key for _, key in lying], dtype=np.int64))].tolist()
-    place_of = dict(zip((id_ for id_, _ in lying), places, strict=True))
-    for some in _select(connection, "id, record", "id", list(place_of)):
-        gathering.add((place_of[id_], record) for id_, record in some if isinstance(record, bytes))
+    place_of = dict(zip(keys.tolist(), order.tolist(), strict=True))
+    lying = {id_: place_of[key] for some in _select(connection, "id, key", "key", list(place_of)) for id_, key in some}
+    for some in _select(connection, "id, record", "id", sorted(lying)):
+        gathering.add([(lying[id_], record) for id_, record in some])
 
 
 def _select(
