@@ -3,7 +3,8 @@
 python benchmarks/cache.py [vectors] [dimensions] [directory]
 
 Measures 1,000,000 vectors of 256 dimensions unless told otherwise, put in requests of 64 texts, and then requests of 10
-on top. Lookups are done by a fresh process each time, in the order the texts were put and in a random one; "cold" is with the file pushed out of the system's memory where the system can be asked to.
+on top. Lookups are done by a fresh process each time, in the order the texts were put and in a random one; "cold" is
+with the file pushed out of the system's memory where the system can be asked to.
 """
 
 import os
