@@ -3,8 +3,8 @@
 python benchmarks/cache.py [vectors] [dimensions] [directory]
 
 Measures 1,000,000 vectors of 256 dimensions unless told otherwise, put in requests of 64 texts, and then requests of 10
-on top. Lookups are done by a fresh process each time, in windows of 10,000 texts, in the order the texts were put and
-in a random one; "cold" is with the file pushed out of the system's memory where the system can be asked to.
+on top. Lookups are done by a fresh process each time, in the order the texts were put and in a random one; "warm" is
+with the file in the system's memory, "cold" with it pushed out where the system can be asked to.
 """
 
 import os
@@ -53,14 +53,14 @@ def told(taken):
     )
 
 
-def look_up(path, order, count, limit):
+def look_up(path, order, count, limit, window):
     """In a fresh process: vectors a second, and whether they are the right ones."""
     numbers = range(count) if order == "put" else random.Random(7).sample(range(count), count)
     numbers = list(numbers[:limit])
     cache = open_cache(path)
     seconds = 0.0
-    for begin in range(0, len(numbers), WINDOW):
-        words = texts(numbers[begin : begin + WINDOW])
+    for begin in range(0, len(numbers), window):
+        words = texts(numbers[begin : begin + window])
         begun = time.perf_counter()
         found = cache.get(SPACE, words)
         seconds += time.perf_counter() - begun
@@ -76,6 +76,13 @@ def push_out(path):
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_through(path):
+    """Have the system hold the file's pages."""
+    with path.open("rb") as file:
+        while file.read(1 << 24):
+            pass
 
 
 def main():
@@ -97,18 +104,24 @@ def main():
         print(f"a put of 10, on top: {told(put(cache, range(count, count + 20_000), dimensions, 10))}")
         cache.close()
         for order in ("put", "random"):
-            for state in ("cold", "warm", "warm"):
-                if state == "cold" and hasattr(os, "posix_fadvise"):
+            for state, window in (("cold", WINDOW), ("warm", WINDOW), ("warm", 1000), ("warm", count)):
+                if state == "warm":
+                    read_through(path)
+                elif hasattr(os, "posix_fadvise"):
                     push_out(path)
-                command = [sys.executable, __file__, "look-up", str(path), order, str(count), str(count // 5)]
-                rate = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-                print(f"lookups in the order of {order}, {state}: {rate} vectors/s")
+                limit = count if window == count else count // 5
+                command = [sys.executable, __file__, "look-up", path, order, count, limit, window]
+                done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+                print(
+                    f"lookups, order: {order}, {window:,} texts a call, {state}: {done.stdout.strip()} vectors/s",
+                    flush=True,
+                )
     finally:
         shutil.rmtree(place)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["look-up"]:
-        look_up(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+        look_up(Path(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:]))
     else:
         main()

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import multiembed
 from multiembed import CacheWarning, ConfigurationError, EmbeddingClient, SparseVector, open_cache
 from multiembed.cache import connection, sqlite
-from multiembed.cache.codec import decode, digests, encode, form_of, is_whole, name_of
+from multiembed.cache.codec import decode, digests, encode, form_of, name_of, whole
 from multiembed.cache.file import APPLICATION, SCHEMA
 from multiembed.cache.sqlite import SqliteCache
 from multiembed.cache.stores import COLLECTION, PREFIX
@@ -335,7 +335,7 @@ def test_a_record_holds_exactly_what_was_put_into_it(rows, with_dense, with_spar
     names = digests(SPACE, texts_of(range(len(rows))))
     kept = encode(names, dense, sparse)
     assert [name_of(record) for _, record in kept] == [name for name, _ in kept] == names
-    assert all(is_whole(record) for _, record in kept)
+    assert len(whole(enumerate(record for _, record in kept))) == len(rows)
     assert len({form_of(record) for _, record in kept}) == 1
     again, sparse_again = decode([record for _, record in kept])
     assert (again is None) == (dense is None)
@@ -349,8 +349,7 @@ def test_no_flipped_bit_goes_unnoticed(data):
     bit = data.draw(st.integers(0, len(record) * 8 - 1))
     flipped = bytearray(record)
     flipped[bit // 8] ^= 1 << bit % 8
-    assert not is_whole(bytes(flipped))
-    assert not is_whole(record[: bit // 8])
+    assert whole([(0, bytes(flipped)), (1, record), (2, record[: bit // 8])]) == [(1, record)]
 
 
 @given(st.lists(st.tuples(st.sampled_from([SPACE, OTHER, ""]), st.text(max_size=5)), unique=True, min_size=2))

@@ -45,7 +45,7 @@ def digests(space: str, texts: Iterable[str]) -> list[bytes]:
     found = []
     for text in texts:
         each = begun.copy()
-        each.update(_text(text))
+        each.update(text.encode("utf-8", "surrogatepass"))
         found.append(each.digest())
     return found
 
@@ -80,9 +80,13 @@ def encode(
     return kept
 
 
-def is_whole(record: bytes) -> bool:
-    """Whether a record is as it was written, and written in a form that is read here."""
-    return crc32(record) == _WHOLE and len(record) > _BODY and record[:2] == b"\1\0"
+def whole(records: Iterable[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """Those that are as they were written, and written in a form that is read here; a number stands before each."""
+    return [
+        (number, record)
+        for number, record in records
+        if crc32(record) == _WHOLE and len(record) > _BODY and record.startswith(b"\1\0")
+    ]
 
 
 def name_of(record: bytes) -> bytes:

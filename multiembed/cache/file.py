@@ -25,8 +25,6 @@ PATIENCE = 5.0
 _PAGE = 1024
 _CHECKPOINT = 16 << 20
 """Bytes of the write-ahead log that are taken over into the file at a time."""
-_MEMORY = 16 << 20
-"""Bytes of pages that a connection holds."""
 
 _TABLES = (
     # Days are counted from 1970-01-01.
@@ -105,7 +103,6 @@ def _check(application: int, schema: int, path: Path) -> None:
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute(f"PRAGMA page_size = {_PAGE}")  # of no effect in a file that has pages
-    connection.execute(f"PRAGMA cache_size = {-_MEMORY // 1024}")
     if not _number(connection, "application_id"):
         _make(connection)
     _check(_number(connection, "application_id"), _number(connection, "user_version"), path)

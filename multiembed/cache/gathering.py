@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from multiembed.cache.codec import decode, form_of, is_whole, name_of
+from multiembed.cache.codec import decode, form_of, name_of, whole
 from multiembed.cache.contract import Found
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from multiembed.records import SparseVector, Vectors
 
@@ -32,21 +32,18 @@ class Gathering:
         self._dense: Vectors | None = None
         self._sparse: list[SparseVector | None] | None = None
 
-    def add(self, brought: Iterable[tuple[int, bytes]]) -> None:
+    def add(self, brought: list[tuple[int, bytes]]) -> None:
         """Take in records, each with the place in `names` of the text that it was brought for."""
         names = self.names
-        whole = []
-        for place, record in brought:
-            if not is_whole(record):
-                self.damaged = True
-            elif name_of(record) == names[place]:
-                whole.append((place, record))
-        if not whole:
+        read = whole(brought)
+        self.damaged = self.damaged or len(read) < len(brought)
+        read = [(place, record) for place, record in read if name_of(record) == names[place]]
+        if not read:
             return
-        form = form_of(whole[-1][1])
-        of_one_form = [(place, record) for place, record in whole if form_of(record) == form]
-        if form != self._form or len(of_one_form) < len(whole):
-            self._begin(form, others=len(of_one_form) < len(whole))
+        form = form_of(read[-1][1])
+        of_one_form = [(place, record) for place, record in read if record.startswith(form)]
+        if form != self._form or len(of_one_form) < len(read):
+            self._begin(form, others=len(of_one_form) < len(read))
         self._keep([place for place, _ in of_one_form], [record for _, record in of_one_form])
 
     def found(self) -> Found:

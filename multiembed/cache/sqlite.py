@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from multiembed.cache.codec import digests, encode
+from multiembed.cache.codec import DIGEST, digests, encode
 from multiembed.cache.connection import Connection
 from multiembed.cache.contract import Found
 from multiembed.cache.file import PATIENCE, is_busy, refuse
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from multiembed.records import SparseVector, Vectors
 
 DAY = 86400
+_WINDOW = 8192
+"""Texts that are looked up together: enough to read the file in its own order, and few enough for processor caches."""
 _AT_ONCE = 999
 """Placeholders in one statement; every SQLite takes as many."""
 
@@ -186,15 +188,15 @@ class SqliteCache:
 
 def _look_up(connection: sqlite3.Connection, gathering: Gathering) -> None:
     """Bring the records of a gathering's texts: first by sorted key where they lie, then in the order they lie in."""
-    keys = np.frombuffer(b"".join(gathering.names), dtype="<i8")[::4]
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    lying = [row for some in _select(connection, "id, key", "key", keys.tolist()) for row in some]
-    lying.sort()
-    places = order[np.searchsorted(keys, np.array([key for _, key in lying], dtype=np.int64))].tolist()
-    place_of = dict(zip((id_ for id_, _ in lying), places, strict=True))
-    for some in _select(connection, "id, record", "id", list(place_of)):
-        gathering.add((place_of[id_], record) for id_, record in some if isinstance(record, bytes))
+    for begin in range(0, len(gathering.names), _WINDOW):
+        joined = b"".join(gathering.names[begin : begin + _WINDOW])
+        keys = np.frombuffer(joined, dtype="<i8")[:: DIGEST // 8]
+        order = np.argsort(keys)
+        place_of = dict(zip(keys[order].tolist(), (order + begin).tolist(), strict=True))
+        found = [row for some in _select(connection, "id, key", "key", list(place_of)) for row in some]
+        lying = {id_: place_of[key] for id_, key in found}
+        for some in _select(connection, "id, record", "id", sorted(lying)):
+            gathering.add([(lying[id_], record) for id_, record in some])
 
 
 def _select(

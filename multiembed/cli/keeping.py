@@ -32,7 +32,7 @@ def show(console: Console, file: Path, *, as_json: bool) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for name in ("space", "model", "role", "dimensions"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in ("vectors", "size", "first", "last", "used"):
         table.add_column(name, justify="right", no_wrap=True)
     for info in spaces:
