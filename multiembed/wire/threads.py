@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
@@ -91,7 +92,11 @@ _room = _Room()
 
 
 class _Connection:
-    """A socket under a clock: a socket's own timeout would begin anew with every byte."""
+    """A socket under a clock: a socket's own timeout would begin anew with every byte.
+
+    The socket never blocks. What cannot be done at once is waited for in one place, which is also fewest system calls,
+    and so fewest times that the GIL is given away.
+    """
 
     def __init__(self, sock: socket.socket, ends: float) -> None:
         self.sock = sock
@@ -113,17 +118,23 @@ class _Connection:
         if refused is not None:
             answer.end()
 
+    def begin_tls(self, host: str) -> None:
+        """Begin TLS on what has been in the open."""
+        context = ssl_context()
+        context.sslsocket_class = _TLSSocket
+        sock = context.wrap_socket(self.sock, server_hostname=host, do_handshake_on_connect=False)
+        self.sock = sock
+        self._when_ready(sock.do_handshake)
+
     def write(self, data: bytes) -> None:
         """Send all."""
         rest = memoryview(data)
         while rest:
-            self.sock.settimeout(self._left())
-            rest = rest[self.sock.send(rest) :]
+            rest = rest[self._when_ready(self.sock.send, rest, writing=True) :]
 
     def read_into(self, room: memoryview) -> int:
         """Read what is there, at least one byte; none at the end."""
-        self.sock.settimeout(self._left())
-        return self.sock.recv_into(room)
+        return int(self._when_ready(self.sock.recv_into, room))
 
     def fresh(self) -> bool:
         """Whether it can carry another request: not too old, not closed by the server, and nothing came unasked."""
@@ -132,7 +143,7 @@ class _Connection:
         self.ends = 0.0  # reads what is there and does not wait
         try:
             self.read_into(memoryview(bytearray(1)))
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except TimeoutError:
             return True
         except OSError:
             pass
@@ -142,8 +153,19 @@ class _Connection:
         """Close it."""
         self.sock.close()
 
-    def _left(self) -> float:
-        return max(0.0, self.ends - time.monotonic())
+    def _when_ready(self, step: Callable[..., Any], *args: Any, writing: bool = False) -> Any:
+        while True:
+            try:
+                return step(*args)
+            except BlockingIOError:
+                pass
+            except ssl.SSLWantReadError:
+                writing = False
+            except ssl.SSLWantWriteError:
+                writing = True
+            seconds = self.ends - time.monotonic()
+            if seconds <= 0 or not _ready(self.sock, seconds, writing=writing):
+                raise TimeoutError("the attempt's time is over")
 
 
 class _TLSWithin(_Connection):
@@ -182,6 +204,21 @@ class _TLSWithin(_Connection):
             self._came.write(room[:count]) if count else self._came.write_eof()
 
 
+if hasattr(select, "poll"):
+
+    def _ready(sock: socket.socket, seconds: float, *, writing: bool) -> bool:
+        """Wait until a socket can be read or written; False when the time is over first."""
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT if writing else select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+else:  # Windows, where `select` takes any socket
+
+    def _ready(sock: socket.socket, seconds: float, *, writing: bool) -> bool:
+        """Wait until a socket can be read or written; False when the time is over first."""
+        return any(select.select([] if writing else [sock], [sock] if writing else [], [sock], seconds))
+
+
 class _Socket(socket.socket):
     def __del__(self) -> None:
         self.close()  # an idle connection may be left to the collector, and is no leak to warn of
@@ -201,7 +238,7 @@ def _connect(route: Route, ends: float) -> _Connection:
     connection = _Connection(_dial(route.host, route.port, ends), ends)
     try:
         if route.tls:
-            _begin_tls(connection, route.host)
+            connection.begin_tls(route.host)
         if route.tunnel:
             answer = Tunnel()
             connection.exchange(asking_for_tunnel(route), answer)
@@ -209,18 +246,11 @@ def _connect(route: Route, ends: float) -> _Connection:
                 raise TunnelRefusedError(answer.status)
             if route.tls:
                 return _TLSWithin(connection, route.server)
-            _begin_tls(connection, route.server)
+            connection.begin_tls(route.server)
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _begin_tls(connection: _Connection, host: str) -> None:
-    context = ssl_context()
-    context.sslsocket_class = _TLSSocket
-    connection.sock.settimeout(max(0.001, connection.ends - time.monotonic()))  # for the handshake as a whole
-    connection.sock = context.wrap_socket(connection.sock, server_hostname=host)
 
 
 def _dial(host: str, port: int, ends: float) -> socket.socket:
@@ -239,6 +269,7 @@ def _connected(family: int, kind: int, protocol: int, address: Any, ends: float)
         sock.settimeout(max(0.001, ends - time.monotonic()))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.connect(address)
+        sock.setblocking(False)  # noqa: FBT003
     except BaseException:
         sock.close()
         raise
