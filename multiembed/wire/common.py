@@ -99,7 +99,7 @@ def timed_out(request: WireRequest) -> TransportFailure:
 def broken(error: BaseException) -> TransportFailure:
     """The failure behind an exception of a library: a certificate, a proxy, or a connection.
 
-    Libraries put no header and no body into such exceptions' words, but aiohttp the proxy's whole address.
+    Libraries put no header and no body into such exceptions' words; a proxy's whole address may be there.
     """
     chain = _chain(error)
     words = _LOGIN.sub("//…@", f"{type(error).__name__}: {error}")[:_WORDS]
