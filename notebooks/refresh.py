@@ -73,7 +73,12 @@ def _environment(environ: Mapping[str, str], directory: Path) -> dict[str, str]:
         for name, value in environ.items()
         if not name.upper().startswith(_VENDORS) and not name.upper().endswith("_PROXY")
     }
-    return {**kept, "PYTHONWARNINGS": "default", "IPYTHONDIR": str(directory / ".ipython"), "PYTHONPATH": str(HERE.parent)}
+    return {
+        **kept,
+        "PYTHONWARNINGS": "default",
+        "IPYTHONDIR": str(directory / ".ipython"),
+        "PYTHONPATH": str(HERE.parent),
+    }
 
 
 def _is_bar(output: NotebookNode) -> bool:
