@@ -82,7 +82,7 @@ def _environment(environ: Mapping[str, str], directory: Path) -> dict[str, str]:
 
 
 def _is_bar(output: NotebookNode) -> bool:
-    return _WIDGET in output.get("data", {}) or (output.get("name") == "stderr" and "\r" in output.text)
+    return _WIDGET in output.get("data", {}) or (output.get("name") == "stderr" and "%|" in output.text)
 
 
 async def _main(paths: list[Path]) -> int:
