@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -10,6 +11,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager
 from pydantic import Field
 
+from llamaindex_multiembed.events import tell
 from llamaindex_multiembed.kvstore import SpacedKVStore
 from multiembed import Embedder
 
@@ -82,23 +84,42 @@ class MultiEmbedding(Embedder, BaseEmbedding):
         finally:
             _role.reset(token)
 
+    def get_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[list[float]]:
+        """Embed documents; with `show_progress`, in a bar that moves with each request and not with each window."""
+        with self._bar(texts, show=show_progress):
+            vectors: list[list[float]] = super().get_text_embedding_batch(texts, show_progress=False, **kwargs)
+            return vectors
+
+    async def aget_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[list[float]]:
+        """As `get_text_embedding_batch`, without blocking the event loop."""
+        with self._bar(texts, show=show_progress):
+            vectors: list[list[float]] = await super().aget_text_embedding_batch(texts, show_progress=False, **kwargs)
+            return vectors
+
+    def _bar(self, texts: list[str], *, show: bool) -> AbstractContextManager[None]:
+        return self.client.progress(len(texts)) if show or self.show_progress else nullcontext()
+
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self.client.embed([query], "query").to_list()[0]
+        return tell(self.client.embed([query], "query")).to_list()[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return (await self.client.aembed([query], "query")).to_list()[0]
+        return tell(await self.client.aembed([query], "query")).to_list()[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        return self.client.embed([text], "document").to_list()[0]
+        return tell(self.client.embed([text], "document")).to_list()[0]
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return (await self.client.aembed([text], "document")).to_list()[0]
+        return tell(await self.client.aembed([text], "document")).to_list()[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return self.client.embed(texts, "document").to_list()
+        return tell(self.client.embed(texts, "document")).to_list()
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return (await self.client.aembed(texts, "document")).to_list()
+        return tell(await self.client.aembed(texts, "document")).to_list()
 
     # ── a cache that knows the vector space; it is bound to one embedder, so every copy binds it anew ──
 

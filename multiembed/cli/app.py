@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 import multiembed
+from multiembed.cli.cache import commands as cache_commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,3 +118,6 @@ def _saying_why(action: Callable[[], None]) -> None:
         Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/] ", end="")
         Console(stderr=True).print(str(error), markup=False, highlight=False)
         raise typer.Exit(2 if isinstance(error, multiembed.ConfigurationError) else 1) from None
+
+
+app.add_typer(cache_commands(console, _saying_why), name="cache")

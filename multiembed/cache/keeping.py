@@ -1,0 +1,214 @@
+"""What people do with a cache file: see what is in it, take old vectors out, and carry vectors elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from multiembed.cache.codec import decode, is_whole, name_of
+from multiembed.cache.file import connect, is_busy
+from multiembed.cache.sqlite import DAY
+from multiembed.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Collection, Iterator, Mapping
+
+    from multiembed.records import SparseVector, Vectors
+
+_AT_ONCE = 5000
+"""Rows in one transaction, so that whoever embeds meanwhile waits for milliseconds only."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpaceInfo:
+    """One space of a cache file: the vectors of one model, role and set of options."""
+
+    fingerprint: str
+    words: Mapping[str, Any]
+    """What was said of it when it was made: model, role, dimensions. Empty when nothing was."""
+    vectors: int
+    bytes: int
+    """Of its records, without what SQLite needs around them."""
+    first: float
+    """When its oldest vector was written, in seconds since 1970."""
+    last: float
+    """When its newest vector was written."""
+    used: float
+    """The day it was last used, read or written."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pruned:
+    """What was, or would be, taken out."""
+
+    vectors: int
+    bytes: int
+    """Of their records."""
+    bytes_before: int
+    """Of the file."""
+    bytes_after: int
+    """Of the file; the same as before in a dry run."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptVector:
+    """One vector of a cache file."""
+
+    space: SpaceInfo
+    digest: str
+    """64 hex digits: SHA-256 over the space's fingerprint, a zero byte and the text in UTF-8."""
+    dense: Vectors | None
+    """float32, shape (dimensions,)."""
+    sparse: SparseVector | None
+
+
+class CacheFile:
+    """A cache file that exists.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ConfigurationError: there is none, or it is no cache file; nothing is made or touched.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).expanduser().absolute()
+        if not self.path.is_file() or not self.path.stat().st_size:
+            raise ConfigurationError(f"There is no cache at {self.path}: name the file that was given as cache=….")
+        with self._opened():
+            pass
+
+    @property
+    def bytes(self) -> int:
+        """The size of the file with the log beside it."""
+        return sum(
+            path.stat().st_size for path in (self.path, self.path.with_name(f"{self.path.name}-wal")) if path.exists()
+        )
+
+    def spaces(self) -> list[SpaceInfo]:
+        """What is in the file, the fullest space first."""
+        with self._opened() as connection:
+            rows = connection.execute(
+                "SELECT fingerprint, words, count(*), sum(length(record)), min(written), max(written), used "
+                "FROM vectors JOIN spaces ON spaces.id = vectors.space GROUP BY vectors.space ORDER BY count(*) DESC"
+            ).fetchall()
+        return [
+            SpaceInfo(
+                fingerprint=fingerprint,
+                words=json.loads(words) if words else {},
+                vectors=vectors,
+                bytes=size,
+                first=first,
+                last=last,
+                used=used * DAY,
+            )
+            for fingerprint, words, vectors, size, first, last, used in rows
+        ]
+
+    def prune(
+        self,
+        spaces: Collection[str] | None = None,
+        *,
+        written_before: float | None = None,
+        max_bytes: int | None = None,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Take vectors out, and make the file smaller. Others may go on with the file meanwhile.
+
+        Args:
+            spaces: fingerprints; only vectors of these. None: of all.
+            written_before: seconds since 1970; only vectors that are older.
+            max_bytes: the oldest of them, until the file is about as small as this.
+            dry_run: True: only tell.
+
+        Raises:
+            ConfigurationError: the file is locked, damaged, or there is no room to write it anew.
+        """
+        before = self.bytes
+        with self._opened() as connection:
+            going = self._oldest_first(connection, spaces, written_before)
+            if max_bytes is not None:
+                going = _until(going, connection, before - max_bytes, before)
+            if not dry_run:
+                _delete(connection, [id_ for id_, _ in going])
+        return Pruned(
+            vectors=len(going), bytes=sum(size for _, size in going), bytes_before=before, bytes_after=self.bytes
+        )
+
+    def vectors(self, spaces: Collection[str] | None = None) -> Iterator[KeptVector]:
+        """Every vector, or those of some spaces, in the order they were written. Damaged ones are left out.
+
+        Memory stays small, however large the file is.
+        """
+        known = {info.fingerprint: info for info in self.spaces() if spaces is None or info.fingerprint in spaces}
+        with self._opened() as connection:
+            last = 0
+            while True:
+                rows = connection.execute(
+                    "SELECT vectors.id, fingerprint, record FROM vectors JOIN spaces ON spaces.id = vectors.space "
+                    "WHERE vectors.id > ? ORDER BY vectors.id LIMIT 1000",
+                    (last,),
+                ).fetchall()
+                if not rows:
+                    return
+                last = rows[-1][0]
+                for _, fingerprint, record in rows:
+                    if fingerprint in known and is_whole(record):
+                        dense, sparse = decode([record])
+                        yield KeptVector(
+                            known[fingerprint],
+                            name_of(record).hex(),
+                            None if dense is None else dense[0],
+                            None if sparse is None else sparse[0],
+                        )
+
+    def _oldest_first(
+        self, connection: sqlite3.Connection, spaces: Collection[str] | None, before: float | None
+    ) -> list[tuple[int, int]]:
+        """Ids and sizes of the rows that may go."""
+        some = () if spaces is None else tuple(spaces)
+        fitting = f"(? OR fingerprint IN ({','.join('?' * len(some))}))"
+        return connection.execute(
+            "SELECT vectors.id, length(record) FROM vectors JOIN spaces ON spaces.id = vectors.space "  # noqa: S608 - ours
+            f"WHERE {fitting} AND written < ? ORDER BY vectors.id",
+            (spaces is None, *some, time.time() + DAY if before is None else before),
+        ).fetchall()
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(connect(self.path)) as connection:
+                yield connection
+        except sqlite3.Error as error:
+            what = "another process holds it: try again later" if is_busy(error) else str(error)
+            raise ConfigurationError(f"The cache {self.path} could not be worked on: {what}.") from None
+
+
+def _until(
+    rows: list[tuple[int, int]], connection: sqlite3.Connection, too_much: float, file: int
+) -> list[tuple[int, int]]:
+    """As many of the rows as must go for the file to lose some bytes, each with its share of what is around it."""
+    records = connection.execute("SELECT coalesce(sum(length(record)), 0) FROM vectors").fetchone()[0]
+    going = 0
+    while going < len(rows) and too_much > 0:
+        too_much -= rows[going][1] * file / records
+        going += 1
+    return rows[:going]
+
+
+def _delete(connection: sqlite3.Connection, ids: list[int]) -> None:
+    for begin in range(0, len(ids), _AT_ONCE):
+        connection.execute("BEGIN IMMEDIATE")
+        connection.executemany("DELETE FROM vectors WHERE id = ?", [(id_,) for id_ in ids[begin : begin + _AT_ONCE]])
+        connection.execute("COMMIT")
+    if ids:
+        connection.execute("DELETE FROM spaces WHERE id NOT IN (SELECT space FROM vectors)")
+        connection.execute("VACUUM")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
