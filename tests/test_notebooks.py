@@ -23,7 +23,7 @@ KEYS = {
 }
 
 # What a cell at the end of each notebook tells of it.
-TELL = "import json\nprint(json.dumps({{{facts}}}))"
+TELL = "import json\nfrom multiembed.providers import local\nprint(json.dumps({{{facts}}}))"
 FACTS = {
     "01_rag_langchain": """
         "answers": [reply["answer"] for reply in replies],
@@ -37,6 +37,13 @@ FACTS = {
     "03_choosing_provider_and_dimensions": """
         "sizes": sizes, "recall": recall, "known": list(known), "answered": bool(right.any(axis=1).all()),
         "ranks": {size: ranks[size].tolist() for size in sizes}, "rows": rows, "tokens": tokens,
+    """,
+    "04_ingest_resume": """
+        "right": bool((local.embed(texts, 512) == result.vectors).all()),
+        "received": received(), "in_flight": simulator.peak_in_flight, "kept": kept, "interrupted": interrupted.requests,
+        "resumed": [resumed.requests, resumed.cached_texts], "edited": [one_edited.requests, one_edited.cached_texts],
+        "again": [nothing_new.requests, nothing_new.total_tokens, nothing_new.cost, nothing_new.cached_texts],
+        "asked": client.usage.requests, "found": found[0].payload["title"],
     """,
 }
 
@@ -161,6 +168,21 @@ def test_every_model_with_a_price_has_a_bill(runs):
     assert bills["siliconflow:BAAI/bge-m3"] == 0
     assert bills["zhipu:embedding-3"] == pytest.approx(0.5 * facts["tokens"])
     assert bills["dashscope:qwen3.7-text-embedding"] is None
+
+
+def test_an_interrupted_run_goes_on_where_it_was_and_ends_with_the_right_vectors(runs):
+    _, facts = runs["04_ingest_resume"]
+    texts = passages()
+    assert facts["right"]
+    assert facts["interrupted"] >= 1
+    assert facts["kept"] == facts["resumed"][1] >= 100
+    assert facts["resumed"][0] == -(-(len(texts) - facts["kept"]) // 10)
+    again = facts["received"] - len(texts) - 3  # one edited text and two questions
+    assert 0 <= again <= facts["in_flight"] * 10
+    assert facts["again"] == [0, 0, 0, len(texts)]
+    assert facts["edited"] == [1, len(texts) - 1]
+    assert facts["asked"] == 2
+    assert facts["found"] == "围棋"
 
 
 def is_code(cell):
