@@ -27,6 +27,8 @@ LARGEST_PICTURE = 60_000
 """Bytes of one PNG."""
 
 _SECONDS = 120
+# All but those that Python hides from everybody: Qdrant leaves a connection to SQLite open, which 3.13 notices.
+_WARNINGS = "default,ignore::ResourceWarning"
 _VENDORS = ("ZHIPU", "ZAI_", "SILICONFLOW_", "DASHSCOPE_", "MULTIEMBED_")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -75,7 +77,7 @@ def _environment(environ: Mapping[str, str], directory: Path) -> dict[str, str]:
     }
     return {
         **kept,
-        "PYTHONWARNINGS": "default",
+        "PYTHONWARNINGS": _WARNINGS,
         "IPYTHONDIR": str(directory / ".ipython"),
         "PYTHONPATH": str(HERE.parent),
     }

@@ -40,7 +40,8 @@ FACTS = {
     """,
     "04_ingest_resume": """
         "right": bool((local.embed(texts, 512) == result.vectors).all()),
-        "received": received(), "in_flight": simulator.peak_in_flight, "kept": kept, "interrupted": interrupted.requests,
+        "received": received(), "in_flight": simulator.peak_in_flight,
+        "kept": kept, "interrupted": interrupted.requests,
         "resumed": [resumed.requests, resumed.cached_texts], "edited": [one_edited.requests, one_edited.cached_texts],
         "again": [nothing_new.requests, nothing_new.total_tokens, nothing_new.cost, nothing_new.cached_texts],
         "asked": client.usage.requests, "found": found[0].payload["title"],
