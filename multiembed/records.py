@@ -121,7 +121,7 @@ class TransportFailure:
     """For people; holds neither key nor text."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RawItem:
     """One element of a reply as it came, not yet believed."""
 
