@@ -100,8 +100,8 @@ def _dense(raw: Sequence[object], dimensions: int | None) -> Vectors:
         rows.append(row)
     with np.errstate(over="ignore"):  # too large for float32 becomes infinity, which is refused
         vectors = np.concatenate(rows, dtype=np.float32, casting="same_kind").reshape(len(rows), -1)
-    # One pass tells both: a sum of squares that is not finite holds a NaN or an infinity, and 0 is all zeros. In float32
-    # it is quick, but so are overflow and underflow: what it does not find good is summed up again.
+    # One pass tells both: a sum of squares that is not finite holds a NaN or an infinity, and 0 is all zeros. In
+    # float32 it is quick, but so are overflow and underflow: what it does not find good is summed up again.
     squares = np.einsum("ij,ij->i", vectors, vectors)
     if np.isfinite(squares).all() and squares.all():
         return vectors

@@ -1,11 +1,11 @@
-"""The vectors of a reply cut out of its bytes: they are nearly all of it, and need no parser that makes Python objects."""
+"""The vectors of a reply, cut out of its bytes: nearly all of it, and read without making Python floats."""
 
 from __future__ import annotations
 
 import re
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -13,12 +13,11 @@ import pybase64
 
 try:
     import simdjson
-except ImportError:  # no wheel for this platform: orjson reads the numbers too, a quarter slower
-    simdjson = None
+except ImportError:  # the extra "fast" is not installed: orjson reads the numbers too, but slower
+    simdjson = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
 
     from numpy.typing import NDArray
 
@@ -101,7 +100,8 @@ def _floats_by_simdjson(text: bytes) -> NDArray[np.float64]:
         raise ValueError("a list within the list")
     try:
         # A parser of its own for each costs nothing, and is safe in threads.
-        return np.frombuffer(simdjson.Parser().parse(text).as_buffer(of_type="d"))
+        array: Any = simdjson.Parser().parse(text)
+        return np.frombuffer(array.as_buffer(of_type="d"))
     except (RuntimeError, TypeError) as error:  # a number too large for it, or no number
         raise ValueError(str(error)) from None
 
