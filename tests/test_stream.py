@@ -29,7 +29,7 @@ DIMENSIONS = 64
 LOCAL = "local:any"
 DASHSCOPE = "dashscope:text-embedding-v4"
 PROMISED = stream_of.BLOCK_TEXTS
-BLOCK_TEXTS = 128
+BLOCK_TEXTS = 120
 """Texts of a block, in these tests: shorter ones say the same, sooner."""
 AHEAD = 8 * BLOCK_TEXTS
 """Texts that may have been read and not handed out."""
@@ -74,7 +74,7 @@ def short_blocks(monkeypatch):
 
 @pytest.fixture
 def local():
-    with EmbeddingClient(LOCAL, dimensions=DIMENSIONS) as client:
+    with EmbeddingClient(LOCAL, dimensions=DIMENSIONS, limits={"max_items": 8}) as client:
         yield client
 
 
@@ -185,7 +185,7 @@ def test_a_block_has_a_thousand_and_twenty_four_texts_unless_they_are_long(monke
 
 def test_order_is_kept_where_answers_overtake_each_other(door, served):
     chances = np.random.default_rng(0)
-    client = served(lambda _: 0.01 * chances.random(), limits={"max_items": 16})
+    client = served(lambda _: 0.01 * chances.random(), limits={"max_items": 15})
     texts = texts_of(2 * BLOCK_TEXTS + 30)
     assert right(door(client, texts), texts)
 
@@ -466,7 +466,7 @@ def test_where_no_thread_can_be_started_the_texts_are_embedded_all_the_same(serv
 
 
 def test_a_stream_that_is_closed_early_sends_no_more_and_leaves_no_thread(served):
-    client = served(lambda _: 0.01, limits={"max_items": 16})
+    client = served(lambda _: 0.01, limits={"max_items": 15})
     for result in client.stream(Source(100 * BLOCK_TEXTS)):
         assert len(result.vectors) == BLOCK_TEXTS
         break
@@ -480,7 +480,7 @@ def test_a_stream_that_is_closed_early_sends_no_more_and_leaves_no_thread(served
 
 @pytest.mark.parametrize("closes", [True, False])
 async def test_an_asynchronous_stream_that_is_closed_or_forgotten_leaves_no_task(served, closes):
-    client = served(lambda _: 0.01, limits={"max_items": 16})
+    client = served(lambda _: 0.01, limits={"max_items": 15})
     stream = client.astream(Source(100 * BLOCK_TEXTS))
     async for result in stream:
         assert len(result.vectors) == BLOCK_TEXTS
@@ -499,7 +499,7 @@ async def test_an_asynchronous_stream_that_is_closed_or_forgotten_leaves_no_task
 
 
 async def test_a_cancelled_task_leaves_nothing_behind(served):
-    client, started = served(lambda _: 0.01, limits={"max_items": 16}), asyncio.Event()
+    client, started = served(lambda _: 0.01, limits={"max_items": 15}), asyncio.Event()
 
     async def consume():
         async with aclosing(client.astream(Source(100 * BLOCK_TEXTS))) as stream:
