@@ -102,16 +102,16 @@ class MultiEmbeddings(Embedder, Embeddings):
         Raises:
             MultiEmbedError: see multiembed.errors; PartialFailureError when only some texts failed.
         """
-        return tell(self.client.embed(texts, "document")).to_list()
+        return tell(self.client.embed(texts, "document", lists=True)).to_list()
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query."""
-        return tell(self.client.embed([text], "query")).to_list()[0]
+        return tell(self.client.embed([text], "query", lists=True)).to_list()[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """As `embed_documents`, without blocking the event loop."""
-        return (await atell(await self.client.aembed(texts, "document"))).to_list()
+        return (await atell(await self.client.aembed(texts, "document", lists=True))).to_list()
 
     async def aembed_query(self, text: str) -> list[float]:
         """As `embed_query`, without blocking the event loop."""
-        return (await atell(await self.client.aembed([text], "query"))).to_list()[0]
+        return (await atell(await self.client.aembed([text], "query", lists=True))).to_list()[0]

@@ -31,16 +31,15 @@ class _Windows:
     def __init__(self, owner: MultiEmbedding, texts: list[str]) -> None:
         self.owner = owner
         self._texts = texts
-        self._vectors: Any = None
+        self._vectors: list[list[float]] | None = None
         self._start = 0
 
     def next(self, window: list[str]) -> list[list[float]]:
         if self._vectors is None:
-            self._vectors = tell(self.owner.client.embed(self._texts, "document")).vectors
+            self._vectors = tell(self.owner.client.embed(self._texts, "document", lists=True)).to_list()
         start = self._start
         self._start += len(window)
-        vectors: list[list[float]] = self._vectors[start : self._start].tolist()
-        return vectors
+        return self._vectors[start : self._start]
 
 
 class MultiEmbedding(Embedder, BaseEmbedding):
@@ -139,25 +138,25 @@ class MultiEmbedding(Embedder, BaseEmbedding):
             _windows.reset(token)
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return tell(self.client.embed([query], "query")).to_list()[0]
+        return tell(self.client.embed([query], "query", lists=True)).to_list()[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return tell(await self.client.aembed([query], "query")).to_list()[0]
+        return tell(await self.client.aembed([query], "query", lists=True)).to_list()[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        return tell(self.client.embed([text], "document")).to_list()[0]
+        return tell(self.client.embed([text], "document", lists=True)).to_list()[0]
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return tell(await self.client.aembed([text], "document")).to_list()[0]
+        return tell(await self.client.aembed([text], "document", lists=True)).to_list()[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         windows = _windows.get()
         if windows is not None and windows.owner is self:
             return windows.next(texts)
-        return tell(self.client.embed(texts, "document")).to_list()
+        return tell(self.client.embed(texts, "document", lists=True)).to_list()
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return tell(await self.client.aembed(texts, "document")).to_list()
+        return tell(await self.client.aembed(texts, "document", lists=True)).to_list()
 
     # ── a cache that knows the vector space; it is bound to one embedder, so every copy binds it anew ──
 

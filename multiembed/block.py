@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -49,10 +50,17 @@ class Block:
         job: of the call that it belongs to.
         limits: what one request may hold.
         refused: errors of texts that are not sent, by position.
+        lists: the result's `to_list` will be asked for.
     """
 
     def __init__(
-        self, texts: Sequence[str], job: Job, limits: Limits, refused: Mapping[int, MultiEmbedError] | None = None
+        self,
+        texts: Sequence[str],
+        job: Job,
+        limits: Limits,
+        refused: Mapping[int, MultiEmbedError] | None = None,
+        *,
+        lists: bool = False,
     ) -> None:
         self._target = job.target
         self._job = job
@@ -65,6 +73,8 @@ class Block:
         """Each one once."""
         self._times = Counter(self._places)
         self._dense: Vectors | None = None
+        self._lists: list[list[float] | None] | None = [None] * len(self.texts) if lists else None
+        self._lock = threading.Lock()
         self._sparse: list[SparseVector | None] = [None] * len(self.texts)
         self._failures: dict[int, MultiEmbedError] = {}
         self._unsent: Sequence[int] = range(len(self.texts))
@@ -107,6 +117,7 @@ class Block:
             return
         if found.dense is not None:
             self._room(found.dense.shape[1])[found.positions] = found.dense
+            self._list(found.positions, found.dense)
         for place, vector in zip(found.positions, found.sparse or (), strict=False):
             self._sparse[place] = vector
         known = set(found.positions)
@@ -123,7 +134,9 @@ class Block:
                 if room.shape[1] != believed.dense.shape[1]:
                     outcome.failures.update(dict.fromkeys(places, self._mixed(room, believed.dense)))
                     continue
-                room[places] = believed.dense
+                run = places[-1] - places[0] + 1 == len(places)
+                room[slice(places[0], places[-1] + 1) if run else places] = believed.dense
+                self._list(places, believed.dense)
             if believed.sparse is not None:
                 for place, vector in zip(places, believed.sparse, strict=True):
                     self._sparse[place] = vector
@@ -144,12 +157,29 @@ class Block:
             usage=self.usage,
             model=self._target.name,
             failures=self._failures_by_text(),
+            lists=self._lists_by_text(),
         )
 
     def _room(self, dimensions: int) -> Vectors:
-        if self._dense is None:
-            self._dense = np.empty((len(self.texts), dimensions), dtype=np.float32)
-        return self._dense
+        with self._lock:
+            if self._dense is None:
+                self._dense = np.empty((len(self.texts), dimensions), dtype=np.float32)
+            return self._dense
+
+    def _list(self, places: Sequence[int], dense: Vectors) -> None:
+        """Make the plain lists of some vectors, if they will be asked for, while other answers are waited for."""
+        if self._lists is not None:
+            for place, row in zip(places, dense.tolist(), strict=True):
+                self._lists[place] = row
+
+    def _lists_by_text(self) -> list[list[float]] | None:
+        if self._lists is None or self._failures or self._refused:
+            return None
+        made: list[Any] = self._lists
+        if len(self._places) == len(made):
+            return made
+        # A text that stands twice gets a list of its own each time, as it would from the vectors.
+        return [list(made[place]) for place in self._places]
 
     def _vectors(self) -> Vectors | None:
         if self._target.output == "sparse":

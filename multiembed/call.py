@@ -88,12 +88,13 @@ class Call:
             waits=waiting,
         )
 
-    def open(self, texts: Iterable[str], *, keep_refused: bool = False) -> Block:
+    def open(self, texts: Iterable[str], *, keep_refused: bool = False, lists: bool = False) -> Block:
         """Take texts in, which become one block.
 
         Args:
             texts: of the block.
             keep_refused: a text that the API refuses unseen is a failure of that text alone.
+            lists: the result's `to_list` will be asked for.
 
         Raises:
             ConfigurationError: a text is no text.
@@ -105,7 +106,7 @@ class Call:
         self._texts += len(checked)
         cache = self._runtime.cache
         limits = learned(self._target.limits, self.job.lessons, self.job.ceilings)
-        block = Block(checked, self.job, limits, {index: _empty([index], 1) for index in refused})
+        block = Block(checked, self.job, limits, {index: _empty([index], 1) for index in refused}, lists=lists)
         if cache is not None:
             self._describe(cache)
             block.fill(cache.get(self._space, block.texts))
@@ -159,11 +160,11 @@ class Call:
         if block is None:
             return
         usage = usage_of(outcome, self._target)
+        good = block.take(outcome)
+        if cache is not None:
+            for texts, believed in good:
+                cache.put(self._space, texts, believed.dense, believed.sparse)
         with self._telling:
-            good = block.take(outcome)
-            if cache is not None:
-                for texts, believed in good:
-                    cache.put(self._space, texts, believed.dense, believed.sparse)
             block.settle(batch, usage)
             self._usage += usage
             if self._bar is not None:

@@ -51,12 +51,13 @@ class EmbeddingClient:
 
     # ── embedding ────────────────────────────────────────────────────────────────────────────────
 
-    def embed(self, texts: Iterable[str], role: Role = "document") -> EmbeddingResult:
+    def embed(self, texts: Iterable[str], role: Role = "document", *, lists: bool = False) -> EmbeddingResult:
         """Embed texts. Order is kept, and a text that stands twice is sent once.
 
         Args:
             texts: any iterable of text.
             role: "document" for what is searched, "query" for what is searched with.
+            lists: the result's `to_list` will be asked for: its floats are made while answers are waited for.
 
         Returns:
             The vectors, float32, shape (len(texts), dimensions), and what they cost.
@@ -71,17 +72,17 @@ class EmbeddingClient:
         from multiembed.drive import Crew
 
         with self._call(role) as call:
-            block = call.open(texts)
+            block = call.open(texts, lists=lists)
             Crew(call.work(), self._living().send).run()
             return whole(block)
 
-    async def aembed(self, texts: Iterable[str], role: Role = "document") -> EmbeddingResult:
+    async def aembed(self, texts: Iterable[str], role: Role = "document", *, lists: bool = False) -> EmbeddingResult:
         """As `embed`, without blocking the event loop."""
         from multiembed.block import whole
         from multiembed.drive import TaskCrew, aside
 
         with self._call(role) as call:
-            block = await aside(call.open, texts, blocks=call.blocks)
+            block = await aside(partial(call.open, lists=lists), texts, blocks=call.blocks)
             await TaskCrew(call.work(), self._living().asend).run()
             return whole(block)
 

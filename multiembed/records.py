@@ -258,6 +258,8 @@ class EmbeddingResult:
     """As provider:model."""
     failures: Mapping[int, MultiEmbedError] = field(default_factory=dict)
     """Empty, except in a PartialFailureError's `.result`, where the rows of these texts are NaN."""
+    lists: list[list[float]] | None = field(default=None, repr=False, compare=False)
+    """What `to_list` gives, where the call was told beforehand that it would be asked for."""
 
     def to_list(self) -> list[list[float]]:
         """The dense vectors as plain Python floats.
@@ -271,7 +273,7 @@ class EmbeddingResult:
             raise ValueError(
                 f"{len(self.failures)} texts have no vector: read .failures, and take the other rows of .vectors."
             )
-        rows: list[list[float]] = self.vectors.tolist()
+        rows: list[list[float]] = self.vectors.tolist() if self.lists is None else self.lists
         return rows
 
 
