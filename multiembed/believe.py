@@ -120,8 +120,8 @@ def _dense(raw: Sequence[object], dimensions: int | None) -> Vectors:
 
 def _row(value: object, place: int) -> NDArray[Any]:
     """A vector as float64, or as float32 where it came as such."""
-    if isinstance(value, bytes):
-        return row_in(value)
+    if isinstance(value, memoryview):
+        return row_in(bytes(value))
     if isinstance(value, str):
         return _row_from_base64(value, place)
     if not isinstance(value, list) or not value:

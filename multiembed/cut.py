@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ _KEY = b'"embedding"'
 """What every wire form calls a vector. A form with another name for it is read whole, and no worse."""
 _VALUE = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*([\["])')
 _CLOSES = {b"[": b"]", b'"': b'"'}
+_LARGEST = 2**20
+"""Bytes of the JSON text of a vector that simdjson may read, because its parsers keep several times as much."""
 _NUL = b"\\u0000"
 
 
@@ -36,8 +39,11 @@ class Cut:
 
     rest: bytes
     """The JSON text with a mark in the place of each vector."""
-    vectors: Mapping[str, bytes]
-    """By mark, the JSON text of a vector: from its first bracket or quote to the next."""
+    vectors: Mapping[str, memoryview]
+    """By mark, the JSON text of a vector: from its first bracket or quote to the next.
+
+    Views, because copies of all of them at once are memory that is given back and asked for again with each reply.
+    """
 
 
 def cut(body: bytes) -> Cut | None:
@@ -48,7 +54,8 @@ def cut(body: bytes) -> Cut | None:
     Whether the vectors are JSON is not known either, before `row_in` has read each of them.
     """
     parts: list[bytes] = []
-    vectors: list[bytes] = []
+    vectors: list[memoryview] = []
+    view = memoryview(body)
     done = at = 0
     while (at := body.find(_KEY, at)) >= 0:
         at += len(_KEY)
@@ -60,7 +67,7 @@ def cut(body: bytes) -> Cut | None:
         if not at:
             return None
         parts += body[done:begin], b'"%b%d"' % (_NUL, len(vectors))
-        vectors.append(body[begin:at])
+        vectors.append(view[begin:at])
         done = at
     rest = b"".join((*parts, body[done:]))
     # A reply with such a character of its own could hold what looks like a mark.
@@ -69,8 +76,8 @@ def cut(body: bytes) -> Cut | None:
     return Cut(rest, {f"\0{number}": vector for number, vector in enumerate(vectors)})
 
 
-def put_back(items: Sequence[RawItem], vectors: Mapping[str, bytes]) -> None:
-    """Give the items the vectors that were cut out of them, as bytes of JSON.
+def put_back(items: Sequence[RawItem], vectors: Mapping[str, memoryview]) -> None:
+    """Give the items the vectors that were cut out of them, as views of JSON.
 
     Raises:
         ValueError: an item has no vector that was cut, or a vector was cut that is no item's.
@@ -91,18 +98,31 @@ def row_in(text: bytes) -> NDArray[Any]:
         ValueError: it is no plain list of numbers and no plain base64. What it is, the whole reply will tell.
     """
     if text.startswith(b'"'):
-        return np.frombuffer(pybase64.b64decode(text[1:-1], validate=True), dtype="<f4")
-    return floats(text)
+        row: NDArray[Any] = np.frombuffer(pybase64.b64decode(text[1:-1], validate=True), dtype="<f4")
+    else:
+        row = floats(text)
+    if not row.size:  # some versions of numpy raise here themselves
+        raise ValueError("it is empty")
+    return row
+
+
+class _Own(threading.local):
+    """A parser for each thread, which none can share; made anew for each vector, it costs pages of memory."""
+
+    parser: Any = None
+
+
+_own = _Own()
 
 
 def _floats_by_simdjson(text: bytes) -> NDArray[np.float64]:
     if text.find(b"[", 1) >= 0:  # simdjson would flatten it
         raise ValueError("a list within the list")
     try:
-        # A parser of its own for each costs nothing, and is safe in threads.
-        array: Any = simdjson.Parser().parse(text)
-        return np.frombuffer(array.as_buffer(of_type="d"))
-    except (RuntimeError, TypeError) as error:  # a number too large for it, or no number
+        _own.parser = _own.parser or simdjson.Parser(_LARGEST)
+        return np.frombuffer(_own.parser.parse(text).as_buffer(of_type="d"))
+    except (RuntimeError, TypeError, ValueError) as error:  # a number too large for it, no number, no JSON
+        _own.parser = None  # an exception that is kept can keep it busy
         raise ValueError(str(error)) from None
 
 

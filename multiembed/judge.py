@@ -147,7 +147,7 @@ def judge(
 
 def _judge(
     text: bytes,
-    vectors: Mapping[str, bytes] | None,
+    vectors: Mapping[str, memoryview] | None,
     status: int,
     target: Target,
     *,

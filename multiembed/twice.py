@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import chain
 
 _COLONS = re.compile(rb'"[ \t\r\n]*:')
 
@@ -19,14 +20,14 @@ def says_twice(text: bytes, parsed: object) -> bool:
 
 
 def _keys(parsed: object) -> int:
+    """All keys, level by level, because a sparse reply has thousands of small objects; never into a vector."""
     count, nodes = 0, [parsed]
     while nodes:
-        node = nodes.pop()
-        if isinstance(node, dict):
-            count += len(node)
-            nodes += [value for value in node.values() if isinstance(value, (dict, list))]
-        elif isinstance(node, list) and node and isinstance(node[0], (dict, list)):  # never into a vector
-            nodes += node
+        objects = [node for node in nodes if isinstance(node, dict)]
+        lists = [node for node in nodes if isinstance(node, list) and node and isinstance(node[0], (dict, list))]
+        count += sum(map(len, objects))
+        within = chain(map(dict.values, objects), lists)
+        nodes = [value for values in within for value in values if isinstance(value, (dict, list))]
     return count
 
 
