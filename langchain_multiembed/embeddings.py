@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from langchain_core.embeddings import Embeddings
 
+from langchain_multiembed.events import atell, tell
 from multiembed import Embedder
 
 
@@ -62,6 +63,10 @@ class MultiEmbeddings(Embedder, Embeddings):
         (`text_type`). "dashscope-compatible" has no such parameter: a query is embedded there as a document is.
         Take "dashscope" where you can.
 
+    Usage:
+        `embeddings.client.usage` is what was spent so far. Inside a chain, each call also sends its usage as the custom
+        event "multiembed_usage" to the run's callbacks.
+
     Instantiate:
         .. code-block:: python
 
@@ -97,16 +102,16 @@ class MultiEmbeddings(Embedder, Embeddings):
         Raises:
             MultiEmbedError: see multiembed.errors; PartialFailureError when only some texts failed.
         """
-        return self.client.embed(texts, "document").to_list()
+        return tell(self.client.embed(texts, "document")).to_list()
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query."""
-        return self.client.embed([text], "query").to_list()[0]
+        return tell(self.client.embed([text], "query")).to_list()[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """As `embed_documents`, without blocking the event loop."""
-        return (await self.client.aembed(texts, "document")).to_list()
+        return (await atell(await self.client.aembed(texts, "document"))).to_list()
 
     async def aembed_query(self, text: str) -> list[float]:
         """As `embed_query`, without blocking the event loop."""
-        return (await self.client.aembed([text], "query")).to_list()[0]
+        return (await atell(await self.client.aembed([text], "query"))).to_list()[0]

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from multiembed.cache import open_cache
+    from multiembed.cache.contract import CacheWarning, Found, VectorCache
+    from multiembed.cache.keeping import CacheFile, KeptVector, Pruned, SpaceInfo
     from multiembed.client import EmbeddingClient
     from multiembed.embedder import Embedder
     from multiembed.errors import (
@@ -39,10 +42,13 @@ if TYPE_CHECKING:
     )
     from multiembed.options import EmbeddingOptions
     from multiembed.providers import catalog
-    from multiembed.records import EmbeddingResult, Estimate, Limits, ModelFacts, Role, SparseVector, Usage
+    from multiembed.records import EmbeddingResult, Estimate, Limits, ModelFacts, Report, Role, SparseVector, Usage
     from multiembed.waits import no_waits
 
 _HOMES = {
+    "cache": ("open_cache",),
+    "cache.contract": ("CacheWarning", "Found", "VectorCache"),
+    "cache.keeping": ("CacheFile", "KeptVector", "Pruned", "SpaceInfo"),
     "client": ("EmbeddingClient",),
     "embedder": ("Embedder",),
     "errors": (
@@ -66,7 +72,7 @@ _HOMES = {
     ),
     "options": ("EmbeddingOptions",),
     "providers": ("catalog",),
-    "records": ("EmbeddingResult", "Estimate", "Limits", "ModelFacts", "Role", "SparseVector", "Usage"),
+    "records": ("EmbeddingResult", "Estimate", "Limits", "ModelFacts", "Report", "Role", "SparseVector", "Usage"),
     "waits": ("no_waits",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -74,6 +80,8 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "APIError",
     "AuthenticationError",
+    "CacheFile",
+    "CacheWarning",
     "ConfigurationError",
     "ConnectionFailedError",
     "ContentRejectedError",
@@ -83,8 +91,10 @@ __all__ = [
     "EmbeddingOptions",
     "EmbeddingResult",
     "Estimate",
+    "Found",
     "InputTooLongError",
     "InvalidRequestError",
+    "KeptVector",
     "Limits",
     "MalformedResponseError",
     "ModelFacts",
@@ -92,16 +102,21 @@ __all__ = [
     "MultiEmbedError",
     "PartialFailureError",
     "PermissionDeniedError",
+    "Pruned",
     "QuotaExhaustedError",
     "RateLimitError",
+    "Report",
     "RequestTimeoutError",
     "Role",
     "ServerError",
+    "SpaceInfo",
     "SparseVector",
     "Usage",
+    "VectorCache",
     "__version__",
     "catalog",
     "no_waits",
+    "open_cache",
 ]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import orjson
 
 from multiembed.believe import Believed
-from multiembed.errors import ConfigurationError, DeadlineExceededError, MultiEmbedError
+from multiembed.errors import ConfigurationError, DeadlineExceededError, InputTooLongError, MultiEmbedError
 from multiembed.job import WITHHELD, Send, Wait
 from multiembed.judge import MEANINGS, error_of, judge
 from multiembed.records import Fault, TransportFailure, WireRequest
@@ -18,6 +18,7 @@ from multiembed.tokens import most_tokens
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from multiembed.gate import Place
     from multiembed.job import Answer, Batch, Job, Outcome, Step
     from multiembed.records import FaultKind, WireReply
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _BYTES_PER_NUMBER = 100
 _BYTES_ROOM = 1_000_000
 _UNKNOWN_DIMENSIONS = 8192
+_MOST_REFUSALS = 20
+"""Refusals by a rate limit after which one counts as a failure of the request, though others pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +45,28 @@ class Doubt:
     """A refusal that may be one text's fault or the whole call's: the shortest text alone tells."""
 
 
+@dataclass(slots=True)
+class Illness:
+    """How often a request has failed in a row."""
+
+    failures: int = 0
+    """Those that count against its retries."""
+    refusals: int = 0
+    """Those by a rate limit."""
+    since: float | None = None
+    last: float = 0.0
+
+
 Story: TypeAlias = "Generator[Step, Answer, Believed | MultiEmbedError | Split | Doubt]"
 
 
 def attempt(part: Batch, job: Job, outcome: Outcome) -> Story:
     """Send a part until it is answered for good."""
-    failures = 0
-    first_failure = 0.0
+    ill = Illness()
+    estimated = _tokens(part, job)
+    tokens = estimated * job.lessons.most_per_estimate
+    if tokens > job.ceilings.most_tokens:
+        return _over(part, job, tokens)
     while True:
         try:
             request = _write(part, job)
@@ -57,29 +75,29 @@ def attempt(part: Batch, job: Job, outcome: Outcome) -> Story:
             return job.fatal
         if request is None:
             return too_late(part, job)
-        answer = yield Send(request)
+        place = job.gate.place(job.ceilings, tokens, job.deadline_at)
+        answer = yield Send(request, place)
         if answer is WITHHELD:
             return job.fatal or job.trouble or too_late(part, job)
         outcome.requests += 1
-        outcome.retries += failures > 0
+        outcome.retries += ill.failures > 0
         if not isinstance(answer, TransportFailure):
             job.lessons.saw(answer.seconds)
+            outcome.seconds.append(answer.seconds)
         dimensions = job.target.expected_dimensions or job.lessons.dimensions
         judged = judge(answer, job.target, texts=len(part.texts), dimensions=dimensions)
         if isinstance(judged, Believed):
-            job.gate.answered()
+            place.answered(judged.total_tokens)
+            job.lessons.billed(judged.total_tokens or 0, estimated)
             if judged.dense is not None:
                 job.lessons.dimensions = judged.dense.shape[1]
             return judged
-        meaning = MEANINGS[judged.kind]
-        if not meaning.retry:
-            return _refused(judged, part, job, answer)
-        failures += 1
-        first_failure = first_failure or job.clock()
+        if not MEANINGS[judged.kind].retry:
+            return _refused(judged, part, job, answer, place)
         asked = None if isinstance(answer, TransportFailure) else retry_after(answer.headers, job.wall())
-        delay = _delay(failures, asked, job)
-        job.gate.slowed(delay) if judged.kind == "rate_limit" else job.gate.failed(delay)
-        if _hopeless(judged, failures, first_failure, delay, job):
+        outcome.rate_errors += judged.kind == "rate_limit"
+        delay = _failed(judged, ill, asked, place, job)
+        if _hopeless(judged, ill, delay, job):
             late = job.deadline_at is not None and judged.kind == "timeout" and job.clock() + delay >= job.deadline_at
             return too_late(part, job) if late else _give_up(judged, part, job, answer=answer, asked=asked)
         yield Wait(delay)
@@ -87,11 +105,32 @@ def attempt(part: Batch, job: Job, outcome: Outcome) -> Story:
             return job.fatal
 
 
-def _refused(fault: Fault, part: Batch, job: Job, answer: Answer) -> MultiEmbedError | Split | Doubt:
+def _failed(fault: Fault, ill: Illness, asked: float | None, place: Place, job: Job) -> float:
+    """Note a failure that may pass, and tell the account; the seconds before the next attempt."""
+    now = job.clock()
+    others_pass = ill.since is not None and job.gate.last_answer > ill.last
+    ill.since = now if ill.since is None else ill.since
+    ill.last = now
+    asks = min(asked or 0.0, LONGEST_ASKED)
+    if fault.kind != "rate_limit":
+        ill.failures += 1
+        wait = back_off(ill.failures, job.chance()) if job.gate.may_retry() else LONGEST_WAIT
+        delay = job.waits(max(wait, asks))
+        place.failed(delay)
+        return delay
+    # The account is too fast, which is no fault of this request: the pace slows all, and it goes again soon.
+    ill.refusals += 1
+    ill.failures += not others_pass or ill.refusals > _MOST_REFUSALS
+    delay = job.waits(max(back_off(job.gate.weather.probes + 1, job.chance()), asks))
+    place.slowed(delay, asked=asks > 0.0, quota=fault.quota, usual=job.target.provider.quota)
+    return delay
+
+
+def _refused(fault: Fault, part: Batch, job: Job, answer: Answer, place: Place) -> MultiEmbedError | Split | Doubt:
     """What follows from a refusal that would come again: smaller requests, or an error."""
     meaning = MEANINGS[fault.kind]
     if not meaning.fatal:
-        job.gate.answered()
+        place.answered()
     count = len(part.texts)
     if fault.kind == "too_many_items" and fault.cap:
         job.lessons.max_items = min(fault.cap, job.lessons.max_items or fault.cap)
@@ -118,13 +157,7 @@ def _what_may_be_too_long(part: Batch, job: Job) -> FaultKind:
     return "invalid"
 
 
-def _delay(failures: int, asked: float | None, job: Job) -> float:
-    """Seconds before the next attempt: the server's wish or a jittered back-off, and more once the budget is spent."""
-    delay = back_off(failures, job.chance()) if job.gate.may_retry() else LONGEST_WAIT
-    return job.waits(max(delay, min(asked or 0.0, LONGEST_ASKED)))
-
-
-def _hopeless(fault: Fault, failures: int, first_failure: float, delay: float, job: Job) -> bool:
+def _hopeless(fault: Fault, ill: Illness, delay: float, job: Job) -> bool:
     """Whether another attempt is out of the question.
 
     Beyond its retries, a request waits out an outage of everything, or a rate limit, for a while: but only where the
@@ -133,11 +166,34 @@ def _hopeless(fault: Fault, failures: int, first_failure: float, delay: float, j
     now = job.clock()
     if job.deadline_at is not None and now + delay >= job.deadline_at:
         return True
-    if failures <= job.max_retries:
+    if ill.failures <= job.max_retries:
         return False
     weather = job.gate.weather
     general = fault.kind == "rate_limit" or not weather.trusted
-    return not (general and weather.ever_trusted and now - first_failure < job.patience)
+    return not (general and weather.ever_trusted and now - (ill.since or now) < job.patience)
+
+
+def _tokens(part: Batch, job: Job) -> int:
+    """Tokens of a request, as estimated."""
+    if part.tokens is not None:
+        return part.tokens
+    overhead = job.target.overhead(job.role, job.count)
+    return sum(job.count(text) + overhead for text in part.texts)
+
+
+def _over(part: Batch, job: Job, tokens: float) -> MultiEmbedError | Split:
+    """What becomes of texts that no minute, or second, has room for, as bills have shown since they were packed."""
+    if len(part.texts) > 1:
+        return Split((len(part.texts) + 1) // 2, one_culprit=False)
+    most = int(job.ceilings.most_tokens)
+    each = f"{most:,} a second" if job.ceilings.per_second else f"{most:,} a minute"
+    return InputTooLongError(
+        f"The text has about {tokens:,.0f} tokens, and tokens_per_minute={job.ceilings.tokens_per_minute} allows no "
+        f"more than {each}: it could never be sent. Raise tokens_per_minute, or shorten the text or cut it up.",
+        provider=job.target.provider.id,
+        model=job.target.facts.name,
+        indices=part.places,
+    )
 
 
 def _write(part: Batch, job: Job) -> WireRequest | None:

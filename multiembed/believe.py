@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from multiembed.cut import row_in
 from multiembed.records import SparseVector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from multiembed.records import Output, RawItem, RawReply, Vectors
 
@@ -95,8 +98,13 @@ def _dense(raw: Sequence[object], dimensions: int | None) -> Vectors:
         if len(row) != expected:
             raise ValueError(f"vector {place} has {len(row)} dimensions where {expected} were expected")
         rows.append(row)
-    vectors = np.stack(rows)
-    # One pass tells both: a sum of squares that is not finite holds a NaN or an infinity, and 0 is all zeros.
+    with np.errstate(over="ignore"):  # too large for float32 becomes infinity, which is refused
+        vectors = np.concatenate(rows, dtype=np.float32, casting="same_kind").reshape(len(rows), -1)
+    # One pass tells both: a sum of squares that is not finite holds a NaN or an infinity, and 0 is all zeros. In
+    # float32 it is quick, but so are overflow and underflow: what it does not find good is summed up again.
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    if np.isfinite(squares).all() and squares.all():
+        return vectors
     squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
     if not np.isfinite(squares).all():
         raise ValueError(f"vector {int(np.argmin(np.isfinite(squares)))} holds NaN or infinity")
@@ -105,7 +113,10 @@ def _dense(raw: Sequence[object], dimensions: int | None) -> Vectors:
     return vectors
 
 
-def _row(value: object, place: int) -> Vectors:
+def _row(value: object, place: int) -> NDArray[Any]:
+    """A vector as float64, or as float32 where it came as such."""
+    if isinstance(value, bytes):
+        return row_in(value)
     if isinstance(value, str):
         return _row_from_base64(value, place)
     if not isinstance(value, list) or not value:
@@ -116,8 +127,7 @@ def _row(value: object, place: int) -> Vectors:
         raise ValueError(f"vector {place} is no flat list of numbers") from None
     if row.ndim != 1 or row.dtype.kind not in "fiu" or _holds_bool(value, row):
         raise ValueError(f"vector {place} holds something that is no number")
-    with np.errstate(over="ignore"):  # too large for float32 becomes infinity, which is refused
-        return row.astype(np.float32)
+    return row.astype(np.float64, copy=False)
 
 
 def _holds_bool(value: list[Any], row: np.ndarray[Any, Any]) -> bool:
@@ -133,7 +143,7 @@ def _row_from_base64(value: str, place: int) -> Vectors:
         raise ValueError(f"vector {place} is no base64") from None
     if not data or len(data) % 4:
         raise ValueError(f"vector {place} has {len(data)} bytes, which is no row of float32")
-    return np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
+    return np.frombuffer(data, dtype="<f4")
 
 
 def _sparse(value: object, place: int) -> SparseVector:

@@ -1,112 +1,83 @@
-"""One call: its texts prepared, made unique and cut into batches, and the outcomes put together again."""
+"""One call: what its batches share, the blocks of texts that are open in it, and what it has cost."""
 
 from __future__ import annotations
 
 import math
 import random
+import threading
 import time
+from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
-import numpy as np
-import orjson
-
-from multiembed.errors import MalformedResponseError, MultiEmbedError, PartialFailureError
-from multiembed.job import MAX_RETRIES, PATIENCE, Batch, Job, Outcome
+from multiembed.block import Block, sizes, usage_of
+from multiembed.drive import Work
+from multiembed.errors import InvalidRequestError
+from multiembed.job import MAX_RETRIES, PATIENCE, Job
+from multiembed.pace import FIRST_IN_FLIGHT, MOST_IN_FLIGHT
 from multiembed.plan import pack
-from multiembed.records import EmbeddingResult, Estimate, SparseVector, Usage
+from multiembed.progress import Progress, shared
+from multiembed.records import Estimate, Usage
 from multiembed.texts import check_texts
 from multiembed.tokens import estimate_tokens
+from multiembed.trace import Span
 from multiembed.waits import waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
 
-    from multiembed.job import Lessons
+    from multiembed.cache.contract import VectorCache
+    from multiembed.job import Batch, Lessons, Outcome
     from multiembed.options import EmbeddingOptions
-    from multiembed.records import Limits, Role, Vectors
+    from multiembed.pace import Ceilings
+    from multiembed.records import Limits, Role
     from multiembed.runtime import Runtime
     from multiembed.target import Target
 
 
-def once(texts: Iterable[str], target: Target) -> tuple[list[str], list[int]]:
-    """The texts, each one once, and for every text of the caller its place among them.
-
-    Raises:
-        ConfigurationError: a text is no text.
-        InvalidRequestError: a text is empty and the API refuses such texts.
-    """
-    unique: dict[str, int] = {}
-    checked = check_texts(texts, refuses=target.provider.refuses)
-    places = [unique.setdefault(text, len(unique)) for text in checked]
-    return list(unique), places
-
-
-def sizes(texts: list[str], role: Role, target: Target, count: Callable[[str], int]) -> Iterator[tuple[int, int]]:
-    """Tokens and bytes of each text as it goes on the wire."""
-    overhead = target.overhead(role, count)
-    prefix = len(target.prepare([""], role)[0].encode())
-    # With its escapes where the body's size matters: a control character takes six bytes.
-    size = _escaped if target.limits.max_bytes_per_request else _unescaped
-    return ((count(text) + overhead, size(text) + prefix) for text in texts)
-
-
-def _escaped(text: str) -> int:
-    return len(orjson.dumps(text))
-
-
-def _unescaped(text: str) -> int:
-    return len(text.encode())
-
-
-def learned(limits: Limits, lessons: Lessons) -> Limits:
-    """The model's limits, with what the server has taught of them."""
-    cap = lessons.max_items
-    return limits if cap is None else replace(limits, max_items=min(cap, limits.max_items))
-
-
-def foresee(
-    texts: Iterable[str], role: Role, *, target: Target, options: EmbeddingOptions, lessons: Lessons, workers: int
-) -> Estimate:
-    """What a call would take, told without sending anything."""
-    unique, places = once(texts, target)
-    measured = list(sizes(unique, role, target, options.token_counter or estimate_tokens))
-    requests = sum(1 for _ in pack(measured, learned(target.limits, lessons)))
-    tokens = sum(its_tokens for its_tokens, _ in measured)
-    price = target.facts.price_cny_per_mtok
-    return Estimate(
-        texts=len(places),
-        requests=0 if target.provider.compute else requests,
-        tokens=tokens,
-        cost=None if price is None else tokens * price / 1e6,
-        seconds=None if lessons.seconds is None else math.ceil(requests / workers) * lessons.seconds,
-    )
-
-
 class Call:
-    """What one call of `embed` or `aembed` is made of, but for the sending."""
+    """What one call of `embed`, `stream` or an async twin is made of, but for the sending.
+
+    Args:
+        role: of all its texts.
+        target: where they go.
+        options: the embedder's.
+        runtime: the embedder's, in this process.
+        wake: called when a block is whole, and when one has no more texts to send.
+    """
 
     def __init__(
-        self, texts: Iterable[str], role: Role, *, target: Target, options: EmbeddingOptions, runtime: Runtime
+        self,
+        role: Role,
+        *,
+        target: Target,
+        options: EmbeddingOptions,
+        runtime: Runtime,
+        wake: Callable[[], object] = bool,
     ) -> None:
-        count = options.token_counter or estimate_tokens
         self._target = target
-        self._texts, self._places = once(texts, target)
-        self._dense: Vectors | None = None
-        self._sparse: list[SparseVector | None] = [None] * len(self._texts)
-        self._failures: dict[int, MultiEmbedError] = {}
-        self._bar = _bar(len(self._texts), target.name) if options.show_progress else None
-        self.usage = Usage()
-        self.batches = [
-            Batch(run, self._texts[run.start : run.stop])
-            for run in pack(sizes(self._texts, role, target, count), learned(target.limits, runtime.lessons))
-        ]
+        self._runtime = runtime
+        self._wake = wake
+        self._space = target.fingerprint(role)
+        self._lock = threading.Lock()
+        self._telling = threading.Lock()
+        self._open: deque[Block] = deque()
+        """In order; the first is the next one to be handed out."""
+        self._sending: deque[Block] = deque()
+        """Those that have texts yet to send."""
+        self._texts = 0
+        self._usage = Usage()
+        self._span = Span(target, role)
+        self._own_bar = Progress(target.name) if options.show_progress and shared() is None else None
+        self._bar = self._own_bar or shared()
         self.job = Job(
             target=target,
             role=role,
             lessons=runtime.lessons,
             gate=runtime.gate,
-            count=count,
+            ceilings=runtime.gate.ceilings(runtime.ceilings),
+            count=options.token_counter or estimate_tokens,
             max_retries=MAX_RETRIES if options.max_retries is None else options.max_retries,
             patience=waiting(PATIENCE) if options.max_retries is None else 0.0,
             timeout=options.timeout,
@@ -117,112 +88,187 @@ class Call:
             waits=waiting,
         )
 
-    def close(self) -> None:
-        """Take the progress bar off the screen."""
-        if self._bar is not None:
-            self._bar.close()
+    def open(self, texts: Iterable[str], *, keep_refused: bool = False) -> Block:
+        """Take texts in, which become one block.
 
-    def take(self, outcome: Outcome) -> None:
-        """Put one batch's outcome where it belongs."""
-        for places, believed in outcome.believed:
-            run = slice(places[0], places[-1] + 1)  # a batch is a run of texts without gaps
-            if believed.dense is not None:
-                room = self._room(believed.dense.shape[1])
-                if room.shape[1] != believed.dense.shape[1]:
-                    outcome.failures.update(dict.fromkeys(places, self._mixed(room, believed.dense)))
-                    continue
-                room[run] = believed.dense
-            if believed.sparse is not None:
-                self._sparse[run] = believed.sparse
-        self._failures.update(outcome.failures)
-        self.usage += _usage(outcome, self._target)
-        if self._bar is not None:
-            self._bar.update(sum(len(places) for places, _ in outcome.believed) + len(outcome.failures))
-
-    def result(self) -> EmbeddingResult:
-        """The vectors in the order of the caller's texts.
+        Args:
+            texts: of the block.
+            keep_refused: a text that the API refuses unseen is a failure of that text alone.
 
         Raises:
-            PartialFailureError: some texts failed.
-            MultiEmbedError: all did; the first text's error.
+            ConfigurationError: a text is no text.
+            InvalidRequestError: a text is empty and the API refuses such texts.
         """
-        failures = self._failures_by_text()
-        if failures and len(failures) == len(self._places):
-            first = failures[min(failures)]
-            if all(type(error) is type(first) for error in failures.values()):
-                first.indices = tuple(failures)
-            raise first
-        result = EmbeddingResult(
-            vectors=self._vectors(),
-            sparse=None if self._target.output == "dense" else [self._sparse[place] for place in self._places],
-            usage=self.usage,
-            model=self._target.name,
-            failures=failures,
+        checked, refused = check_texts(texts, refuses=self._target.provider.refuses, first=self._texts)
+        if refused and not keep_refused:
+            raise _empty(refused, len(checked))
+        self._texts += len(checked)
+        cache = self._runtime.cache
+        limits = learned(self._target.limits, self.job.lessons, self.job.ceilings)
+        block = Block(checked, self.job, limits, {index: _empty([index], 1) for index in refused})
+        if cache is not None:
+            self._describe(cache)
+            block.fill(cache.get(self._space, block.texts))
+        self._usage += block.usage
+        self._runtime.tally.add(block.usage, texts=block.ahead, failed=len(refused))
+        if self._bar is not None:
+            self._bar.announce(len(block))
+            self._bar.done(block.ahead)
+        with self._lock:
+            self._open.append(block)
+            self._sending.append(block)
+        return block
+
+    def _describe(self, cache: VectorCache) -> None:
+        """Tell the cache what the space is, for people."""
+        describe = getattr(cache, "describe", None)
+        if describe is not None:
+            target = self._target
+            words = {"model": target.name, "role": self.job.role, "dimensions": target.expected_dimensions}
+            describe(self._space, {**words, "output": target.output, "base_url": target.base_url})
+
+    def work(self) -> Work:
+        """What a crew is to do."""
+        return Work(
+            take=self._batch,
+            job=self.job,
+            workers=self.job.ceilings.in_flight or MOST_IN_FLIGHT,
+            done=self._take,
+            blocks=self.blocks,
+            wake=self._wake,
         )
-        if failures:
-            raise _partial(result, failures, self._target, len(self._places))
-        return result
 
-    def _room(self, dimensions: int) -> Vectors:
-        if self._dense is None:
-            self._dense = np.full((len(self._texts), dimensions), np.nan, dtype=np.float32)
-        return self._dense
+    @property
+    def blocks(self) -> bool:
+        """Whether opening blocks and taking outcomes in may take long, because a cache is asked."""
+        return self._runtime.caches
 
-    def _vectors(self) -> Vectors | None:
-        if self._target.output == "sparse":
-            return None
-        dense = self._room(self._target.expected_dimensions or self.job.lessons.dimensions or 0)
-        vectors = dense if len(self._places) == len(dense) else dense[self._places]
-        vectors.setflags(write=False)
-        return vectors
+    def _batch(self) -> Batch | None:
+        """The next texts to send, of the first block that has some; None when there are none now."""
+        while self._sending:
+            batch = self._sending[0].next_batch()
+            if batch is not None:
+                return batch
+            self._sending.popleft()
+            self._wake()
+        return None
 
-    def _mixed(self, room: Vectors, dense: Vectors) -> MultiEmbedError:
-        return MalformedResponseError(
-            f"The server answers with vectors of {room.shape[1]} dimensions, and then of {dense.shape[1]}: they cannot "
-            "be compared. Set dimensions, and check that base_url leads to one model only.",
-            provider=self._target.provider.id,
-            model=self._target.facts.name,
+    def _take(self, batch: Batch, outcome: Outcome) -> None:
+        """Put one batch's outcome where it belongs."""
+        block, cache = batch.block, self._runtime.cache
+        if block is None:
+            return
+        usage = usage_of(outcome, self._target)
+        with self._telling:
+            good = block.take(outcome)
+            if cache is not None:
+                for texts, believed in good:
+                    cache.put(self._space, texts, believed.dense, believed.sparse)
+            block.settle(batch, usage)
+            self._usage += usage
+            if self._bar is not None:
+                self._bar.done(block.times(batch.places))
+        self._runtime.tally.add(
+            usage,
+            texts=block.times(batch.places),
+            failed=block.times(outcome.failures),
+            rate_errors=outcome.rate_errors,
+            seconds=outcome.seconds,
         )
+        if block.whole:
+            self._wake()
 
-    def _failures_by_text(self) -> dict[int, MultiEmbedError]:
-        """The errors by the caller's positions, which each error is told too."""
-        if not self._failures:
-            return {}
-        by_text = {index: self._failures[place] for index, place in enumerate(self._places) if place in self._failures}
-        for error in set(by_text.values()):
-            error.indices = tuple(index for index, its in by_text.items() if its is error)
-        return by_text
+    def first(self) -> Block | None:
+        """The first open block, if it is whole, which is then no longer open."""
+        with self._lock:
+            return self._open.popleft() if self._open and self._open[0].whole else None
+
+    @property
+    def opened(self) -> int:
+        """Blocks that are open."""
+        return len(self._open)
+
+    @property
+    def unsent(self) -> int:
+        """Blocks that have texts yet to send."""
+        return len(self._sending)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the progress bar off the screen, and end the span."""
+        if self._own_bar is not None:
+            self._own_bar.close()
+        self._span.end(self._usage, None if isinstance(error, GeneratorExit) else error)
 
 
-def _bar(texts: int, name: str) -> Any:
-    from tqdm.auto import tqdm
+def learned(limits: Limits, lessons: Lessons, ceilings: Ceilings) -> Limits:
+    """The model's limits, with what the server has taught of them, in the measure of our estimate of tokens."""
+    cap = lessons.max_items
+    most = min(limits.max_tokens_per_request or math.inf, ceilings.most_tokens)
+    return replace(
+        limits,
+        max_items=limits.max_items if cap is None else min(cap, limits.max_items),
+        max_tokens_per_request=None if most == math.inf else max(1, int(most / lessons.most_per_estimate)),
+    )
 
-    return tqdm(total=texts, unit="text", desc=name)
 
+def foresee(
+    texts: Iterable[str],
+    role: Role,
+    *,
+    target: Target,
+    count: Callable[[str], int],
+    runtime: Runtime,
+) -> Estimate:
+    """What a call would take, told without sending anything. What the cache knows costs nothing.
 
-def _usage(outcome: Outcome, target: Target) -> Usage:
-    tokens = outcome.total_tokens
+    Raises:
+        ConfigurationError: a text is no text.
+        InvalidRequestError: a text is empty and the API refuses such texts.
+    """
+    checked, refused = check_texts(texts, refuses=target.provider.refuses)
+    if refused:
+        raise _empty(refused, len(checked))
+    lessons, ceilings = runtime.lessons, runtime.gate.ceilings(runtime.ceilings)
+    unique = list(dict.fromkeys(checked))
+    if runtime.cache is not None:
+        known = set(runtime.cache.get(target.fingerprint(role), unique).positions)
+        unique = [text for place, text in enumerate(unique) if place not in known]
+    measured = list(sizes(unique, role, target, count))
+    requests = sum(1 for _ in pack(measured, learned(target.limits, lessons, ceilings)))
+    tokens = round(sum(its_tokens for its_tokens, _ in measured) * (lessons.per_estimate or 1.0))
     price = target.facts.price_cny_per_mtok
-    return Usage(
-        total_tokens=tokens,
-        requests=outcome.requests,
-        retries=outcome.retries,
-        cost=None if tokens is None or price is None else tokens * price / 1e6,
+    return Estimate(
+        texts=len(checked),
+        requests=0 if target.provider.compute else requests,
+        tokens=tokens,
+        cost=None if price is None else tokens * price / 1e6,
+        seconds=_seconds(requests, tokens, lessons, ceilings),
     )
 
 
-def _partial(
-    result: EmbeddingResult, failures: dict[int, MultiEmbedError], target: Target, texts: int
-) -> PartialFailureError:
-    first = failures[min(failures)]
-    partial = PartialFailureError(
-        f"{len(failures)} of {texts} texts failed; the others are in .result, the reasons in "
-        f".failures. The first: {type(first).__name__}: {first}",
-        provider=target.provider.id,
-        model=target.facts.name,
-        indices=sorted(failures),
+def _seconds(requests: int, tokens: int, lessons: Lessons, ceilings: Ceilings) -> float | None:
+    """How long it takes, by the latency seen and the ceilings told; None where neither is known."""
+    told = [
+        60.0 * amount / most
+        for amount, most in ((requests, ceilings.requests_per_minute), (tokens, ceilings.tokens_per_minute))
+        if most is not None
+    ]
+    if lessons.seconds is not None:
+        told.append(math.ceil(requests / (ceilings.in_flight or FIRST_IN_FLIGHT)) * lessons.seconds)
+    return max(told, default=None)
+
+
+def _empty(refused: list[int], texts: int) -> InvalidRequestError:
+    if texts == 1:
+        return InvalidRequestError(
+            "The text is empty, and the API refuses such texts: leave it out. It was not sent.", indices=refused
+        )
+    return InvalidRequestError(
+        f"{len(refused)} of {texts} texts are empty, and the API refuses such texts: leave them out. Nothing was sent.",
+        indices=refused,
     )
-    partial.result = result
-    partial.failures = failures
-    partial.__cause__ = first
-    return partial

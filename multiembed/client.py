@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from contextlib import contextmanager
+from collections.abc import AsyncIterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from multiembed.errors import ConfigurationError
@@ -12,17 +13,15 @@ from multiembed.options import EmbeddingOptions
 from multiembed.target import aim
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from multiembed.call import Call
-    from multiembed.drive import Work
-    from multiembed.records import EmbeddingResult, Estimate, Role, Usage
+    from multiembed.records import EmbeddingResult, Estimate, Report, Role, Usage
     from multiembed.runtime import Runtime
+    from multiembed.stream import OnError
     from multiembed.target import Target
-
-DEFAULT_CONCURRENCY = 8
-"""Requests in flight when the user names no ceiling: well below the lowest documented quota (Zhipu V0: 50)."""
 
 
 class EmbeddingClient:
@@ -68,31 +67,85 @@ class EmbeddingClient:
             PartialFailureError: some texts failed; the others are in its `.result`.
             MultiEmbedError: all failed; `multiembed.errors` draws the tree.
         """
-        from multiembed.drive import drive
+        from multiembed.block import whole
+        from multiembed.drive import Crew
 
-        with self._calling(texts, role) as (call, work, runtime):
-            drive(work, runtime.send)
-        return call.result()
+        with self._call(role) as call:
+            block = call.open(texts)
+            Crew(call.work(), self._living().send).run()
+            return whole(block)
 
     async def aembed(self, texts: Iterable[str], role: Role = "document") -> EmbeddingResult:
         """As `embed`, without blocking the event loop."""
-        from multiembed.drive import adrive
+        from multiembed.block import whole
+        from multiembed.drive import TaskCrew, aside
 
-        with self._calling(texts, role) as (call, work, runtime):
-            await adrive(work, runtime.asend)
-        return call.result()
+        with self._call(role) as call:
+            block = await aside(call.open, texts, blocks=call.blocks)
+            await TaskCrew(call.work(), self._living().asend).run()
+            return whole(block)
+
+    def stream(
+        self, texts: Iterable[str], role: Role = "document", *, on_error: OnError = "raise"
+    ) -> Iterator[EmbeddingResult]:
+        """Embed any number of texts in constant memory.
+
+        The iterable is read in the caller's thread, a few blocks ahead of what is handed out. Blocks end after 1,024
+        texts or 2,000,000 characters. A text that stands twice in a block is sent once.
+
+        Args:
+            texts: any iterable of text, of any length.
+            role: "document" for what is searched, "query" for what is searched with.
+            on_error: "raise" ends the stream at the first block with a text that failed. With "keep" such texts are in
+                the result's `failures` by their row in the block, their rows are NaN, and the stream goes on; what no
+                text can escape, such as a wrong key, is raised all the same.
+
+        Yields:
+            Results of consecutive texts, in order: `vectors` is float32, shape (texts of the block, dimensions).
+
+        Raises:
+            ConfigurationError: a text is no text, after all before it were handed out.
+            PartialFailureError: some texts of a block failed; the block is in its `.result`.
+            MultiEmbedError: all of a block failed.
+        """
+        from multiembed.stream import stream
+        from multiembed.texts import many
+
+        make = partial(self._call, _checked(role))
+        return stream(make, self._living().send, many(texts), _checked_choice(on_error))
+
+    def astream(
+        self, texts: Iterable[str] | AsyncIterable[str], role: Role = "document", *, on_error: OnError = "raise"
+    ) -> AsyncIterator[EmbeddingResult]:
+        """As `stream`, without blocking the event loop; the texts may come from an asynchronous iterable."""
+        from multiembed.stream import astream
+        from multiembed.texts import many
+
+        make = partial(self._call, _checked(role))
+        source = texts if isinstance(texts, AsyncIterable) else many(texts)
+        return astream(make, self._living().asend, source, _checked_choice(on_error))
+
+    def progress(self, total: int) -> AbstractContextManager[None]:
+        """One bar for all calls made inside, in this thread or task and those started there.
+
+        Args:
+            total: texts of all of them together.
+        """
+        from multiembed.progress import together
+
+        return together(self.target.name, total)
 
     def estimate(self, texts: Iterable[str], role: Role = "document") -> Estimate:
         """What embedding these texts would take. Nothing is sent."""
         from multiembed.call import foresee
+        from multiembed.tokens import estimate_tokens
 
         return foresee(
             texts,
             _checked(role),
             target=self.target,
-            options=self._options,
-            lessons=self._living().lessons,
-            workers=self._workers,
+            count=self._options.token_counter or estimate_tokens,
+            runtime=self._living(),
         )
 
     # ── what it knows of itself ──────────────────────────────────────────────────────────────────
@@ -104,8 +157,13 @@ class EmbeddingClient:
 
     @property
     def usage(self) -> Usage:
-        """What this client has spent in this process so far."""
-        return self._living().usage
+        """What this client has spent in this process so far; grows with each finished request."""
+        return self._living().tally.usage
+
+    @property
+    def report(self) -> Report:
+        """What this client has done in this process so far: texts, money, refusals and latencies."""
+        return self._living().tally.report()
 
     def fingerprint(self, role: Role) -> str:
         """A name for the space that vectors of this role lie in.
@@ -120,9 +178,9 @@ class EmbeddingClient:
         return f"EmbeddingClient({self._model!r})"
 
     def take_over(self, other: EmbeddingClient | None) -> None:
-        """Go on with the usage that another client has counted in this process."""
+        """Go on with what another client has counted in this process."""
         if other is not None and os.getpid() in other._runtimes:
-            self._living().spent(other.usage)
+            self._living().tally.add_all(other._living().tally)
 
     # ── its life ─────────────────────────────────────────────────────────────────────────────────
 
@@ -172,7 +230,10 @@ class EmbeddingClient:
         """See at construction that everything can work."""
         target = self._aim()
         # Imported here and not at the first call: a fork during an import leaves the child waiting for ever.
-        from multiembed import call, drive, runtime  # noqa: F401
+        from multiembed import call, drive, runtime, stream  # noqa: F401
+        from multiembed.trace import tracer
+
+        tracer()
 
         if target.provider.compute is None:
             from multiembed.wire import tasks, threads  # noqa: F401
@@ -185,10 +246,6 @@ class EmbeddingClient:
         self._target = target = aim(self._model, self._options, os.environ)
         return target
 
-    @property
-    def _workers(self) -> int:
-        return self._options.max_concurrency or DEFAULT_CONCURRENCY
-
     def _living(self) -> Runtime:
         """The runtime of this process."""
         from multiembed.runtime import Runtime
@@ -199,22 +256,20 @@ class EmbeddingClient:
             runtime = self._runtimes.setdefault(pid, Runtime(self._options, self.target))
         return runtime
 
-    @contextmanager
-    def _calling(self, texts: Iterable[str], role: Role) -> Iterator[tuple[Call, Work, Runtime]]:
+    def _call(self, role: Role, wake: Callable[[], object] = bool) -> Call:
         from multiembed.call import Call
-        from multiembed.drive import Work
 
-        runtime = self._living()
-        call = Call(texts, _checked(role), target=self.target, options=self._options, runtime=runtime)
-        work = Work(call.batches, call.job, runtime.gate, self._workers, call.take)
-        try:
-            yield call, work, runtime
-        finally:
-            call.close()
-            runtime.spent(call.usage)
+        target, runtime = self.target, self._living()
+        return Call(_checked(role), target=target, options=self._options, runtime=runtime, wake=wake)
 
 
 def _checked(role: Role) -> Role:
     if role not in ("document", "query"):
         raise ConfigurationError(f"role is 'document' or 'query', not {role!r:.40}.")
     return role
+
+
+def _checked_choice(on_error: OnError) -> OnError:
+    if on_error not in ("raise", "keep"):
+        raise ConfigurationError(f"on_error is 'raise' or 'keep', not {on_error!r:.40}.")
+    return on_error

@@ -113,10 +113,12 @@ def _in_pieces(pieces: Sequence[str], part: Batch, job: Job, outcome: Outcome) -
     """Embed the pieces of one text: their mean, weighted by length, is its vector."""
     inner = Outcome()
     sizes = [(job.count(piece), len(piece.encode())) for piece in pieces]
-    for run in pack(sizes, job.target.limits):
-        yield from _settle(Batch(run, pieces[run.start : run.stop]), job, inner)
+    for bin_ in pack(sizes, job.target.limits):
+        yield from _settle(Batch(bin_.places, [pieces[place] for place in bin_.places]), job, inner)
     outcome.requests += inner.requests
     outcome.retries += inner.retries
+    outcome.rate_errors += inner.rate_errors
+    outcome.seconds += inner.seconds
     if inner.failures:
         error = inner.failures[min(inner.failures)]
         error.indices = tuple(part.places)

@@ -7,22 +7,31 @@ import contextlib
 import os
 import threading
 import time
+import weakref
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from multiembed.pace import Ceilings, Pace
+from multiembed.waits import waiting
 from multiembed.weather import Weather
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
+
+    from multiembed.pace import Ticket
+    from multiembed.records import Quota
 
 
 _LOOK_UP = 1.0
 """Seconds after which whoever waits looks again: an event loop that stops wakes nobody."""
+_BLINK = 0.001
+"""Seconds to wait at least: a shorter time may be none at all on some clocks."""
 
 
 class Gate:
-    """First come, first served, as many as the callers' ceilings and the account's weather allow.
+    """First come, first served, as many and as fast as ceilings, learned limits and the account's weather allow.
 
     Args:
         clock: seconds; the one that the flows use.
@@ -30,103 +39,145 @@ class Gate:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.weather = Weather()
+        self.pace = Pace()
+        self.last_answer = float("-inf")
+        """When the provider last did what was asked."""
         self._clock = clock
         self._lock = threading.Lock()
-        self._inside: set[_Place] = set()
-        self._waiting: deque[_Place] = deque()
+        self._inside: set[Place] = set()
+        self._waiting: deque[Place] = deque()
+        self._told: weakref.WeakKeyDictionary[object, Ceilings] = weakref.WeakKeyDictionary()
+
+    def tell(self, teller: object, ceilings: Ceilings) -> None:
+        """Note what an embedder was told of the account's quota, for as long as the embedder lives."""
+        with self._lock:
+            self._told[teller] = ceilings
+
+    def ceilings(self, own: Ceilings) -> Ceilings:
+        """What holds for an embedder: the lowest rates that any on the account was told, and its own in flight.
+
+        Who was told nothing of requests in flight keeps to what the others were told.
+        """
+        with self._lock:
+            told = [own, *self._told.values()]
+        return replace(
+            own,
+            in_flight=own.in_flight or _lowest(each.in_flight for each in told),
+            requests_per_minute=_lowest(each.requests_per_minute for each in told),
+            tokens_per_minute=_lowest(each.tokens_per_minute for each in told),
+        )
 
     @property
     def in_flight(self) -> int:
         """Requests inside now."""
         return len(self._inside)
 
-    def place(self, ceiling: int, ends: float | None = None, blocks: asyncio.AbstractEventLoop | None = None) -> _Place:
-        """A place inside, to be held `with` or `async with`, once fewer than `ceiling` are taken.
+    def place(self, ceilings: Ceilings, tokens: float = 0.0, ends: float | None = None) -> Place:
+        """A place inside for one request, to be held `with` or `async with`, once there is room.
 
         What the context gives is whether there was one: False when none came, or none can come, before `ends`. The
-        verdict on the answer is told while the place is held. Nobody holds one while waiting out a back-off.
+        verdict on the answer is told to the place while it is held. Nobody holds one while waiting out a back-off.
 
         Args:
-            ceiling: the most that the caller wants in flight.
+            ceilings: what the caller knows of the account's quota.
+            tokens: of the request, as estimated.
             ends: on the gate's clock.
-            blocks: the event loop that cannot run while this place is waited for, because a sync call was made in it.
-                What that loop holds, or queues for, is not waited for.
         """
-        return _Place(self, ceiling, float("inf") if ends is None else ends, blocks)
-
-    def answered(self) -> None:
-        """Tell that the provider answered as it should."""
-        with self._lock:
-            self.weather.answered()
-
-    def failed(self, delay: float) -> None:
-        """Tell that a request failed, and how long it will wait."""
-        with self._lock:
-            self.weather.failed(self._clock(), delay)
-            self._wake()
-
-    def slowed(self, delay: float) -> None:
-        """Tell that the provider finds the account too fast, and how long it wants to be left alone."""
-        with self._lock:
-            self.weather.slowed(self._clock(), delay)
-            self._wake()
+        return Place(self, ceilings, tokens, float("inf") if ends is None else ends)
 
     def may_retry(self) -> bool:
         """Whether the account's retry budget has one left, which is then spent."""
         with self._lock:
             return self.weather.may_retry()
 
+    # ── the verdicts ─────────────────────────────────────────────────────────────────────────────
+
+    def _answered(self, ticket: Ticket | None, billed: int | None) -> None:
+        with self._lock:
+            now = self.last_answer = self._clock()
+            if ticket is not None:
+                self.pace.passed(ticket, now, billed)
+            if self.weather.answered():
+                self.pace.recovered()
+
+    def _failed(self, delay: float) -> None:
+        with self._lock:
+            self.weather.failed(self._clock(), delay)
+            self._wake()
+
+    def _slowed(
+        self, ticket: Ticket | None, quota: Quota | None, usual: Quota | None, delay: float, *, asked: bool
+    ) -> None:
+        with self._lock:
+            now = self._clock()
+            self.weather.slowed(now, delay, asked=asked, sent=None if ticket is None else ticket.sent)
+            if ticket is not None:
+                self.pace.refused(ticket, now, quota, usual, delay if asked else 0.0)
+            self._wake()
+
     # ── the queue ────────────────────────────────────────────────────────────────────────────────
 
-    def _enter(self, place: _Place) -> None:
+    def _enter(self, place: Place) -> None:
         with self._lock:
-            if (not self._waiting or place.blocks is not None) and self._has_room(place):
-                place.admitted = True
-                self._inside.add(place)
+            if (not self._waiting or place.blocks is not None) and self._wait(place) <= 0.0:
+                self._let_in(place)
             else:
                 self._waiting.append(place)
 
-    def _look_again(self, ends: float) -> float:
+    def _look_again(self, place: Place) -> float:
         """Admit whoever may come in; the seconds until it is worth looking again.
 
         Raises:
-            _TooLateError: that is after `ends`.
+            _TooLateError: that is after the place's end.
         """
         with self._lock:
-            self._admit()
+            soonest = self._admit()
             now = self._clock()
-            if max(now, self.weather.closed_until) >= ends:
+            if max(now, self.weather.closed_until) >= place.ends:
                 raise _TooLateError
-            shut = self.weather.closed_until if self.weather.closed_until > now else float("inf")
-            return min(ends - now, shut - now, _LOOK_UP)
+            return max(_BLINK, min(place.ends - now, soonest, _LOOK_UP))
 
-    def _leave(self, place: _Place) -> None:
+    def _leave(self, place: Place) -> None:
         """Give the place back, or the place in the queue when the wait was cut short."""
         with self._lock:
-            self._inside.discard(place)
-            if place in self._waiting:
+            if place in self._inside and place.ticket is not None:
+                self._inside.remove(place)
+                self.pace.gone(place.ticket, self._clock())
+            elif place in self._waiting:
                 self._waiting.remove(place)
             self._admit()
 
-    def _admit(self) -> None:
-        held_up = False
+    def _admit(self) -> float:
+        """Let in who may come in; the seconds until the next one may, as far as time alone decides it."""
+        if not self._waiting:
+            return float("inf")
+        soonest = 0.0
         for place in list(self._waiting):
-            if held_up and place.blocks is None:  # nobody overtakes, but who would otherwise wait for ever
+            if soonest > 0.0 and place.blocks is None:  # nobody overtakes, but who would otherwise wait for ever
                 continue
-            if not self._has_room(place):
-                held_up = True
+            wait = self._wait(place)
+            if wait > 0.0:
+                soonest = soonest or wait
                 continue
             self._waiting.remove(place)
             if place.wake():
-                place.admitted = True
-                self._inside.add(place)
+                self._let_in(place)
+        return soonest or float("inf")
 
-    def _has_room(self, place: _Place) -> bool:
-        room = self.weather.room(self._clock(), place.ceiling)
-        if len(self._inside) < room:
-            return True
+    def _let_in(self, place: Place) -> None:
+        place.ticket = self.pace.go(self._clock(), place.ceilings, place.tokens, learned=waiting(1.0) > 0.0)
+        self._inside.add(place)
+
+    def _wait(self, place: Place) -> float:
+        """Seconds until the place may be taken; infinite when somebody must leave first."""
+        now = self._clock()
+        if now < self.weather.closed_until:
+            return self.weather.closed_until - now
+        room = self.weather.room(now, self.pace.room(place.ceilings))
         # A place whose loop does not run, or that this very place keeps from running, may never be given back.
-        return room > 0 and sum(other.moves(place.blocks) for other in self._inside) < room
+        if len(self._inside) >= room and sum(other.moves(place.blocks) for other in self._inside) >= room:
+            return float("inf")
+        return self.pace.wait(now, place.ceilings, place.tokens, learned=waiting(1.0) > 0.0)
 
     def _wake(self) -> None:
         """Let all who wait look at the clock again: the gate was shut for a time."""
@@ -134,23 +185,54 @@ class Gate:
             place.wake()
 
 
+def _lowest(numbers: Iterable[int | None]) -> int | None:
+    return min((number for number in numbers if number is not None), default=None)
+
+
 class _TooLateError(Exception):
     pass
 
 
-class _Place:
-    """One request's place, waited for by a thread or by a task."""
+class Place:
+    """One request's place, waited for by a thread or by a task, and told how the request fared."""
 
-    __slots__ = ("_ends", "_gate", "_loop", "_wake", "admitted", "blocks", "ceiling")
+    __slots__ = ("_gate", "_loop", "_wake", "blocks", "ceilings", "ends", "ticket", "tokens")
 
-    def __init__(self, gate: Gate, ceiling: int, ends: float, blocks: asyncio.AbstractEventLoop | None) -> None:
+    def __init__(self, gate: Gate, ceilings: Ceilings, tokens: float, ends: float) -> None:
         self._gate = gate
-        self._ends = ends
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.blocks = blocks
         self._wake: Callable[[], object] = bool
-        self.ceiling = ceiling
-        self.admitted = False
+        self.ceilings = ceilings
+        self.tokens = tokens
+        self.ends = ends
+        self.ticket: Ticket | None = None
+        """Of the request, once it was let in."""
+        self.blocks: asyncio.AbstractEventLoop | None = None
+        """The event loop that cannot run while this place is waited for, because a sync call was made in it. What that
+        loop holds, or queues for, is not waited for."""
+
+    # ── the verdict ──────────────────────────────────────────────────────────────────────────────
+
+    def answered(self, billed: int | None = None) -> None:
+        """The provider answered as it should, and billed so many tokens."""
+        self._gate._answered(self.ticket, billed)
+
+    def failed(self, delay: float) -> None:
+        """The request failed, and will wait so many seconds."""
+        self._gate._failed(delay)
+
+    def slowed(self, delay: float, *, asked: bool, quota: Quota | None = None, usual: Quota | None = None) -> None:
+        """The provider finds the account too fast.
+
+        Args:
+            delay: seconds that the request will wait.
+            asked: whether the provider wants to be left alone for as long.
+            quota: what is used up, where the refusal tells.
+            usual: what the provider's documents say it limits.
+        """
+        self._gate._slowed(self.ticket, quota, usual, delay, asked=asked)
+
+    # ── the wait ─────────────────────────────────────────────────────────────────────────────────
 
     def moves(self, blocked: asyncio.AbstractEventLoop | None) -> bool:
         """Whether whoever holds this place can go on while a loop is blocked."""
@@ -169,13 +251,13 @@ class _Place:
         self._wake = event.set
         try:
             self._gate._enter(self)
-            while not self.admitted:
-                shut = self._gate._look_again(self._ends)
-                if not self.admitted:
+            while self.ticket is None:
+                shut = self._gate._look_again(self)
+                if self.ticket is None:
                     event.wait(shut)
                     event.clear()
         except _TooLateError:
-            return self.admitted
+            return self.ticket is not None
         except BaseException:
             self._gate._leave(self)
             raise
@@ -187,15 +269,15 @@ class _Place:
         self._wake = lambda: loop.call_soon_threadsafe(event.set)
         try:
             self._gate._enter(self)
-            while not self.admitted:
-                shut = self._gate._look_again(self._ends)
-                if not self.admitted:
+            while self.ticket is None:
+                shut = self._gate._look_again(self)
+                if self.ticket is None:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(shut):
                             await event.wait()
                     event.clear()
         except _TooLateError:
-            return self.admitted
+            return self.ticket is not None
         except BaseException:
             self._gate._leave(self)
             raise

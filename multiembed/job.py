@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from multiembed.believe import Believed
+    from multiembed.block import Block
     from multiembed.errors import MultiEmbedError
-    from multiembed.gate import Gate
+    from multiembed.gate import Gate, Place
+    from multiembed.pace import Ceilings
     from multiembed.records import Role, WireReply
     from multiembed.target import Target
 
@@ -27,15 +29,20 @@ class Batch:
     """Texts that go out in one request."""
 
     places: Sequence[int]
-    """The position of each text among the call's texts."""
+    """The position of each text among its block's texts."""
     texts: Sequence[str]
+    tokens: int | None = None
+    """Of all texts, as estimated; None where it was not counted."""
+    block: Block | None = None
+    """Whose texts they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send this, and tell what came back."""
+    """Send this once the place is given, and tell what came back."""
 
     request: WireRequest
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +68,21 @@ class Lessons:
     """The texts per request that it named when it refused more."""
     seconds: float | None = None
     """A running mean of the time from request to answer."""
+    per_estimate: float | None = None
+    """Tokens billed for each one estimated: a running mean, None before the first bill."""
+    most_per_estimate: float = 1.0
+    """The most of them lately: what is reserved and packed by."""
 
     def saw(self, seconds: float) -> None:
         """Take one answered request into the mean."""
         self.seconds = seconds if self.seconds is None else 0.9 * self.seconds + 0.1 * seconds
+
+    def billed(self, tokens: int, estimated: int) -> None:
+        """Compare a bill with its estimate."""
+        if tokens > 0 and estimated > 0:
+            share = tokens / estimated
+            self.per_estimate = share if self.per_estimate is None else 0.95 * self.per_estimate + 0.05 * share
+            self.most_per_estimate = max(share, 0.99 * self.most_per_estimate + 0.01 * share)
 
 
 @dataclass(slots=True)
@@ -75,6 +93,7 @@ class Job:
     role: Role
     lessons: Lessons
     gate: Gate
+    ceilings: Ceilings
     count: Callable[[str], int]
     """Tokens of a text."""
     max_retries: int
@@ -110,6 +129,10 @@ class Outcome:
     failures: dict[int, MultiEmbedError] = field(default_factory=dict)
     requests: int = 0
     retries: int = 0
+    rate_errors: int = 0
+    """Refusals for being too fast."""
+    seconds: list[float] = field(default_factory=list)
+    """From request to answer, of each request that was answered."""
     shortened: int = 0
     """Texts that the server found too long and that went on cut or in pieces."""
 

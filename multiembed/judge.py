@@ -10,6 +10,7 @@ import orjson
 
 from multiembed import errors
 from multiembed.believe import Believed, believe
+from multiembed.cut import cut, put_back
 from multiembed.records import Fault, TransportFailure
 from multiembed.twice import says_twice
 
@@ -135,19 +136,41 @@ def judge(
         return Fault(answer.kind, message=answer.detail)
     if 300 <= answer.status < 400:
         return Fault("redirect", message=f"Location: {_host(answer.headers.get('location', ''))}")
-    body = _parse(answer.body, target)
-    fault = target.provider.classify(answer.status, body)
+    pieces = None if target.output == "sparse" else cut(answer.body)
+    if pieces:
+        judged = _judge(pieces.rest, pieces.vectors, answer.status, target, texts=texts, dimensions=dimensions)
+        if isinstance(judged, Believed):
+            return judged
+    # Not plain and good, so that it is read whole to say what is the matter.
+    return _judge(answer.body, None, answer.status, target, texts=texts, dimensions=dimensions)
+
+
+def _judge(
+    text: bytes,
+    vectors: Mapping[str, bytes] | None,
+    status: int,
+    target: Target,
+    *,
+    texts: int,
+    dimensions: int | None,
+) -> Believed | Fault:
+    """What a reply is worth, from its text and the vectors that were cut out of it, if they were."""
+    body = _parse(text, target)
+    fault = target.provider.classify(status, body)
     if fault is not None and fault.kind != "malformed":
         return fault
     try:
-        if says_twice(answer.body, body):
+        if says_twice(text, body):
             raise ValueError("the reply says one thing twice")
         payload = {"data": body} if isinstance(body, list) else body
         if not isinstance(payload, dict):
             raise ValueError("the body is no JSON object")
-        return believe(target.provider.decode(payload), texts=texts, dimensions=dimensions, output=target.output)
+        raw = target.provider.decode(payload)
+        if vectors is not None:
+            put_back(raw.items, vectors)
+        return believe(raw, texts=texts, dimensions=dimensions, output=target.output)
     except ValueError as error:
-        return Fault("malformed", message=f"{error}; the body begins {_begin(answer.body, target)!r}")
+        return Fault("malformed", message=f"{error}; the body begins {_begin(text, target)!r}")
 
 
 def error_of(

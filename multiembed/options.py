@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import pickle
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping  # noqa: TC003 - pydantic reads them
@@ -64,7 +65,12 @@ class EmbeddingOptions(BaseModel):
     parameters: dict[str, Any] | None = None
     """Extra model-specific parameters, handed through to the API. `encoding_format` goes here."""
     max_concurrency: _Positive | None = _changes_no_vector()
-    """The most requests in flight at once, over all embedders of the account in this process."""
+    """The most requests in flight at once, over all embedders of the account in this process. None: learned from the
+    provider's refusals, from 8 on."""
+    requests_per_minute: _Positive | None = _changes_no_vector()
+    """The account's quota of requests, over all its embedders in this process. None: learned."""
+    tokens_per_minute: _Positive | None = _changes_no_vector()
+    """The account's quota of tokens, likewise. DashScope allows a sixtieth of both in each second, which is kept."""
     max_retries: Annotated[int, Strict(), Field(ge=0)] | None = _changes_no_vector()
     """How often one request is sent again after a failure that may pass. None: five times, and an outage or a rate
     limit of an account that worked before is waited out for a minute."""
@@ -72,6 +78,9 @@ class EmbeddingOptions(BaseModel):
     """Seconds for one attempt as a whole."""
     deadline: _Seconds | None = _changes_no_vector()
     """Seconds for one call as a whole; None lets it run."""
+    cache: Any = _changes_no_vector(repr=False)
+    """Where vectors are kept, so that no text is paid for twice: the path of a file (SQLite, made if it is not there),
+    or a LangChain ByteStore or LlamaIndex KVStore."""
     limits: Mapping[str, int | None] | None = _changes_no_vector()
     """Single limits of the model put right: max_items, max_tokens_per_item, max_tokens_per_request or
     max_bytes_per_request."""
@@ -103,7 +112,7 @@ class EmbeddingOptions(BaseModel):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Any:
         memo = {} if memo is None else memo
-        for shared in (self.api_key, self.token_counter, self.http_client, self.http_async_client):
+        for shared in (self.api_key, self.token_counter, self.cache, self.http_client, self.http_async_client):
             memo[id(shared)] = shared  # functions and clients may hold locks and connections
         return super().__deepcopy__(memo)
 
@@ -124,7 +133,22 @@ def leave_behind(fields: Mapping[str, Any]) -> dict[str, Any]:
                 stacklevel=4,
             )
             kept[name] = None
+    if kept["cache"] is not None and not _travels(kept["cache"]):
+        warnings.warn(
+            "cache cannot be pickled: the embedder in the other process keeps no vectors. Give a path instead.",
+            UserWarning,
+            stacklevel=4,
+        )
+        kept["cache"] = None
     return kept
+
+
+def _travels(value: object) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:  # noqa: BLE001 - whatever the reason, it stays behind
+        return False
+    return True
 
 
 def configured(of: type[BaseModel], build: Callable[[], object]) -> None:

@@ -19,6 +19,8 @@ Role: TypeAlias = Literal["document", "query"]
 Output: TypeAlias = Literal["dense", "sparse", "dense&sparse"]
 Encoding: TypeAlias = Literal["float", "base64"]
 TooLong: TypeAlias = Literal["error", "truncate", "split"]
+Quota: TypeAlias = Literal["in_flight", "requests", "tokens"]
+"""What an account may have only so much of: requests in flight, or requests or tokens in a time."""
 
 
 # ── facts ────────────────────────────────────────────────────────────────────────────────────────
@@ -119,7 +121,7 @@ class TransportFailure:
     """For people; holds neither key nor text."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RawItem:
     """One element of a reply as it came, not yet believed."""
 
@@ -156,6 +158,8 @@ class Fault:
     request_id: str | None = None
     cap: int | None = None
     """The number of texts per request that the provider's words name."""
+    quota: Quota | None = None
+    """Of what the account has used too much, where the provider's words tell."""
 
 
 # ── results ──────────────────────────────────────────────────────────────────────────────────────
@@ -201,6 +205,31 @@ class Usage:
 
 def _sum(left: Any, right: Any) -> Any:
     return None if left is None or right is None else left + right
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What an embedder has done so far in this process. What is unknown is None, never 0."""
+
+    texts: int
+    """Those that are done with: embedded, known already, or failed. A text that stands twice in a call counts twice."""
+    cached_texts: int
+    """Of these, the ones that cost nothing because they were known already."""
+    failed_texts: int
+    """Of these, the ones that have no vector."""
+    total_tokens: int | None
+    """As the provider billed them."""
+    cost: float | None
+    """CNY by the catalog's price."""
+    requests: int
+    """HTTP requests that were sent, retries among them."""
+    retries: int
+    rate_errors: int
+    """Requests that were refused for being too fast, and sent again later."""
+    p50: float | None
+    """Seconds from request to answer: half of the requests took no longer. Right within 1 %."""
+    p99: float | None
+    """Likewise, 99 of 100."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

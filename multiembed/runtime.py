@@ -9,9 +9,11 @@ from urllib.parse import urlsplit
 
 from multiembed.gate import Gate, gate_of
 from multiembed.job import Lessons
-from multiembed.records import Usage
+from multiembed.pace import Ceilings
+from multiembed.tally import Tally
 
 if TYPE_CHECKING:
+    from multiembed.cache.contract import VectorCache
     from multiembed.job import Answer
     from multiembed.options import EmbeddingOptions
     from multiembed.records import WireRequest
@@ -24,9 +26,19 @@ class Runtime:
 
     def __init__(self, options: EmbeddingOptions, target: Target) -> None:
         self.gate: Gate = gate_of(account_of(target))
+        self.ceilings = Ceilings(
+            in_flight=options.max_concurrency,
+            requests_per_minute=options.requests_per_minute,
+            tokens_per_minute=options.tokens_per_minute,
+            per_second=target.provider.per_second,
+        )
+        self.gate.tell(self, self.ceilings)
         self.lessons = Lessons()
-        self.usage = Usage()
+        self.tally = Tally()
+        self.caches = options.cache is not None
+        """Whether vectors are looked up and kept."""
         self._options = options
+        self._cache: VectorCache | None = None
         self._wire: Wire | None = None
         self._lock = threading.Lock()
 
@@ -38,13 +50,31 @@ class Runtime:
         """Send from a task."""
         return await self._connected().asend(request)
 
+    @property
+    def cache(self) -> VectorCache | None:
+        """Where vectors are looked up and kept, opened when it is first asked for.
+
+        Raises:
+            ConfigurationError: it is nothing that can keep vectors, or a file that cannot be used.
+        """
+        if self.caches and self._cache is None:
+            from multiembed.cache import open_cache
+
+            with self._lock:
+                self._cache = self._cache or open_cache(self._options.cache)
+        return self._cache
+
     def close(self) -> None:
-        """Close the threads' connections."""
+        """Close the threads' connections, and the cache."""
+        if self._cache is not None:
+            self._cache.close()
         if self._wire is not None:
             self._wire.close()
 
     async def aclose(self) -> None:
-        """Close the connections of this loop and of threads."""
+        """Close the connections of this loop and of threads, and the cache."""
+        if self._cache is not None:
+            self._cache.close()
         if self._wire is not None:
             await self._wire.aclose()
 
@@ -56,11 +86,6 @@ class Runtime:
             with self._lock:
                 self._wire = self._wire or Wire(self._options.http_client, self._options.http_async_client)
         return self._wire
-
-    def spent(self, usage: Usage) -> None:
-        """Add one call's usage."""
-        with self._lock:
-            self.usage += usage
 
 
 def account_of(target: Target) -> str:

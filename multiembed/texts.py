@@ -4,44 +4,49 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from multiembed.errors import ConfigurationError, InvalidRequestError
+from multiembed.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 
-def check_texts(texts: Iterable[str], *, refuses: Literal["empty", "blank"]) -> list[str]:
-    """The texts as plain `str` that UTF-8 can carry, in order.
+def check_texts(
+    texts: Iterable[str], *, refuses: Literal["empty", "blank"], first: int = 0
+) -> tuple[list[str], list[int]]:
+    """The texts as plain `str` that UTF-8 can carry, in order, and the positions of those that the API refuses.
 
     Args:
         texts: any iterable of text, but not one text alone.
         refuses: which texts the API does not embed.
+        first: the position of the first text, for the words of an error.
 
     Raises:
         ConfigurationError: it is one text, no iterable, or holds something that is no text.
-        InvalidRequestError: a text is empty (or blank) and the API refuses such texts.
     """
-    if isinstance(texts, (str, bytes)):
-        raise ConfigurationError("Give a list of texts, not one text: [text], or embed_query(text) for a query.")
-    try:
-        checked = list(texts)
-    except TypeError:
-        raise ConfigurationError(f"Give a list of texts, not {type(texts).__name__}.") from None
+    checked = list(many(texts))
     refused = []
     for index, text in enumerate(checked):
         if type(text) is not str:
-            checked[index] = text = _plain(text, index)
+            checked[index] = text = _plain(text, first + index)
         if not (text.strip() if refuses == "blank" else text):
             refused.append(index)
         elif not text.isascii():
             checked[index] = sendable(text)
-    if refused:
-        raise InvalidRequestError(
-            f"{len(refused)} of {len(checked)} texts are empty, and the API refuses such texts: leave them out. "
-            "Nothing was sent.",
-            indices=refused,
-        )
-    return checked
+    return checked, refused
+
+
+def many(texts: Iterable[str]) -> Iterator[str]:
+    """An iterator over texts.
+
+    Raises:
+        ConfigurationError: it is one text, or no iterable.
+    """
+    if isinstance(texts, (str, bytes)):
+        raise ConfigurationError("Give a list of texts, not one text: [text], or embed_query(text) for a query.")
+    try:
+        return iter(texts)
+    except TypeError:
+        raise ConfigurationError(f"Give a list of texts, not {type(texts).__name__}.") from None
 
 
 def _plain(text: object, index: int) -> str:

@@ -11,18 +11,23 @@ _COLONS = re.compile(rb'"[ \t\r\n]*:')
 def says_twice(text: bytes, parsed: object) -> bool:
     """Whether an object of the text holds a key twice.
 
-    Counting quotes before colons and comparing with the keys that came out is fast; only where the numbers differ,
-    which a token such as `":` can also make, the text is read again slowly.
+    Counting colons, and then only those behind quotes, and comparing with the keys that came out is fast; only where
+    the numbers differ, which a token such as `":` can also make, the text is read again slowly.
     """
-    return len(_COLONS.findall(text)) != _keys(parsed) and _twice(text)
+    keys = _keys(parsed)
+    return text.count(b":") != keys and len(_COLONS.findall(text)) != keys and _twice(text)
 
 
-def _keys(node: object) -> int:
-    if isinstance(node, dict):
-        return len(node) + sum(map(_keys, node.values()))
-    if isinstance(node, list) and node and isinstance(node[0], (dict, list)):  # never into a vector
-        return sum(map(_keys, node))
-    return 0
+def _keys(parsed: object) -> int:
+    count, nodes = 0, [parsed]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            count += len(node)
+            nodes += [value for value in node.values() if isinstance(value, (dict, list))]
+        elif isinstance(node, list) and node and isinstance(node[0], (dict, list)):  # never into a vector
+            nodes += node
+    return count
 
 
 class _TwiceError(Exception):

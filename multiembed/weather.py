@@ -18,13 +18,16 @@ class Weather:
     All times are seconds on the caller's clock.
     """
 
-    __slots__ = ("_budget", "_failures", "closed_until", "ever_trusted", "trusted")
+    __slots__ = ("_budget", "_failures", "_lost_at", "closed_until", "ever_trusted", "probes", "trusted")
 
     def __init__(self) -> None:
         self.trusted = False
         self.ever_trusted = False
         self.closed_until = float("-inf")
+        self.probes = 0
+        """Requests that a rate limit refused since trust was lost, of those that went one at a time."""
         self._failures = 0
+        self._lost_at = float("-inf")
         self._budget = BUDGET_FLOOR
 
     def room(self, now: float, ceiling: int) -> int:
@@ -33,27 +36,40 @@ class Weather:
             return 0
         return ceiling if self.trusted else 1
 
-    def answered(self) -> None:
-        """The provider answered as it should, be it with vectors or with a refusal of one request."""
+    def answered(self) -> bool:
+        """The provider answered as it should, be it with vectors or with a refusal of one request.
+
+        Returns:
+            Whether this ends an outage or a storm of refusals.
+        """
+        recovered = self.ever_trusted and not self.trusted
         self.trusted = self.ever_trusted = True
-        self._failures = 0
+        self._failures = self.probes = 0
         self._budget = min(BUDGET_FLOOR, self._budget + BUDGET_SHARE)
+        return recovered
 
     def failed(self, now: float, delay: float) -> None:
         """No answer, or none that can be used; this request waits `delay` seconds, and after a storm all do."""
-        self._count_failure()
+        self._count_failure(now)
         if not self.trusted:
             self.closed_until = max(self.closed_until, now + delay)
 
-    def slowed(self, now: float, delay: float) -> None:
-        """The provider said that all this is too fast: nothing goes out for `delay` seconds."""
-        self._count_failure()
-        self.closed_until = max(self.closed_until, now + delay)
+    def slowed(self, now: float, delay: float, *, asked: bool, sent: float | None = None) -> None:
+        """The provider said that all this is too fast, to a request that was sent then.
 
-    def _count_failure(self) -> None:
+        When it asked to be left alone for `delay` seconds, it is. Else how fast to go on is the pace's matter, until it
+        is clear that nothing at all passes.
+        """
+        self.probes += not self.trusted and (sent is None or sent >= self._lost_at)
+        self._count_failure(now)
+        if asked or not self.trusted:
+            self.closed_until = max(self.closed_until, now + delay)
+
+    def _count_failure(self, now: float) -> None:
         self._failures += 1
-        if self._failures >= STORM:
+        if self._failures >= STORM and self.trusted:
             self.trusted = False
+            self._lost_at = now
 
     def may_retry(self) -> bool:
         """Whether the budget has a retry left, which is then spent."""

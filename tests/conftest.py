@@ -11,6 +11,9 @@ from hypothesis import settings
 from multiembed import EmbeddingClient
 from multiembed.simulator import Simulator
 
+# A console that is made while this is set keeps its width for good, and pytest-xdist sets it in its workers.
+os.environ.pop("COLUMNS", None)
+
 # A busy machine is no mistake of the code.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")

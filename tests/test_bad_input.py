@@ -572,7 +572,7 @@ def test_parameters_may_not_say_what_an_option_says(model, parameters, words):
 @pytest.mark.parametrize(
     "value",
     [object(), {1, 2}, b"bytes", {"deep": [object()]}, 2**70, {1: "a"}, "\ud800", float("nan"), float("inf"), 1j],
-    ids=ascii,
+    ids=lambda wrong: type(wrong).__name__,
 )
 @pytest.mark.parametrize("model", ["zhipu:embedding-3", "dashscope:text-embedding-v4", "gateway:m"])
 def test_parameters_that_json_cannot_hold_are_refused_before_the_first_text(value, model):

@@ -190,9 +190,11 @@ def test_one_wrong_vector_spoils_the_reply_and_is_named(name, place):
 
 @pytest.mark.parametrize(
     "name",
-    WRONG.keys()
-    - {"too short", "too long", "base64 too short", "base64 too long"}
-    - {"base64 of float64", "base64 cut in its padding"},
+    sorted(
+        WRONG.keys()
+        - {"too short", "too long", "base64 too short", "base64 too long"}
+        - {"base64 of float64", "base64 cut in its padding"}
+    ),
 )
 def test_a_wrong_vector_is_refused_also_where_its_length_is_not_known(name):
     with pytest.raises(ValueError, match="vector 0 "):

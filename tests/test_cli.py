@@ -64,6 +64,7 @@ def test_one_providers_models_are_shown_alone():
         (("demo", "--live", "dashscope"), "DASHSCOPE_API_KEY"),
         (("demo", "--live", "gateway"), "--model"),
         (("simulate", "--fault", "item-mising-last"), "item-missing-last"),
+        (("simulate", "--retry-after", "2"), "requests_per_minute"),
     ],
 )
 def test_a_mistake_ends_with_what_to_do_and_status_two(arguments, words):

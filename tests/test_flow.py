@@ -18,6 +18,7 @@ from multiembed.flow import exchange
 from multiembed.gate import Gate
 from multiembed.job import Batch, Job, Lessons, Send, Wait
 from multiembed.options import EmbeddingOptions
+from multiembed.pace import Ceilings
 from multiembed.providers import local
 from multiembed.records import TransportFailure, WireReply
 from multiembed.target import aim
@@ -38,6 +39,7 @@ class Play:
     timeout: float = 60.0
     deadline: float | None = None
     now: float = 1000.0
+    ceilings: Ceilings = field(default_factory=lambda: Ceilings(in_flight=8))
     sent: list[list[str]] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
@@ -51,6 +53,7 @@ class Play:
             role="document",
             lessons=self.lessons,
             gate=self.gate,
+            ceilings=self.ceilings,
             count=estimate_tokens,
             max_retries=self.max_retries,
             patience=self.patience,
@@ -159,7 +162,8 @@ def test_a_request_holds_the_key_in_its_header_and_shows_it_to_nobody():
     play.run(["a text that is private"], good)
     [request] = play.requests
     assert request.headers["Authorization"] == f"Bearer {KEY}"
-    for shown in (repr(request), str(request), repr(Send(request)), repr(play.job), repr(play.job.target)):
+    step = Send(request, play.gate.place(play.ceilings))
+    for shown in (repr(request), str(request), repr(step), repr(play.job), repr(play.job.target)):
         assert KEY not in shown
     assert "private" not in repr(request)
 

@@ -9,8 +9,10 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 
 import pytest
 
+import multiembed
 from multiembed.gate import Gate, gate_of
 from multiembed.options import EmbeddingOptions
+from multiembed.pace import Ceilings
 from multiembed.runtime import account_of
 from multiembed.target import aim
 
@@ -21,8 +23,13 @@ PATIENCE = 20.0
 def trusted_gate():
     """A gate whose account has answered once: until then it lets in one at a time."""
     gate = Gate()
-    gate.answered()
+    gate.place(width(1)).answered()
     return gate
+
+
+def width(requests):
+    """The ceilings of a caller who was told how many requests may be in flight."""
+    return Ceilings(in_flight=requests)
 
 
 class Crowd:
@@ -78,12 +85,12 @@ def test_threads_and_loops_together_never_exceed_the_ceiling_and_all_are_served(
 
     def thread():
         for _ in range(40):
-            with gate.place(ceiling), crowd.counted():
+            with gate.place(width(ceiling)), crowd.counted():
                 pass
 
     async def task():
         for _ in range(10):
-            async with gate.place(ceiling):
+            async with gate.place(width(ceiling)):
                 with crowd.counted():
                     await asyncio.sleep(0)
 
@@ -100,7 +107,7 @@ def test_as_many_threads_as_the_ceiling_are_inside_at_once():
     gate, meeting = trusted_gate(), threading.Barrier(4)
 
     def thread():
-        with gate.place(4):
+        with gate.place(width(4)):
             meeting.wait(PATIENCE)  # breaks unless all four are inside
 
     in_threads(*[thread] * 8)
@@ -111,7 +118,7 @@ async def test_as_many_tasks_as_the_ceiling_are_inside_at_once_and_one_more_wait
     gate, entered, leave = trusted_gate(), [], asyncio.Event()
 
     async def task(name):
-        async with gate.place(3):
+        async with gate.place(width(3)):
             entered.append(name)
             await leave.wait()
 
@@ -127,17 +134,17 @@ async def test_a_thread_that_leaves_lets_a_task_in_and_a_task_that_leaves_a_thre
     gate, entered = trusted_gate(), []
 
     def thread():
-        with gate.place(1):
+        with gate.place(width(1)):
             entered.append("thread")
 
     async def task():
-        async with gate.place(1):
+        async with gate.place(width(1)):
             entered.append("task")
             worker.start()
             await settle()
 
     worker = threading.Thread(target=thread, daemon=True)
-    with gate.place(1):
+    with gate.place(width(1)):
         waiting = asyncio.create_task(task())
         await settle()
         assert entered == []
@@ -154,11 +161,11 @@ async def test_those_who_wait_are_let_in_in_the_order_they_came():
     gate, entered = trusted_gate(), []
 
     async def task(name):
-        async with gate.place(1):
+        async with gate.place(width(1)):
             entered.append(name)
             await asyncio.sleep(0)
 
-    with gate.place(1):
+    with gate.place(width(1)):
         tasks = [asyncio.create_task(task(name)) for name in range(20)]
         await settle()
     await asyncio.gather(*tasks)
@@ -167,11 +174,11 @@ async def test_those_who_wait_are_let_in_in_the_order_they_came():
 
 async def test_a_caller_with_a_low_ceiling_is_not_overtaken_by_those_with_a_high_one():
     gate, entered, first, second = trusted_gate(), [], ExitStack(), ExitStack()
-    first.enter_context(gate.place(3))
-    second.enter_context(gate.place(3))
+    first.enter_context(gate.place(width(3)))
+    second.enter_context(gate.place(width(3)))
 
     async def task(name, ceiling):
-        async with gate.place(ceiling):
+        async with gate.place(width(ceiling)):
             entered.append(name)
 
     careful = asyncio.create_task(task("careful", 1))
@@ -196,10 +203,10 @@ async def test_a_task_that_is_cancelled_in_the_queue_leaves_it_and_nobody_waits_
     gate, entered = trusted_gate(), []
 
     async def task(name):
-        async with gate.place(1):
+        async with gate.place(width(1)):
             entered.append(name)
 
-    with gate.place(1):
+    with gate.place(width(1)):
         tasks = [asyncio.create_task(task(name)) for name in range(3)]
         await settle()
         tasks[place].cancel()
@@ -215,10 +222,10 @@ async def test_a_task_that_is_cancelled_at_the_moment_it_is_let_in_gives_its_pla
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
 
     async def task(name):
-        async with gate.place(1):
+        async with gate.place(width(1)):
             entered.append(name)
 
-    with gate.place(1):
+    with gate.place(width(1)):
         cancelled, patient = (asyncio.create_task(task(name)) for name in ("cancelled", "patient"))
         await settle()
     assert gate.in_flight == 1  # it is let in, and does not know it yet
@@ -233,7 +240,7 @@ async def test_a_task_that_is_cancelled_inside_gives_its_place_back():
     gate = trusted_gate()
 
     async def task():
-        async with gate.place(1):
+        async with gate.place(width(1)):
             await asyncio.Event().wait()
 
     inside = asyncio.create_task(task())
@@ -241,16 +248,16 @@ async def test_a_task_that_is_cancelled_inside_gives_its_place_back():
     assert gate.in_flight == 1
     inside.cancel()
     await asyncio.gather(inside, return_exceptions=True)
-    async with gate.place(1):
+    async with gate.place(width(1)):
         assert gate.in_flight == 1
 
 
 async def test_an_error_inside_gives_the_place_back():
     gate = trusted_gate()
-    with pytest.raises(ZeroDivisionError), gate.place(1):
+    with pytest.raises(ZeroDivisionError), gate.place(width(1)):
         raise ZeroDivisionError
     with pytest.raises(ZeroDivisionError):
-        async with gate.place(1):
+        async with gate.place(width(1)):
             raise ZeroDivisionError
     assert gate.in_flight == 0
 
@@ -261,14 +268,14 @@ def test_a_loop_that_was_closed_while_its_task_waited_keeps_nobody_out():
     loop.set_exception_handler(lambda *_: None)  # it complains of the task, which is left pending on purpose
 
     async def task():
-        async with gate.place(1):
+        async with gate.place(width(1)):
             entered.append("the dead")
 
     def thread():
-        with gate.place(1):
+        with gate.place(width(1)):
             entered.append("the living")
 
-    with gate.place(1):
+    with gate.place(width(1)):
         lost = loop.create_task(task())
         loop.run_until_complete(settle())
         loop.close()
@@ -283,7 +290,7 @@ def test_loops_one_after_another_pass_the_same_gate():
     gate, served = trusted_gate(), []
 
     async def task(name):
-        async with gate.place(2):
+        async with gate.place(width(2)):
             await asyncio.sleep(0)
             served.append(name)
 
@@ -300,7 +307,7 @@ async def test_a_ceiling_that_rises_lets_more_in():
     gate = trusted_gate()
     async with AsyncExitStack() as stack:
         for ceiling in (1, 2, 3):
-            await asyncio.wait_for(stack.enter_async_context(gate.place(ceiling)), PATIENCE)
+            await asyncio.wait_for(stack.enter_async_context(gate.place(width(ceiling))), PATIENCE)
             assert gate.in_flight == ceiling
 
 
@@ -332,10 +339,10 @@ def test_embedders_share_a_gate_when_provider_host_and_key_are_the_same(model, o
 def test_a_place_whose_loop_was_closed_is_not_waited_for():
     gate = trusted_gate()
     loop = asyncio.new_event_loop()
-    place = gate.place(1)
+    place = gate.place(width(1))
     assert loop.run_until_complete(place.__aenter__())
     loop.close()
-    with gate.place(1) as admitted:
+    with gate.place(width(1)) as admitted:
         assert admitted
     place.__exit__(None, None, None)
     assert gate.in_flight == 0
@@ -346,13 +353,15 @@ async def test_who_blocks_a_loop_overtakes_those_who_wait_for_it():
     loop = asyncio.get_running_loop()
 
     async def stay():
-        async with gate.place(1):
+        async with gate.place(width(1)):
             await asyncio.sleep(0)
 
     inside = [asyncio.create_task(stay()) for _ in range(3)]
     await asyncio.sleep(0)
     assert gate.in_flight == 1
-    with gate.place(1, blocks=loop) as admitted:
+    place = gate.place(width(1))
+    place.blocks = loop
+    with place as admitted:
         assert admitted
     await asyncio.gather(*inside)
     assert gate.in_flight == 0
@@ -360,7 +369,23 @@ async def test_who_blocks_a_loop_overtakes_those_who_wait_for_it():
 
 def test_no_place_comes_where_the_gate_is_shut_beyond_the_end():
     gate = trusted_gate()
-    gate.slowed(1000.0)
-    with gate.place(1, ends=time.monotonic() + 500.0) as admitted:
+    gate.place(width(1)).slowed(1000.0, asked=True)
+    with gate.place(width(1), ends=time.monotonic() + 500.0) as admitted:
         assert not admitted
     assert gate.in_flight == 0
+
+
+def test_requests_that_were_let_go_without_waits_make_nobody_wait_afterwards():
+    gate = trusted_gate()
+    with multiembed.no_waits():
+        for _ in range(50):
+            with gate.place(width(1)) as admitted:
+                assert admitted
+    place = gate.place(width(1))
+    with place:
+        place.slowed(0.0, asked=False, quota="requests")
+    with multiembed.no_waits():
+        for _ in range(50):
+            with gate.place(width(1)):
+                pass
+    assert gate.pace.wait(time.monotonic(), width(1), 1.0) <= 5.0

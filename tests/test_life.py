@@ -41,6 +41,7 @@ from adapters_common import (
 
 from multiembed import ConfigurationError, EmbeddingClient, MultiEmbedError, PartialFailureError
 from multiembed.gate import gate_of
+from multiembed.pace import Ceilings
 from multiembed.providers.local import embed
 from multiembed.runtime import account_of
 from multiembed.simulator import Simulator
@@ -364,7 +365,7 @@ def test_a_call_with_enough_batches_uses_all_the_concurrency_it_may_once_the_acc
     """The server answers once four requests are there together."""
     url = f"http://127.0.0.1:{gathering.server_port}/api/v1"
     embedder = door.make(DASHSCOPE, base_url=url, api_key="sk-any", max_concurrency=4)
-    gate_of(account_of(client_of(embedder).target)).answered()
+    gate_of(account_of(client_of(embedder).target)).place(Ceilings()).answered()
     assert serve_right(door, embedder, "a", 40)
     assert not gathering.four.broken
 

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 import multiembed
 from multiembed import EmbeddingClient, EmbeddingOptions, PartialFailureError, errors
-from multiembed.drive import Work, adrive
+from multiembed.drive import TaskCrew, Work
 from multiembed.gate import Gate, gate_of
 from multiembed.job import MAX_RETRIES, PATIENCE, Batch, Job, Lessons
+from multiembed.pace import Ceilings
 from multiembed.providers.local import embed
 from multiembed.records import TransportFailure, WireReply
 from multiembed.runtime import account_of
@@ -155,6 +156,7 @@ def test_an_outage_of_thirty_seconds_costs_no_text_and_a_fifth_more_requests_at_
         role="document",
         lessons=Lessons(),
         gate=gate,
+        ceilings=Ceilings(in_flight=8),
         count=len,
         max_retries=MAX_RETRIES,
         patience=PATIENCE,
@@ -178,9 +180,10 @@ def test_an_outage_of_thirty_seconds_costs_no_text_and_a_fifth_more_requests_at_
         data = [{"index": index, "embedding": row} for index, row in enumerate(rows)]
         return WireReply(200, {}, json.dumps({"data": data}).encode())
 
-    plan = [Batch(range(n * size, (n + 1) * size), [f"{n} {m}" for m in range(size)]) for n in range(batches)]
+    plan = iter([Batch(range(n * size, (n + 1) * size), [f"{n} {m}" for m in range(size)]) for n in range(batches)])
+    work = Work(lambda: next(plan, None), job, 8, lambda _, outcome: outcomes.append(outcome))
     try:
-        loop.run_until_complete(adrive(Work(plan, job, gate, 8, outcomes.append), send))
+        loop.run_until_complete(TaskCrew(work, send).run())
     finally:
         loop.close()
     assert all(not outcome.failures for outcome in outcomes)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from multiembed.job import Lessons
 from multiembed.simulator.tokenizer import count_tokens
 from multiembed.tokens import estimate_tokens, most_tokens
 
@@ -55,3 +56,45 @@ def test_a_tokenizer_that_is_not_ours_stays_below_the_bound(text):
 @given(st.text())
 def test_lone_surrogates_break_neither(text):
     assert estimate_tokens(text + "\udfff") <= most_tokens(text + "\udfff")
+
+
+# ── corrected by bills ───────────────────────────────────────────────────────────────────────────
+
+
+@given(shares=st.lists(st.floats(0.2, 5.0), min_size=1, max_size=200))
+def test_the_correction_lies_among_the_bills_and_the_most_is_never_below_the_last_one(shares):
+    lessons = Lessons()
+    for share in shares:
+        lessons.billed(round(1000 * share), 1000)
+    assert min(shares) - 0.001 <= lessons.per_estimate <= max(shares) + 0.001
+    assert lessons.most_per_estimate >= shares[-1] - 0.001
+    assert lessons.most_per_estimate <= max(*shares, 1.0) + 0.001
+
+
+def test_what_was_not_billed_or_not_estimated_corrects_nothing():
+    lessons = Lessons()
+    lessons.billed(0, 10)
+    lessons.billed(10, 0)
+    assert (lessons.per_estimate, lessons.most_per_estimate) == (None, 1.0)
+
+
+def test_the_most_per_estimate_forgets_slowly_what_was_dear():
+    lessons = Lessons()
+    lessons.billed(300, 100)
+    for _ in range(500):
+        lessons.billed(50, 100)
+    assert 0.5 <= lessons.most_per_estimate < 0.6
+    assert lessons.per_estimate == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("script", ["a b c d e f g h i j ", "无边落木萧萧下不尽长江滚滚来", "internationalization "])
+def test_after_a_few_replies_the_estimate_is_what_the_provider_bills(connect, door, script):
+    client = connect("dashscope:text-embedding-v4", dimensions=64)
+    texts = [f"{script * 20}{number}" for number in range(40)]
+    billed = sum(map(count_tokens, texts))
+    before = abs(client.estimate(texts).tokens - billed)
+    for _ in range(3):
+        door(client, texts)
+    assert client.usage.total_tokens == 3 * billed
+    assert client.estimate(texts).tokens == pytest.approx(billed, rel=0.02)
+    assert before > 0.02 * billed

@@ -38,12 +38,31 @@ def test_an_answer_in_between_is_no_storm():
     assert weather.room(0.0, 8) == 8
 
 
-def test_a_rate_limit_shuts_the_gate_at_once_and_never_for_less_than_was_asked_before():
+def test_a_pause_that_the_provider_asks_for_is_made_at_once_and_never_less_than_was_asked_before():
     weather = Weather()
     weather.answered()
-    weather.slowed(0.0, 20.0)
-    weather.slowed(1.0, 2.0)
+    weather.slowed(0.0, 20.0, asked=True)
+    weather.slowed(1.0, 2.0, asked=True)
     assert (weather.room(19.9, 8), weather.room(20.0, 8)) == (0, 8)
+
+
+def test_a_few_refusals_by_a_rate_limit_stop_nobody_and_where_nothing_passes_one_goes_at_a_time():
+    weather = Weather()
+    weather.answered()
+    for _ in range(STORM - 1):
+        weather.slowed(10.0, 5.0, asked=False)
+        assert weather.room(10.0, 8) == 8
+    weather.slowed(10.0, 5.0, asked=False)
+    assert (weather.room(14.9, 8), weather.room(15.0, 8)) == (0, 1)
+
+
+def test_an_answer_tells_whether_it_ends_a_storm():
+    weather = Weather()
+    assert not weather.answered()  # the first contact is none
+    for _ in range(STORM):
+        weather.slowed(0.0, 1.0, asked=False)
+    assert weather.answered()
+    assert not weather.answered()
 
 
 def test_after_an_outage_the_first_answer_opens_the_gate_for_all():

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 import threading
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from multiembed.errors import ConfigurationError
 from multiembed.records import TransportFailure, WireReply, WireRequest
-from multiembed.wire import Wire
+from multiembed.simulator import Simulator
+from multiembed.simulator.tls import certified
+from multiembed.wire import Wire, common, route
 from multiembed.wire.common import Body, broken, proxy_for
 
 
 def send(door, url, **changes):
-    request = WireRequest(url=url, headers={}, body=b"{}", timeout=5.0, max_reply_bytes=10_000, **changes)
+    return send_often(door, url, 1, **changes)[0]
+
+
+def send_often(door, url, times, **changes):
+    """The answers to requests one after another, by one wire."""
+    given = {"headers": {}, "body": b"{}", "timeout": 5.0, "max_reply_bytes": 10_000, **changes}
+    request = WireRequest(url=url, **given)
     wire = Wire()
     try:
         if door == "sync":
-            return wire.send(request)
+            return [wire.send(request) for _ in range(times)]
 
         async def later():
             try:
-                return await wire.asend(request)
+                return [await wire.asend(request) for _ in range(times)]
             finally:
                 await wire.aclose()
 
@@ -44,6 +54,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         self.rfile.read(int(self.headers.get("content-length", 0)))
         self.server.seen.append(dict(self.headers))
+        self.server.paths.append(self.path)
         self.wfile.write(self.server.answer)
         self.close_connection = True
 
@@ -58,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
 def server():
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as running:
         running.daemon_threads = True
-        running.seen, running.answer = [], b""
+        running.seen, running.paths, running.answer = [], [], b""
         running.url = f"http://127.0.0.1:{running.server_port}"
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
@@ -133,3 +144,258 @@ def test_a_body_stops_at_its_cap_packed_or_not():
     cut = Body("gzip", 1000)
     assert cut.add(packed[:-9]) is None
     assert cut.whole().kind == "malformed"
+
+
+# ── answers as bytes ─────────────────────────────────────────────────────────────────────────────
+
+
+class Scripted:
+    """A server that says the same bytes to every request; `connections` counts who came."""
+
+    def __init__(self, said, *, closes=False):
+        self.connections = 0
+        self._said, self._closes = said, closes
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open = []
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self):
+        while True:
+            with suppress(OSError):
+                peer = self._listener.accept()[0]
+                self.connections += 1
+                self._open.append(peer)
+                self._threads.append(threading.Thread(target=self._serve, args=[peer]))
+                self._threads[-1].start()
+                continue
+            return
+
+    def _serve(self, peer):
+        with peer, suppress(OSError):
+            came = b""
+            while data := peer.recv(65536):
+                came += data
+                if came.endswith(b"{}"):
+                    came = b""
+                    peer.sendall(self._said)
+                    if self._closes:
+                        return
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for each in (self._listener, *self._open):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+        for thread in self._threads:
+            thread.join()
+
+
+OK = http(200, b"ok", content_length=2)
+WHOLE = {
+    "plain": (OK, 1),
+    "after 100 Continue": (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, 1),
+    "after 103 Early Hints": (b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + OK, 1),
+    "in chunks, with a trailer": (http(200, b"2\r\nok\r\n0\r\nX-T: y\r\n\r\n", transfer_encoding="chunked"), 1),
+    "lines end with LF alone": (OK.replace(b"\r", b""), 1),
+    "to be closed": (http(200, b"ok", content_length=2, connection="close"), 3),
+    "HTTP/1.0": (OK.replace(b"1.1", b"1.0"), 3),
+    "an offer to upgrade": (http(200, b"ok", upgrade="h2c", connection="Upgrade", content_length=2), 1),
+    "followed by bytes": (OK + b"XXX", 3),
+    "followed by an answer": (OK + http(200, b"no", content_length=2), 3),
+}
+"""What is said, and how many connections three requests then take: none is used again after something unasked."""
+
+
+@pytest.mark.parametrize(("said", "connections"), WHOLE.values(), ids=WHOLE.keys())
+def test_a_whole_answer_is_taken_and_its_connection_is_used_again_unless_more_came(door, said, connections):
+    with Scripted(said) as server:
+        answers = send_often(door, server.url, 3)
+        assert [(answer.status, answer.body) for answer in answers] == [(200, b"ok")] * 3
+        assert server.connections == connections
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 200 OK\r\n\r\nok", b"HTTP/1.0 200 OK\r\n\r\nok"])
+def test_an_answer_without_a_length_ends_with_its_connection(door, said):
+    with Scripted(said, closes=True) as server:
+        assert [answer.body for answer in send_often(door, server.url, 2)] == [b"ok"] * 2
+
+
+BROKEN = {
+    "no HTTP": b"hello, who is there?\r\n\r\n",
+    "nothing": b"",
+    "half a status line": b"HTTP/1.1 2",
+    "half the headers": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "100 Continue alone": b"HTTP/1.1 100 Continue\r\n\r\n",
+    "another protocol": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nok",
+    "less than its length": http(200, b"ok", content_length=3),
+    "half a chunk": http(200, b"9\r\nok", transfer_encoding="chunked"),
+    "no last chunk": http(200, b"2\r\nok\r\n", transfer_encoding="chunked"),
+    "a chunk of no length": http(200, b"zz\r\nok\r\n0\r\n\r\n", transfer_encoding="chunked"),
+    "two lengths": http(200, b"ok", content_length="2\r\nContent-Length: 3"),
+    "a length and chunks": http(200, b"2\r\nok\r\n0\r\n\r\n", content_length=2, transfer_encoding="chunked"),
+    "a header without end": b"HTTP/1.1 200 OK\r\nX: " + b"y" * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("said", BROKEN.values(), ids=BROKEN.keys())
+def test_an_answer_that_breaks_off_or_contradicts_itself_is_a_failure(door, said):
+    with Scripted(said, closes=True) as server:
+        assert [answer.kind for answer in send_often(door, server.url, 2)] == ["connection"] * 2
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_an_answer_above_the_cap_is_not_read_to_its_end(door, told):
+    said = http(200, **({"content_length": 10_001} if told else {"transfer_encoding": "chunked"}))
+    said += b"" if told else b"ffffff\r\n" + b"x" * 20_000
+    with Scripted(said) as server:
+        assert send(door, server.url).kind == "malformed"
+
+
+def test_headers_said_twice_are_joined_and_names_are_lower_case(door):
+    with Scripted(http(200, b"ok", content_length=2, X_A="1\r\nx-a: 2")) as server:
+        assert send(door, server.url).headers == {"content-length": "2", "x-a": "1, 2"}
+
+
+def test_a_connection_that_the_server_closed_while_it_lay_idle_is_not_used(door):
+    with Scripted(OK, closes=True) as server:
+        wire = Wire()
+        request = WireRequest(url=server.url, headers={}, body=b"{}", timeout=5.0, max_reply_bytes=100)
+
+        async def later():
+            answers = []
+            for _ in range(3):
+                answers.append(await wire.asend(request))
+                await asyncio.sleep(0.05)
+            await wire.aclose()
+            return answers
+
+        def now():
+            answers = []
+            for thread in range(3):
+                answers.append(wire.send(request))
+                server._threads[thread + 1].join()
+            wire.close()
+            return answers
+
+        assert [answer.body for answer in (now() if door == "sync" else asyncio.run(later()))] == [b"ok"] * 3
+
+
+def test_a_request_of_many_megabytes_arrives(door, server):
+    server.answer = OK
+    assert send(door, server.url, body=b"x" * 12_000_000, timeout=30.0).body == b"ok"
+    assert server.seen[0]["Content-Length"] == "12000000"
+
+
+def test_a_server_that_does_not_read_is_given_up_in_time(door):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        assert send(door, url, body=b"x" * 30_000_000, timeout=0.2).kind == "timeout"
+
+
+def test_a_server_that_does_not_answer_the_handshake_is_given_up_in_time(door):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/"
+        assert send(door, url, timeout=0.2).kind == "timeout"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"X": "a\r\nY: b"}, {"X": "a\nb"}, {"X": "\0"}, {"X Y": "a"}, {"": "a"}, {"X:": "a"}, {"X": "文"}],
+    ids=ascii,
+)
+def test_what_no_header_can_hold_is_the_callers_mistake_and_is_not_repeated(door, server, headers):
+    with pytest.raises(ConfigurationError, match="cannot carry") as raised:
+        send(door, server.url, headers={"Authorization": "Bearer sk-secret", **headers})
+    assert raised.value.__cause__ is None
+    assert raised.value.__context__ is None
+    assert server.seen == []
+
+
+# ── proxies that let through ─────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def relaying(context=None):
+    """A proxy that opens tunnels, reached by TLS if there is a context for it; yields its port and what it was told."""
+    told = []
+    started, ports, ends = threading.Event(), [], []
+
+    async def pump(reader, writer):
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()
+
+    async def serve(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        told.append(head.decode())
+        host, _, port = head.split()[1].decode().rpartition(":")
+        behind, ahead = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        try:
+            await asyncio.gather(pump(reader, ahead), pump(behind, writer))
+        finally:
+            ahead.transport.abort()
+            writer.transport.abort()
+
+    async def run():
+        stop = asyncio.Event()
+        async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
+            ports.append(server.sockets[0].getsockname()[1])
+            ends.append((asyncio.get_running_loop(), stop.set))
+            started.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield ports[0], told
+    finally:
+        loop, stop = ends[0]
+        loop.call_soon_threadsafe(stop)
+        thread.join()
+
+
+@pytest.fixture
+def trusted(monkeypatch, tmp_path):
+    """`trusted(pem, …)`: believe in these authorities."""
+
+    def trust(*authorities):
+        file = tmp_path / "authorities.pem"
+        file.write_text("".join(authorities))
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        common.ssl_context.cache_clear()
+
+    yield trust
+    common.ssl_context.cache_clear()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_server_is_reached_through_a_proxys_tunnel_and_its_connection_is_kept(door, monkeypatch, trusted, scheme):
+    context, authority = certified("good") if scheme == "https" else (None, "")
+    with Simulator(tls="good") as simulator, relaying(context) as (port, told):
+        trusted(simulator.authority, authority)
+        monkeypatch.setattr(route, "proxy_for", lambda _: f"{scheme}://us%40er:word@localhost:{port}")
+        answers = send_often(
+            door, simulator.base_url("zhipu").replace("127.0.0.1", "localhost"), 3, body=b"x" * 300_000
+        )
+    assert [answer.status for answer in answers] == [404] * 3
+    assert [line for head in told for line in head.split("\r\n") if "roxy" in line] == [
+        f"Proxy-Authorization: Basic {base64.b64encode(b'us@er:word').decode()}"
+    ]
+
+
+def test_a_server_in_the_open_is_asked_for_by_its_whole_address_and_the_login_is_told(door, monkeypatch, server):
+    server.answer = OK
+    monkeypatch.setenv("HTTP_PROXY", f"http://us:er@127.0.0.1:{server.server_port}")
+    assert send(door, "http://api.example:81/v1?q=1").body == b"ok"
+    assert server.seen[0]["Host"] == "api.example:81"
+    assert server.seen[0]["Proxy-Authorization"] == f"Basic {base64.b64encode(b'us:er').decode()}"
+    assert server.paths == ["http://api.example:81/v1?q=1"]

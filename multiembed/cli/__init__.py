@@ -1,4 +1,4 @@
-"""The command line: `multiembed demo`, `simulate` and `models`."""
+"""The command line: `multiembed demo`, `simulate`, `models`, `doctor` and `cache`."""
 
 from __future__ import annotations
 

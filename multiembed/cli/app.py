@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 
 import multiembed
+from multiembed.cli.cache import commands as cache_commands
+from multiembed.cli.doctor import command as doctor_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +76,22 @@ def simulate(
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="How often each of the faults is made; always without it."),
     ] = None,
+    requests_per_minute: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=1, help="The key's quota; what is more is refused with 429, in the provider's words."),
+    ] = None,
+    tokens_per_minute: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=1, help="The key's quota of tokens, as the server counts them."),
+    ] = None,
+    in_flight: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="The most requests that are answered at once; latency counts."),
+    ] = None,
+    retry_after: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.0, help="Seconds that a refusal for a quota names in Retry-After; none without it."),
+    ] = None,
     faults: Annotated[bool, typer.Option("--faults", help="List the faults and stop.")] = False,
 ) -> None:
     """Run a local server that answers, and fails, as the providers do, for tests without a key. Ctrl-C ends it."""
@@ -91,6 +109,10 @@ def simulate(
             faults=fault or (),
             probability=fault_probability,
             times=fault_times,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            in_flight=in_flight,
+            retry_after=retry_after,
         )
     )
 
@@ -117,3 +139,7 @@ def _saying_why(action: Callable[[], None]) -> None:
         Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/] ", end="")
         Console(stderr=True).print(str(error), markup=False, highlight=False)
         raise typer.Exit(2 if isinstance(error, multiembed.ConfigurationError) else 1) from None
+
+
+app.add_typer(cache_commands(console, _saying_why), name="cache")
+app.command()(doctor_command(console, _saying_why))

@@ -28,17 +28,33 @@ def run(
     faults: Sequence[str] = (),
     probability: float | None = None,
     times: int | None = None,
+    requests_per_minute: float | None = None,
+    tokens_per_minute: float | None = None,
+    in_flight: int | None = None,
+    retry_after: float | None = None,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM, and let the faults happen meanwhile.
+    """Serve until Ctrl-C or SIGTERM, and let the faults happen and the quota hold meanwhile.
 
     Raises:
-        ConfigurationError: there is no such fault, or none was named.
+        ConfigurationError: there is no such fault, or none was named; a quota makes no sense.
     """
     if not faults and (probability is not None or times is not None):
         raise ConfigurationError("Say with --fault what is to go wrong; --faults lists what can.")
     simulator = Simulator(port=port, api_key=api_key, latency=latency, record=False)
     for name in faults:
         simulator.fail(name, probability=probability, times=times)
+    quota = {
+        "requests per minute": requests_per_minute,
+        "tokens per minute": tokens_per_minute,
+        "requests in flight": in_flight,
+    }
+    if any(value is not None for value in (*quota.values(), retry_after)):
+        simulator.limit(
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            in_flight=in_flight,
+            retry_after=retry_after,
+        )
 
     def tell(simulator: Simulator) -> None:
         console.print(f"The simulator listens at {simulator.url}. Ctrl-C ends it.\n", highlight=False)
@@ -47,6 +63,8 @@ def run(
         console.print("\nbase_url by provider:", highlight=False)
         for provider in simulator.providers:
             console.print(f"  {provider:<21} {simulator.base_url(provider)}", highlight=False, soft_wrap=True)
+        if told := [f"{value:,.10g} {name}" for name, value in quota.items() if value is not None]:
+            console.print(f"\nThe key's quota: {', '.join(told)}.", highlight=False, soft_wrap=True)
         if faults:
             console.print("\nWhat goes wrong:", highlight=False)
         for name in faults:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from multiembed.records import EmbedRequest, Fault, LocalEmbedder, ModelFacts, RawReply
+    from multiembed.records import EmbedRequest, Fault, LocalEmbedder, ModelFacts, Quota, RawReply
 
 
 def _sends_nothing(*_: object) -> NoReturn:
@@ -41,6 +41,10 @@ class Provider:
     own_fields: frozenset[str] = frozenset()
     """Body fields that have an option of their own and may not come through `parameters`."""
     request_id_headers: tuple[str, ...] = ()
+    quota: Quota | None = None
+    """What its documents say is limited: requests in flight, or requests a minute."""
+    per_second: bool = False
+    """Whether a sixtieth of a minute's quota is enforced in each second, too."""
 
     encode: Callable[[EmbedRequest], dict[str, Any]] = _sends_nothing
     """One request's JSON body."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from multiembed.providers import openai_form
 from multiembed.providers.contract import Provider
-from multiembed.providers.faults import cap_in, kind_by_status, plain_fault, text_of, tokens_in
+from multiembed.providers.faults import cap_in, kind_by_status, plain_fault, quota_in, text_of, tokens_in
 from multiembed.records import Fault, Limits, ModelFacts, RawItem, RawReply
 
 if TYPE_CHECKING:
@@ -162,7 +162,8 @@ def _classify(status: int, body: object) -> Fault | None:
     request_id = text_of(body.get("request_id")) or text_of(body.get("id"))
     cap = cap_in(message)
     kind = _kind(status, code or "", message or "", cap)
-    return Fault(kind, code=code, message=message, request_id=request_id, cap=cap)
+    quota = quota_in(code) or quota_in(message)
+    return Fault(kind, code=code, message=message, request_id=request_id, cap=cap, quota=quota)
 
 
 def _kind(status: int, code: str, message: str, cap: int | None) -> FaultKind:
@@ -243,6 +244,8 @@ DASHSCOPE = Provider(
     request_id_headers=("x-request-id",),
     encode=_encode_native,
     decode=_decode_native,
+    quota="requests",
+    per_second=True,
     classify=_classify,
 )
 

@@ -10,7 +10,7 @@ from multiembed.records import Fault
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from multiembed.records import FaultKind
+    from multiembed.records import FaultKind, Quota
 
 _BY_STATUS: dict[int, FaultKind] = {
     400: "invalid",
@@ -37,6 +37,16 @@ _CAPS = re.compile(
     re.IGNORECASE,
 )
 
+# DashScope: "Throttling.Concurrency", "Allocated quota exceeded" (its tokens a minute); SiliconFlow: "TPM limit
+# reached", "RPM limit reached"; Zhipu: "并发数过高", "并发" for requests in flight.
+_QUOTAS = re.compile(
+    r"(?P<in_flight>concurren|in flight|simultaneous|并发)"
+    r"|(?P<tokens>\btpm\b|tokens? per|per-token|allocat|insufficient_quota)"
+    r"|(?P<requests>\b[rq]p[ms]\b|requests? per|ratequota|limit_requests|burst|频率)",
+    re.IGNORECASE,
+)
+_QUOTA_OF: Mapping[str, Quota] = {"in_flight": "in_flight", "tokens": "tokens", "requests": "requests"}
+
 
 def kind_by_status(status: int) -> FaultKind:
     """The kind of fault that an HTTP status means when the body says nothing better."""
@@ -56,9 +66,16 @@ def cap_in(message: str | None) -> int | None:
     return cap if cap > 0 else None
 
 
+def quota_in(message: str | None) -> Quota | None:
+    """What a rate limit's words say is used up, in English or Chinese; None where they do not tell."""
+    found = _QUOTAS.search(message or "")
+    return None if found is None else _QUOTA_OF[str(found.lastgroup)]
+
+
 def plain_fault(status: int, body: object) -> Fault:
     """The judgement by status alone, for bodies that hold no envelope (bare strings, HTML, nothing)."""
-    return Fault(kind_by_status(status), message=str(body) if body else None)
+    message = str(body) if body else None
+    return Fault(kind_by_status(status), message=message, quota=quota_in(message))
 
 
 def text_of(value: object) -> str | None:

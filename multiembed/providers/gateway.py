@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from multiembed.providers.contract import Provider
-from multiembed.providers.faults import cap_in, kind_by_status, plain_fault, text_of, tokens_in
+from multiembed.providers.faults import cap_in, kind_by_status, plain_fault, quota_in, text_of, tokens_in
 from multiembed.providers.openai_form import items_in
 from multiembed.records import Fault, Limits, ModelFacts, RawReply
 
@@ -93,6 +93,7 @@ def _classify(status: int, body: object) -> Fault | None:
         message=message or (error if isinstance(error, str) else None),
         request_id=text_of(body.get("request_id")) or text_of(body.get("id")),
         cap=cap_in(message),
+        quota=quota_in(code) or quota_in(message),
     )
 
 

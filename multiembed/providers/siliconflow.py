@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from multiembed.providers import openai_form
 from multiembed.providers.contract import Provider
-from multiembed.providers.faults import cap_in, kind_by_status, plain_fault, text_of
+from multiembed.providers.faults import cap_in, kind_by_status, plain_fault, quota_in, text_of
 from multiembed.records import Fault, Limits, ModelFacts
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _classify(status: int, body: object) -> Fault | None:
     cap = None
     if code == "20042" or status == 413:
         kind, cap = _too_big(message or "")
-    return Fault(kind, code=code, message=message, cap=cap)
+    return Fault(kind, code=code, message=message, cap=cap, quota=quota_in(message))
 
 
 def _too_big(message: str) -> tuple[FaultKind, int | None]:
@@ -136,6 +136,7 @@ SILICONFLOW = Provider(
     parameters_in="body",
     own_fields=frozenset({"model", "input", "dimensions"}),
     request_id_headers=("x-siliconcloud-trace-id",),
+    quota="requests",
     encode=_encode,
     decode=openai_form.decode,
     classify=_classify,

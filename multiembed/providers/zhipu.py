@@ -82,7 +82,14 @@ def _classify(status: int, body: object) -> Fault | None:
     cap = cap_in(message) if code == "1214" else None
     if code == "1214" and ("数组" in (message or "") or "array" in (message or "")):
         kind = "too_many_items"
-    return Fault(kind, code=code, message=message, request_id=text_of(envelope.get("request_id")), cap=cap)
+    return Fault(
+        kind,
+        code=code,
+        message=message,
+        request_id=text_of(envelope.get("request_id")),
+        cap=cap,
+        quota="requests" if code == "1303" else None,  # 1302 names a frequency and means requests in flight
+    )
 
 
 ZHIPU = Provider(
@@ -99,5 +106,6 @@ ZHIPU = Provider(
     request_id_headers=("x-log-id",),
     encode=openai_form.encode,
     decode=openai_form.decode,
+    quota="in_flight",
     classify=_classify,
 )

@@ -11,14 +11,16 @@ Limits, refusals and replies are those of the vendors' pages. The vectors are th
 lexical, not semantic, and the same on every machine.
 
 What goes wrong on a network goes wrong here on demand: `simulator.fail("rate-limit", times=3)`, for each name
-in `FAULTS`; `simulator.heal()` ends it.
+in `FAULTS`; `simulator.heal()` ends it. An account has no quota until `simulator.limit(requests_per_minute=600)` gives
+it one; `simulator.rejected` and `simulator.most_requests(60)` tell how a client got on with it.
 """
 
 from __future__ import annotations
 
+from multiembed.simulator.arrivals import Arrival
 from multiembed.simulator.exchange import Answer, Request
 from multiembed.simulator.faults import FAULTS, Fault
 from multiembed.simulator.recorder import RecordedRequest
 from multiembed.simulator.simulator import Simulator, serve
 
-__all__ = ["FAULTS", "Answer", "Fault", "RecordedRequest", "Request", "Simulator", "serve"]
+__all__ = ["FAULTS", "Answer", "Arrival", "Fault", "RecordedRequest", "Request", "Simulator", "serve"]

@@ -17,6 +17,7 @@ from multiembed.simulator.zhipu import ZHIPU
 if TYPE_CHECKING:
     from multiembed.simulator.exchange import Request
     from multiembed.simulator.forms import Form, Reason, Refusal
+    from multiembed.simulator.quotas import Excess
 
 FORMS: dict[str, Form] = {form.provider: form for form in (ZHIPU, SILICONFLOW, NATIVE, COMPATIBLE, GATEWAY)}
 
@@ -42,7 +43,7 @@ class Answerer:
         form = form_at(request.path)
         if form is None:
             return _nowhere(request)
-        reason = self._refusal(request)
+        reason = self.turns_away(request)
         if reason is not None:
             return refused(form, form.refusals[reason], request)
         request_id = form.request_id(request.id)
@@ -52,7 +53,7 @@ class Answerer:
             return refused(form, error.refusal, request)
         return _json(200, reply, form, request_id)
 
-    def _refusal(self, request: Request) -> Reason | None:
+    def turns_away(self, request: Request) -> Reason | None:
         """Why the request is refused before anyone looks into its body."""
         authorization = request.headers.get("authorization")
         if request.method != "POST":
@@ -80,6 +81,14 @@ def refused(form: Form, refusal: Refusal, request: Request) -> Answer:
     if refusal.status == 405:
         return Answer(answer.status, (*answer.headers, ("allow", "POST")), answer.body)
     return answer
+
+
+def over_quota(form: Form, excess: Excess, request: Request) -> Answer:
+    """The refusal of what is more than the account may."""
+    answer = refused(form, form.over_quota[excess.limit], request)
+    if excess.retry_after is None:
+        return answer
+    return Answer(answer.status, (*answer.headers, ("retry-after", f"{excess.retry_after:g}")), answer.body)
 
 
 def _json(status: int, content: object, form: Form, request_id: str) -> Answer:

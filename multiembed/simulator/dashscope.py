@@ -24,6 +24,7 @@ from multiembed.simulator.vectors import sparse_embedding
 if TYPE_CHECKING:
     from multiembed.records import ModelFacts
     from multiembed.simulator.exchange import Request
+    from multiembed.simulator.forms import Limit
     from multiembed.simulator.vectors import VectorStore
 
 
@@ -150,6 +151,19 @@ def _envelope_compatible(refusal: Refusal, _request: Request, request_id: str) -
     return {"error": error, "id": request_id, "request_id": request_id}
 
 
+def _over_quota(requests: str, tokens: str) -> MappingProxyType[Limit, Refusal]:
+    """The words are the same in both APIs; `insufficient_quota` passes by itself, unlike OpenAI's."""
+    return MappingProxyType(
+        {
+            "requests": Refusal(429, requests, "Requests rate limit exceeded, please try again later."),
+            "tokens": Refusal(429, tokens, "Allocated quota exceeded, please increase your quota limit."),
+            "in_flight": Refusal(
+                429, "Throttling.Concurrency", "Too many concurrent requests, please try again later."
+            ),
+        }
+    )
+
+
 NATIVE = Form(
     provider="dashscope",
     path="/api/v1/services/embeddings/text-embedding/text-embedding",
@@ -166,8 +180,10 @@ NATIVE = Form(
             "no_json": Refusal(400, "InvalidParameter", "Request body format invalid"),
         }
     ),
+    over_quota=_over_quota("Throttling.RateQuota", "Throttling.AllocationQuota"),
     request_id=dashed,
     id_header="x-request-id",
+    per_second=True,
 )
 
 COMPATIBLE = Form(
@@ -186,6 +202,8 @@ COMPATIBLE = Form(
             "no_json": Refusal(400, "InvalidParameter", "Request body format invalid"),
         }
     ),
+    over_quota=_over_quota("limit_requests", "insufficient_quota"),
     request_id=dashed,
     id_header="x-request-id",
+    per_second=True,
 )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from multiembed.simulator.vectors import VectorStore
 
 Reason: TypeAlias = Literal["no_key", "wrong_key", "no_such_path", "method", "too_large", "no_json"]
+Limit: TypeAlias = Literal["requests", "tokens", "in_flight"]
 
 MOST_DIMENSIONS = 8192
 """Where no list of dimensions is known: more than any model has, few enough for memory."""
@@ -52,9 +53,19 @@ class Form:
     """A refusal, the request and the request id to the body that says it."""
     refusals: Mapping[Reason, Refusal]
     """The refusals that need no look into the body."""
+    over_quota: Mapping[Limit, Refusal]
+    """The refusals of what is more than the account may, by what it has too much of."""
     request_id: Callable[[str], str]
     """32 hexadecimal digits to this provider's kind of request id."""
     id_header: str
+    per_second: bool = False
+    """Whether a quota by the minute is also kept by the second."""
+
+
+def texts_of(body: object) -> list[str]:
+    """The texts to embed in a request of whatever form; none when it has no place for them."""
+    given = body.get("input") if isinstance(body, dict) else None
+    return texts_in(given.get("texts") if isinstance(given, dict) else given) or []
 
 
 def texts_in(value: object) -> list[str] | None:

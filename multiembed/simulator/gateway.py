@@ -84,6 +84,11 @@ def _invalid(words: str) -> RefusedError:
     return RefusedError(Refusal(400, "400", words))
 
 
+def _too_many(what: str) -> Refusal:
+    """In OpenAI's words, which gateways hand through."""
+    return Refusal(429, "rate_limit_exceeded", f"Rate limit reached on {what}. Please try again later.")
+
+
 def _envelope(refusal: Refusal, _request: Request, _request_id: str) -> object:
     return {"success": False, "code": refusal.code, "message": refusal.message, "data": None}
 
@@ -102,6 +107,13 @@ GATEWAY = Form(
             "method": Refusal(405, "405", "method not allowed"),
             "too_large": Refusal(413, "413", "the request body is too large"),
             "no_json": Refusal(400, "400", "the request body is no JSON object"),
+        }
+    ),
+    over_quota=MappingProxyType(
+        {
+            "requests": _too_many("requests per min (RPM)"),
+            "tokens": _too_many("tokens per min (TPM)"),
+            "in_flight": _too_many("concurrent requests"),
         }
     ),
     request_id=dashed,

@@ -65,6 +65,11 @@ def _too_big(words: str) -> RefusedError:
     return RefusedError(Refusal(413, 20042, words))
 
 
+def _too_many(what: str) -> Refusal:
+    """The page shows "TPM limit reached", clients met "RPM limit reached"; the third is of that kind."""
+    return Refusal(429, NO_CODE, f"Request was rejected due to rate limiting. Details: {what} limit reached.")
+
+
 def _envelope(refusal: Refusal, _request: Request, _request_id: str) -> object:
     if refusal.code is None:
         return refusal.message
@@ -88,6 +93,9 @@ SILICONFLOW = Form(
             "too_large": Refusal(413, 20042, "request entity too large"),
             "no_json": _INVALID,
         }
+    ),
+    over_quota=MappingProxyType(
+        {"requests": _too_many("RPM"), "tokens": _too_many("TPM"), "in_flight": _too_many("concurrency")}
     ),
     request_id=lambda digits: f"ti_{digits[:20]}",
     id_header="x-siliconcloud-trace-id",

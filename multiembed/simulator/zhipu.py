@@ -107,6 +107,13 @@ ZHIPU = Form(
             "no_json": _WRONG_CALL,
         }
     ),
+    over_quota=MappingProxyType(
+        {
+            "requests": Refusal(429, "1302", "您的账户已达到速率限制，请您控制请求频率"),
+            "tokens": Refusal(429, "1302", "您的账户已达到速率限制，请您控制请求频率"),
+            "in_flight": Refusal(429, "1302", "您当前使用该API的并发数过高，请降低并发，或联系客服增加限额。"),
+        }
+    ),
     request_id=lambda digits: f"{datetime.now(UTC):%Y%m%d%H%M%S}{digits[:16]}",
     id_header="x-log-id",
 )

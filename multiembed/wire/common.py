@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from multiembed.records import WireRequest
 
 HEADERS = {"User-Agent": "multiembed", "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
-CHUNK = 1 << 16
 KEEP_ALIVE = 30.0
 """Seconds that an idle connection is kept; servers commonly close theirs after 60."""
 _WORDS = 200
@@ -63,27 +62,28 @@ class Body:
 
     def __init__(self, encoding: str, most: int) -> None:
         self._most = most
-        self._parts = bytearray()
+        self._size = 0
+        self._parts: list[bytes] = []
         coding = encoding.strip().lower()
         # 47 reads gzip and zlib headers alike; anything else is taken as it is, and then fails as JSON.
         self._unpack = zlib.decompressobj(47) if coding in ("gzip", "x-gzip", "deflate") else None
 
     def add(self, data: bytes) -> TransportFailure | None:
         """Take a piece; a failure when the body is too large or its packing broken."""
-        if self._unpack is None:
-            self._parts += data
-        else:
+        if self._unpack is not None:
             try:
-                self._parts += self._unpack.decompress(data, self._most + 1 - len(self._parts))
+                data = self._unpack.decompress(data, self._most + 1 - self._size)
             except zlib.error:
                 return TransportFailure("malformed", "the answer's compression is broken")
-        return too_large(self._most) if len(self._parts) > self._most else None
+        self._size += len(data)
+        self._parts.append(data)
+        return too_large(self._most) if self._size > self._most else None
 
     def whole(self) -> bytes | TransportFailure:
         """The body, after the last piece."""
-        if self._unpack is not None and not self._unpack.eof and self._parts:
+        if self._unpack is not None and not self._unpack.eof and self._size:
             return TransportFailure("malformed", "the answer's compression breaks off")
-        return bytes(self._parts)
+        return b"".join(self._parts)
 
 
 def too_large(most: int) -> TransportFailure:
@@ -99,7 +99,7 @@ def timed_out(request: WireRequest) -> TransportFailure:
 def broken(error: BaseException) -> TransportFailure:
     """The failure behind an exception of a library: a certificate, a proxy, or a connection.
 
-    Libraries put no header and no body into such exceptions' words, but aiohttp the proxy's whole address.
+    Libraries put no header and no body into such exceptions' words; a proxy's whole address may be there.
     """
     chain = _chain(error)
     words = _LOGIN.sub("//…@", f"{type(error).__name__}: {error}")[:_WORDS]
@@ -108,6 +108,14 @@ def broken(error: BaseException) -> TransportFailure:
     if any(getattr(cause, "status", None) == 407 or "connection failed: 407" in str(cause) for cause in chain):
         return TransportFailure("proxy", "the proxy answers 407")
     return TransportFailure("connection", words)
+
+
+class TunnelRefusedError(OSError):
+    """A proxy's no to CONNECT."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the proxy answers {status}")
+        self.status = status
 
 
 def unsendable() -> ConfigurationError:

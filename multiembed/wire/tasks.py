@@ -1,83 +1,61 @@
-"""Sending from tasks, by aiohttp: one session for an event loop, closed when the loop ends."""
+"""Sending from tasks, by asyncio's own connections: kept open for an event loop, closed when the loop ends."""
 
 from __future__ import annotations
 
 import asyncio
 import atexit
 import contextlib
-import io
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
-
-from multiembed.records import WireReply
-from multiembed.wire.common import (
-    HEADERS,
-    KEEP_ALIVE,
-    Body,
-    broken,
-    proxy_for,
-    ssl_context,
-    timed_out,
-    too_large,
-    unsendable,
-)
+from multiembed.wire.common import KEEP_ALIVE, TunnelRefusedError, broken, ssl_context, timed_out, unsendable
+from multiembed.wire.exchange import Answer, Tunnel, asking_for_tunnel, written
+from multiembed.wire.route import Route, route_to
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from multiembed.records import TransportFailure, WireRequest
-
-
-_LARGE = 1 << 20
-"""Bytes from which a body is handed over in pieces, so that the loop stays free."""
+    from multiembed.records import TransportFailure, WireReply, WireRequest
 
 
 class LoopSession:
     """The connections of one event loop, for all embedders in it.
 
-    The session is held by a started async generator, because a loop closes those when it shuts down. It belongs to the
-    loop and not to an embedder: one that is dropped while its loop ends could no longer close it.
+    They are held by a started async generator, because a loop closes those when it shuts down. They belong to the
+    loop and not to an embedder: one that is dropped while its loop ends could no longer close them.
     """
 
     def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
-        self._keeper: AsyncGenerator[aiohttp.ClientSession, None] | None = None
+        self._keeper: AsyncGenerator[None, None] | None = None
         self._users: weakref.WeakSet[object] = weakref.WeakSet()
-        self._proxies: dict[str, str | None] = {}
+        self._routes: dict[str, Route] = {}
+        self._idle: dict[Route, list[_Connection]] = {}
+        self._open: set[_Connection] = set()
 
     async def send(self, user: object, request: WireRequest) -> WireReply | TransportFailure:
         """One attempt, which ends within `request.timeout` seconds whatever the server does."""
         begun = time.monotonic()
         self._users.add(user)
-        if request.url not in self._proxies:
-            self._proxies[request.url] = proxy_for(request.url)
-        session = self._session
-        if session is None:
-            self._keeper = _keep()
-            session = self._session = await anext(self._keeper)
+        route = self._routes.get(request.url) or self._routes.setdefault(request.url, route_to(request.url))
+        data = written(request, route)
+        answer = Answer(request.max_reply_bytes)
+        if self._keeper is None:
+            self._keeper = self._keep_until_the_end()
+            await anext(self._keeper)
+        connection = None
         try:
-            async with (
-                asyncio.timeout(request.timeout),
-                session.post(
-                    request.url,
-                    data=request.body if len(request.body) < _LARGE else io.BytesIO(request.body),
-                    headers=request.headers,
-                    proxy=self._proxies[request.url],
-                    allow_redirects=False,
-                ) as response,
-            ):
-                return await _read(response, request, begun)
-        except TimeoutError:
-            return timed_out(request)
-        except aiohttp.InvalidURL:
+            async with asyncio.timeout(request.timeout):
+                connection = self._kept(route) or await self._connect(route, request.timeout)
+                await connection.exchange(data, answer)
+            return answer.result(time.monotonic() - begun)
+        except OSError as error:
+            return timed_out(request) if time.monotonic() - begun >= request.timeout else broken(error)
+        except ValueError:  # a host that is no name
             pass  # told below, outside of this block, so that the library's words are no context of ours
-        except (aiohttp.ClientError, OSError) as error:  # ahead of ValueError, which a bad certificate also is
-            return broken(error)
-        except ValueError:
-            pass
+        finally:
+            if connection is not None:
+                self._keep(route, connection) if answer.reusable else connection.abort()
         raise unsendable()
 
     async def leave(self, user: object) -> None:
@@ -88,21 +66,132 @@ class LoopSession:
 
     async def close(self) -> None:
         """Close all connections; a later request opens new ones."""
-        keeper, self._keeper, self._session = self._keeper, None, None
+        keeper, self._keeper = self._keeper, None
         if keeper is not None:
             await keeper.aclose()
 
-    def forget(self) -> None:
-        """Let go of connections whose loop is closed: nothing can be awaited there any more.
+    async def _keep_until_the_end(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._idle.clear()
+            leaving = [connection.lost for connection in self._open]
+            for connection in list(self._open):
+                connection.abort()
+            if leaving:
+                await asyncio.wait(leaving)
 
-        The sockets are left to the collector, and aiohttp does not report them as an error.
+    def _kept(self, route: Route) -> _Connection | None:
+        idle = self._idle.setdefault(route, [])
+        while idle:
+            connection = idle.pop()
+            if not connection.transport.is_closing() and time.monotonic() - connection.kept_at <= KEEP_ALIVE:
+                return connection
+            connection.abort()
+        return None
+
+    def _keep(self, route: Route, connection: _Connection) -> None:
+        if connection in self._open and connection.all_sent:
+            connection.kept_at = time.monotonic()
+            self._idle.setdefault(route, []).append(connection)
+        else:
+            connection.abort()
+
+    async def _connect(self, route: Route, seconds: float) -> _Connection:
+        """A connection that reaches the server, by way of its proxy.
+
+        Raises:
+            OSError: it cannot be reached.
         """
-        session, self._session = self._session, None
-        connector = session.connector if session is not None and not session.closed else None
-        if session is not None and connector is not None:
-            session.detach()
-            with contextlib.suppress(StopIteration):
-                next(connector.close().__await__())
+        loop = asyncio.get_running_loop()
+        options: dict[str, Any] = {}
+        if isinstance(loop, asyncio.BaseEventLoop):  # uvloop does not know it
+            options["happy_eyeballs_delay"] = 0.25
+        if route.tls:
+            options |= {"ssl": ssl_context(), "server_hostname": route.host, "ssl_handshake_timeout": seconds}
+        _, connection = await loop.create_connection(lambda: _Connection(self._open), route.host, route.port, **options)
+        if route.tunnel:
+            try:
+                answer = Tunnel()
+                await connection.exchange(asking_for_tunnel(route), answer)
+                if not answer.open:
+                    raise TunnelRefusedError(answer.status)
+                await connection.begin_tls(route.server, seconds)
+            except BaseException:
+                connection.abort()
+                raise
+        return connection
+
+
+class _Connection(asyncio.Protocol):
+    """A connection that carries one request at a time."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, family: set[_Connection]) -> None:
+        loop = asyncio.get_running_loop()
+        self.kept_at = 0.0
+        self.lost: asyncio.Future[None] = loop.create_future()
+        self._loop = loop
+        self._open = family
+        self._answer: Answer | None = None
+        self._over: asyncio.Future[None] | None = None
+
+    async def exchange(self, data: bytes, answer: Answer) -> None:
+        """Send, and wait until the answer is over."""
+        self._answer, self._over = answer, self._loop.create_future()
+        try:
+            self.transport.write(data)
+            await self._over
+        finally:
+            self._answer = self._over = None
+
+    async def begin_tls(self, host: str, seconds: float) -> None:
+        """Begin TLS in what is a tunnel now."""
+        begun = await self._loop.start_tls(
+            self.transport, self, ssl_context(), server_hostname=host, ssl_handshake_timeout=seconds
+        )
+        if begun is None:
+            raise ConnectionResetError("the tunnel was closed")
+        self.transport = begun
+
+    def abort(self) -> None:
+        """Close it, whatever was still to be sent."""
+        self.transport.abort()
+
+    @property
+    def all_sent(self) -> bool:
+        """Whether the request has left: a server may answer before it has read it."""
+        return not self.transport.is_closing() and not self.transport.get_write_buffer_size()
+
+    # ── what the loop calls ──────────────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self._open.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None:  # nothing was asked
+            self.abort()
+        elif self._answer.feed(data):
+            self._wake()
+
+    def eof_received(self) -> None:
+        if self._answer is not None:
+            self._answer.end()
+            self._wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._open.discard(self)
+        if self._answer is not None:
+            self._answer.end(error if isinstance(error, OSError) else None)
+            self._wake()
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    def _wake(self) -> None:
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
 
 
 _sessions: dict[asyncio.AbstractEventLoop, LoopSession] = {}
@@ -134,36 +223,4 @@ def _close_with(loop: asyncio.AbstractEventLoop, session: LoopSession) -> None:
 @atexit.register
 def _forget_closed_loops() -> None:
     for loop in [loop for loop in list(_sessions) if loop.is_closed()]:
-        session = _sessions.pop(loop, None)
-        if session is not None:
-            session.forget()
-
-
-async def _keep() -> AsyncGenerator[aiohttp.ClientSession, None]:
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=ssl_context(), keepalive_timeout=KEEP_ALIVE),
-        headers=HEADERS,
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # the attempt as a whole has one
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-    )
-    try:
-        yield session
-    finally:
-        await session.close()
-
-
-async def _read(response: aiohttp.ClientResponse, request: WireRequest, begun: float) -> WireReply | TransportFailure:
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    if (response.content_length or 0) > request.max_reply_bytes:
-        return too_large(request.max_reply_bytes)
-    body = Body(headers.get("content-encoding", ""), request.max_reply_bytes)
-    async for data in response.content.iter_any():
-        failure = body.add(data)
-        if failure is not None:
-            response.close()
-            return failure
-    whole = body.whole()
-    if not isinstance(whole, bytes):
-        return whole
-    return WireReply(response.status, headers, whole, time.monotonic() - begun)
+        _sessions.pop(loop, None)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from multiembed.simulator.answers import FORMS
-from multiembed.simulator.forms import texts_in
+from multiembed.simulator.forms import texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -38,9 +38,7 @@ class Occasion:
     @property
     def texts(self) -> list[str]:
         """The texts to embed; none when the request has no place for them."""
-        body = self.request.body if isinstance(self.request.body, dict) else {}
-        given = body.get("input")
-        return texts_in(given.get("texts") if isinstance(given, dict) else given) or []
+        return texts_of(self.request.body)
 
 
 def always(_occasion: Occasion) -> bool:

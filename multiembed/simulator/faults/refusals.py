@@ -49,15 +49,8 @@ def refusal_fault(name: str, does: str, refusals: Refusals) -> Fault:
 
 
 RATE_LIMIT: Refusals = {
-    "zhipu": Refusal(429, "1302", "您的账户已达到速率限制，请您控制请求频率"),
-    "siliconflow": Refusal(429, NO_CODE, "Request was rejected due to rate limiting. Details: RPM limit reached."),
-    **both(
-        429,
-        "Throttling.RateQuota",
-        "Requests rate limit exceeded, please try again later.",
-        compatible="limit_requests",
-    ),
-    "gateway": Refusal(429, "429", "too many requests"),
+    **{name: form.over_quota["requests"] for name, form in FORMS.items()},
+    "gateway": Refusal(429, "429", "too many requests"),  # one that has only the status to go by
 }
 MONEY: Refusals = {
     "zhipu": Refusal(429, "1113", "您的账户已欠费，请充值后重试。"),
@@ -124,17 +117,7 @@ STATUSES = (
     refusal_fault(
         "rate-limit-tokens",
         "Too many tokens a minute: 429. DashScope calls it insufficient_quota, and it passes.",
-        {
-            "siliconflow": Refusal(
-                429, NO_CODE, "Request was rejected due to rate limiting. Details: TPM limit reached."
-            ),
-            **both(
-                429,
-                "Throttling.AllocationQuota",
-                "Allocated quota exceeded, please increase your quota limit.",
-                compatible="insufficient_quota",
-            ),
-        },
+        {name: FORMS[name].over_quota["tokens"] for name in ("siliconflow", "dashscope", "dashscope-compatible")},
     ),
     refusal_fault(
         "rate-limit-burst",

@@ -1,0 +1,229 @@
+"""Texts that become one result: each sent once, in batches, and the outcomes put together again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+import orjson
+
+from multiembed.errors import MalformedResponseError, MultiEmbedError, PartialFailureError
+from multiembed.job import Batch
+from multiembed.plan import pack
+from multiembed.records import EmbeddingResult, SparseVector, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from multiembed.believe import Believed
+    from multiembed.cache.contract import Found
+    from multiembed.job import Job, Outcome
+    from multiembed.plan import Bin
+    from multiembed.records import Limits, Role, Vectors
+    from multiembed.target import Target
+
+
+def sizes(texts: Sequence[str], role: Role, target: Target, count: Callable[[str], int]) -> Iterator[tuple[int, int]]:
+    """Tokens and bytes of each text as it goes on the wire."""
+    overhead = target.overhead(role, count)
+    prefix = len(target.prepare([""], role)[0].encode())
+    # With its escapes where the body's size matters: a control character takes six bytes.
+    size = _escaped if target.limits.max_bytes_per_request else _unescaped
+    return ((count(text) + overhead, size(text) + prefix) for text in texts)
+
+
+def _escaped(text: str) -> int:
+    return len(orjson.dumps(text))
+
+
+def _unescaped(text: str) -> int:
+    return len(text.encode())
+
+
+class Block:
+    """One result in the making.
+
+    Args:
+        texts: checked ones, in the caller's order; one that stands twice is sent once.
+        job: of the call that it belongs to.
+        limits: what one request may hold.
+        refused: errors of texts that are not sent, by position.
+    """
+
+    def __init__(
+        self, texts: Sequence[str], job: Job, limits: Limits, refused: Mapping[int, MultiEmbedError] | None = None
+    ) -> None:
+        self._target = job.target
+        self._job = job
+        self._refused = refused or {}
+        unique: dict[str, int] = {}
+        self._places = [
+            -1 if index in self._refused else unique.setdefault(text, len(unique)) for index, text in enumerate(texts)
+        ]
+        self.texts = list(unique)
+        """Each one once."""
+        self._times = Counter(self._places)
+        self._dense: Vectors | None = None
+        self._sparse: list[SparseVector | None] = [None] * len(self.texts)
+        self._failures: dict[int, MultiEmbedError] = {}
+        self._unsent: Sequence[int] = range(len(self.texts))
+        self._limits = limits
+        self._bins: Iterator[Bin] | None = None
+        self._missing = len(self.texts)
+        self.usage = Usage()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def ahead(self) -> int:
+        """The caller's texts for which nothing has to be sent."""
+        return len(self._places) - self.times(self._unsent)
+
+    def times(self, places: Iterable[int]) -> int:
+        """How many of the caller's texts these unique ones are."""
+        return sum(map(self._times.__getitem__, places))
+
+    @property
+    def whole(self) -> bool:
+        """Whether every text has its vector or its error."""
+        return self._missing == 0
+
+    def next_batch(self) -> Batch | None:
+        """The next texts to send; None when all are under way."""
+        if self._bins is None:
+            unsent = [self.texts[place] for place in self._unsent]
+            self._bins = pack(sizes(unsent, self._job.role, self._target, self._job.count), self._limits)
+        for bin_ in self._bins:
+            places = [self._unsent[index] for index in bin_.places]
+            return Batch(places, [self.texts[place] for place in places], bin_.tokens, self)
+        return None
+
+    def fill(self, found: Found) -> None:
+        """Take what a cache knew already; it is not sent. To be called before the first batch is asked for."""
+        expected = self._target.expected_dimensions
+        if found.dense is not None and found.dense.shape[1] != (expected or found.dense.shape[1]):
+            return
+        if found.dense is not None:
+            self._room(found.dense.shape[1])[found.positions] = found.dense
+        for place, vector in zip(found.positions, found.sparse or (), strict=False):
+            self._sparse[place] = vector
+        known = set(found.positions)
+        self._unsent = [place for place in self._unsent if place not in known]
+        self._missing -= len(known)
+        self.usage += Usage(cached_texts=self.times(known))
+
+    def take(self, outcome: Outcome) -> list[tuple[list[str], Believed]]:
+        """Put one batch's outcome where it belongs; the texts and vectors that were good."""
+        good = []
+        for places, believed in outcome.believed:
+            if believed.dense is not None:
+                room = self._room(believed.dense.shape[1])
+                if room.shape[1] != believed.dense.shape[1]:
+                    outcome.failures.update(dict.fromkeys(places, self._mixed(room, believed.dense)))
+                    continue
+                room[places] = believed.dense
+            if believed.sparse is not None:
+                for place, vector in zip(places, believed.sparse, strict=True):
+                    self._sparse[place] = vector
+            good.append(([self.texts[place] for place in places], believed))
+        self._failures.update(outcome.failures)
+        return good
+
+    def settle(self, batch: Batch, usage: Usage) -> None:
+        """One batch is done with, and cost so much."""
+        self.usage += usage
+        self._missing -= len(batch.places)
+
+    def result(self) -> EmbeddingResult:
+        """The vectors in the order of the caller's texts; rows of texts that failed are NaN, and named."""
+        return EmbeddingResult(
+            vectors=self._vectors(),
+            sparse=None if self._target.output == "dense" else [self._sparse_at(place) for place in self._places],
+            usage=self.usage,
+            model=self._target.name,
+            failures=self._failures_by_text(),
+        )
+
+    def _room(self, dimensions: int) -> Vectors:
+        if self._dense is None:
+            self._dense = np.empty((len(self.texts), dimensions), dtype=np.float32)
+        return self._dense
+
+    def _vectors(self) -> Vectors | None:
+        if self._target.output == "sparse":
+            return None
+        dense = self._room(self._target.expected_dimensions or self._job.lessons.dimensions or 0)
+        dense[list(self._failures)] = np.nan
+        if not len(dense):  # every text was refused unseen
+            dense = np.empty((1, dense.shape[1]), dtype=np.float32)
+        # As many texts as different ones: they stand in the caller's order already.
+        vectors = dense if len(self._places) == len(dense) and not self._refused else dense[self._places]
+        vectors[list(self._refused)] = np.nan
+        vectors.setflags(write=False)
+        return vectors
+
+    def _sparse_at(self, place: int) -> SparseVector | None:
+        return None if place < 0 else self._sparse[place]
+
+    def _mixed(self, room: Vectors, dense: Vectors) -> MultiEmbedError:
+        return MalformedResponseError(
+            f"The server answers with vectors of {room.shape[1]} dimensions, and then of {dense.shape[1]}: they cannot "
+            "be compared. Set dimensions, and check that base_url leads to one model only.",
+            provider=self._target.provider.id,
+            model=self._target.facts.name,
+        )
+
+    def _failures_by_text(self) -> dict[int, MultiEmbedError]:
+        """The errors by the caller's positions, which each error is told too."""
+        if not self._failures and not self._refused:
+            return {}
+        by_text = {
+            index: self._refused[index] if place < 0 else self._failures[place]
+            for index, place in enumerate(self._places)
+            if place < 0 or place in self._failures
+        }
+        for error in set(by_text.values()):
+            error.indices = tuple(index for index, its in by_text.items() if its is error)
+        return by_text
+
+
+def whole(block: Block) -> EmbeddingResult:
+    """The result of a block in which nothing failed.
+
+    Raises:
+        PartialFailureError: some texts did; the result is in it.
+        MultiEmbedError: all did; the first text's error.
+    """
+    result = block.result()
+    failures = dict(result.failures)
+    if not failures:
+        return result
+    first = failures[min(failures)]
+    if len(failures) == len(block):
+        if all(type(error) is type(first) for error in failures.values()):
+            first.indices = tuple(failures)
+        raise first
+    partial = PartialFailureError(
+        f"{len(failures)} of {len(block)} texts failed; the others are in .result, the reasons in "
+        f".failures. The first: {type(first).__name__}: {first}",
+        provider=first.provider,
+        model=first.model,
+        indices=sorted(failures),
+    )
+    partial.result = result
+    partial.failures = failures
+    raise partial from first
+
+
+def usage_of(outcome: Outcome, target: Target) -> Usage:
+    """What one batch's outcome cost."""
+    tokens = outcome.total_tokens
+    price = target.facts.price_cny_per_mtok
+    return Usage(
+        total_tokens=tokens,
+        requests=outcome.requests,
+        retries=outcome.retries,
+        cost=None if tokens is None or price is None else tokens * price / 1e6,
+    )

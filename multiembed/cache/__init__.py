@@ -1,0 +1,57 @@
+"""The cache of paid vectors: what may be given for it, and how it is opened."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, cast
+
+from multiembed.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from multiembed.cache.contract import VectorCache
+
+
+def open_cache(given: str | os.PathLike[str] | Any) -> VectorCache:
+    """The cache that was asked for.
+
+    Args:
+        given: the path of a SQLite file, which is made when there is none; a LangChain ByteStore; a LlamaIndex
+            BaseKVStore; or an object with `get` and `put` as VectorCache has them.
+
+    Raises:
+        ConfigurationError: it is none of these, or the file cannot be used; the message says what to do.
+    """
+    if isinstance(given, (str, os.PathLike)):
+        return _open_file(given)
+    methods = (
+        set() if isinstance(given, type) else {name for name in dir(given) if callable(getattr(given, name, None))}
+    )
+    if {"mget", "mset"} <= methods:
+        from multiembed.cache.stores import ByteStoreCache
+
+        return ByteStoreCache(given)
+    if {"get", "put", "put_all"} <= methods:
+        from multiembed.cache.stores import KVStoreCache
+
+        return KVStoreCache(given)
+    if {"get", "put"} <= methods:
+        return cast("VectorCache", given)
+    raise ConfigurationError(
+        f"cache is {'the class ' + given.__name__ if isinstance(given, type) else type(given).__name__}: give the path "
+        "of a SQLite file, a LangChain ByteStore, a LlamaIndex BaseKVStore, or an object with the methods get and put "
+        "of multiembed's VectorCache."
+    )
+
+
+def _open_file(path: str | os.PathLike[str]) -> VectorCache:
+    from multiembed.cache.sqlite import SqliteCache
+
+    told = os.fspath(path)
+    if not isinstance(told, str) or not told.strip() or told == ":memory:":
+        raise ConfigurationError(
+            "cache is no path of a file. For a cache in memory give LangChain's InMemoryByteStore or LlamaIndex's "
+            "SimpleKVStore."
+        )
+    opened = SqliteCache(told)
+    opened.check()
+    return opened

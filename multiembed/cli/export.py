@@ -1,0 +1,95 @@
+"""What `multiembed cache export` does: write a cache file's vectors, whole or not at all."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from multiembed import CacheFile, ConfigurationError
+from multiembed.cli.keeping import chosen_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from multiembed import KeptVector
+
+_ROWS = 4096
+"""Vectors in one row group of Parquet."""
+
+
+def carry(console: Console, file: Path, out: Path, *, models: list[str] | None, spaces: list[str] | None) -> None:
+    """Write the vectors of a cache file, whole or not at all, and print how many."""
+    writers = {".jsonl": _write_jsonl, ".parquet": _write_parquet}
+    if out.suffix not in writers:
+        raise ConfigurationError(f"{out.name} says no format: let it end in {' or '.join(writers)}.")
+    if not out.absolute().parent.is_dir():
+        raise ConfigurationError(f"There is no directory {out.absolute().parent}: make it first.")
+    kept = CacheFile(file)
+    chosen = {info.fingerprint for info in chosen_of(kept.spaces(), models, spaces)}
+    with _whole(out) as beside:
+        written = writers[out.suffix](beside, kept.vectors(chosen))
+    console.print(f"{written:,} vectors: {out}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A file beside `out` that takes its place when it is whole, and is gone when it is not."""
+    beside = out.with_name(f".{out.name}.part")
+    try:
+        yield beside
+        beside.replace(out)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _rows(vectors: Iterable[KeptVector]) -> Iterator[dict[str, Any]]:
+    for kept in vectors:
+        words = kept.space.words
+        sparse = kept.sparse
+        yield {
+            "digest": kept.digest,
+            "space": kept.space.fingerprint,
+            "model": words.get("model"),
+            "role": words.get("role"),
+            "vector": None if kept.dense is None else kept.dense,
+            "sparse_indices": None if sparse is None else list(sparse.indices),
+            "sparse_values": None if sparse is None else list(sparse.values),
+        }
+
+
+def _write_jsonl(path: Path, vectors: Iterable[KeptVector]) -> int:
+    count = 0
+    with path.open("wb") as file:
+        for count, row in enumerate(_rows(vectors), start=1):  # noqa: B007 - the last one is the number of rows
+            file.write(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
+    return count
+
+
+def _write_parquet(path: Path, vectors: Iterable[KeptVector]) -> int:
+    try:
+        pa, pq = import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ModuleNotFoundError:
+        raise ConfigurationError(
+            "Parquet needs pyarrow: pip install 'multiembed[files]', or write .jsonl instead."
+        ) from None
+    texts = [(name, pa.string()) for name in ("digest", "space", "model", "role")]
+    numbers = [("vector", pa.list_(pa.float32()))]
+    sparse = [("sparse_indices", pa.list_(pa.uint64())), ("sparse_values", pa.list_(pa.float64()))]
+    schema = pa.schema([*texts, *numbers, *sparse])
+    count = 0
+    with pq.ParquetWriter(path, schema) as writer:
+        held: list[dict[str, Any]] = []
+        for row in _rows(vectors):
+            held.append(row)
+            if len(held) == _ROWS:
+                writer.write_table(pa.Table.from_pylist(held, schema=schema))
+                count, held = count + len(held), []
+        if held:
+            writer.write_table(pa.Table.from_pylist(held, schema=schema))
+    return count + len(held)

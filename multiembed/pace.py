@@ -1,0 +1,289 @@
+"""When the next request of an account may go: ceilings that were told are kept exactly, others are learned. Pure."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from multiembed.learn import Learned, Meter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from multiembed.records import Quota
+
+_MINUTE = 60.0
+_SECOND = 1.0
+_ON_THE_WAY = 0.5
+"""Seconds after which a request is taken to have reached the server, where a whole second's worth hangs on it."""
+_LOST = 600.0
+"""Seconds after which nobody waits any more for an answer to count from."""
+FIRST_IN_FLIGHT = 8
+"""Requests in flight to begin with, when no ceiling is told: well below the lowest documented quota (Zhipu V0: 50)."""
+MOST_IN_FLIGHT = 256
+"""No more are tried, when no ceiling is told."""
+_SLOWEST = 0.2
+"""A learned rate never falls below this, in requests a second; longer pauses are the weather's matter."""
+_UNDER = 0.98
+"""Where a learned rate rests: a server that counts each second refuses now and then close under its limit, too."""
+_CATCH_UP = 0.02
+"""Seconds by which a request that is late, because timers are, lets the next one come sooner."""
+_IDLE = 1.0
+"""A longer pause between two requests is no use of a limit."""
+_ROUNDING = 1e-6
+_LATELY = 2.0
+_MOST_VOTES = 3
+_DOCUMENTS: Mapping[Quota | None, int] = {"in_flight": 2, None: 0, "requests": -2, "tokens": -2}
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """What the user knows of the account's quota. None: it is learned."""
+
+    in_flight: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    per_second: bool = False
+    """The provider also allows no more than a sixtieth of both in each second."""
+
+    @property
+    def most_tokens(self) -> float:
+        """The most tokens that one request may ever have."""
+        if self.tokens_per_minute is None:
+            return float("inf")
+        return max(1, self.tokens_per_minute // 60) if self.per_second else self.tokens_per_minute
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One request that was let go."""
+
+    sent: float
+    tokens: float
+    """Reserved by estimate, then as billed."""
+    level: int
+    """Requests in flight when it went, itself among them."""
+
+
+class _Window:
+    """What went within a span of time, as the server may count it.
+
+    A request reaches the server at some time between our sending and its answer. Counting it until the span has passed
+    since its answer, no span of the server's own clock can hold more than was allowed here.
+
+    Args:
+        span: seconds.
+        on_the_way: seconds after which a request has reached the server, answered or not.
+    """
+
+    def __init__(self, span: float, on_the_way: float) -> None:
+        self._span = span
+        self._on_the_way = on_the_way
+        self._unanswered: dict[Ticket, None] = {}
+        self._leaving: list[tuple[float, Ticket]] = []
+        """By the time at which they no longer count."""
+        self._inside: set[Ticket] = set()
+        self._tokens = 0.0
+
+    def sent(self, ticket: Ticket, now: float) -> None:
+        self._let_go(now)
+        self._unanswered[ticket] = None
+        self._inside.add(ticket)
+        self._tokens += ticket.tokens
+
+    def answered(self, ticket: Ticket, now: float) -> None:
+        if ticket in self._unanswered:
+            self._leave(ticket, min(now, ticket.sent + self._on_the_way))
+
+    def billed(self, ticket: Ticket, tokens: float) -> None:
+        if ticket in self._inside:
+            self._tokens += tokens - ticket.tokens
+
+    def wait(self, now: float, requests: float, tokens: float) -> float:
+        """Seconds until it holds no more than these; infinite when somebody must be answered first."""
+        self._let_go(now)
+        excess, held = len(self._inside) - requests, self._tokens - tokens
+        if excess <= 0 and held <= _ROUNDING:
+            return 0.0
+        for when, ticket in self._leaving:
+            excess -= 1
+            held -= ticket.tokens
+            if excess <= 0 and held <= _ROUNDING:
+                return when - now
+        if self._on_the_way < self._span:
+            for ticket in self._unanswered:
+                excess -= 1
+                held -= ticket.tokens
+                if excess <= 0 and held <= _ROUNDING:
+                    return ticket.sent + self._on_the_way + self._span - now
+        return float("inf")
+
+    def _let_go(self, now: float) -> None:
+        while self._unanswered and (first := next(iter(self._unanswered))).sent + self._on_the_way <= now:
+            self._leave(first, first.sent + self._on_the_way)
+        over = 0
+        for when, ticket in self._leaving:
+            if when > now:
+                break
+            over += 1
+            self._inside.discard(ticket)
+            self._tokens -= ticket.tokens
+        del self._leaving[:over]
+
+    def _leave(self, ticket: Ticket, arrived: float) -> None:
+        del self._unanswered[ticket]
+        insort(self._leaving, (arrived + self._span, ticket), key=_first)
+
+
+def _first(pair: tuple[float, Ticket]) -> float:
+    return pair[0]
+
+
+class Pace:
+    """The requests of one account: how many, how fast, and how they fared.
+
+    All times are seconds on the caller's clock.
+    """
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self._in_flight = Learned(FIRST_IN_FLIGHT, least=1, most=MOST_IN_FLIGHT)
+        self._rates: dict[Quota, Learned] = {}
+        self._passed: dict[Quota, Meter] = {"requests": Meter(), "tokens": Meter()}
+        self._free: dict[Quota, float] = {}
+        """When the next request may go at each learned rate."""
+        self._minute = _Window(_MINUTE, _LOST)
+        self._second = _Window(_SECOND, _ON_THE_WAY)
+        self._last = float("-inf")
+        self._changed = float("-inf")
+        """When a limit last fell: what went before tells nothing of the new one."""
+        self._held: deque[tuple[float, int]] = deque(maxlen=1024)
+        """When requests passed, and with how many in flight they had gone."""
+        self._votes = 0
+        """For requests in flight, above 0, or a rate, below, as what is limited."""
+
+    # ── before a request ─────────────────────────────────────────────────────────────────────────
+
+    def room(self, ceilings: Ceilings) -> int:
+        """The most requests in flight."""
+        told = ceilings.in_flight
+        if told is not None and self._in_flight.searching:
+            return told
+        learned = int(self._in_flight.value)
+        return learned if told is None else min(told, learned)
+
+    def wait(self, now: float, ceilings: Ceilings, tokens: float, *, learned: bool = True) -> float:
+        """Seconds until rates allow one more request; infinite when an answer must come first.
+
+        Args:
+            now: the time.
+            ceilings: the told ones.
+            tokens: of the request, as estimated.
+            learned: whether learned rates hold, too.
+        """
+        waits = [free - now - _CATCH_UP for free in self._free.values()] if learned else []
+        for window, share in ((self._minute, 1), (self._second, 60)):
+            if window is self._second and not ceilings.per_second:
+                continue
+            requests, most = _share(ceilings.requests_per_minute, share), _share(ceilings.tokens_per_minute, share)
+            if requests is not None or most is not None:
+                waits.append(
+                    window.wait(
+                        now,
+                        float("inf") if requests is None else requests - 1,
+                        float("inf") if most is None else max(0.0, most - tokens),
+                    )
+                )
+        return max(waits, default=0.0)
+
+    def go(self, now: float, ceilings: Ceilings, tokens: float, *, learned: bool = True) -> Ticket:
+        """One more request goes; where it did not wait for learned rates, nobody pays for it later."""
+        self._use(now, ceilings)
+        for quota, rate in self._rates.items() if learned else ():
+            amount = 1.0 if quota == "requests" else tokens
+            self._free[quota] = max(self._free[quota], now - _CATCH_UP) + amount / rate.value
+        self.in_flight += 1
+        ticket = Ticket(now, tokens, self.in_flight)
+        self._minute.sent(ticket, now)
+        self._second.sent(ticket, now)
+        return ticket
+
+    def _use(self, now: float, ceilings: Ceilings) -> None:
+        """Let those limits grow that hold requests up."""
+        seconds = min(now - self._last, _IDLE)
+        self._last = now
+        if self.in_flight >= self.room(ceilings) - 1:
+            self._in_flight.used(seconds)
+        for quota, rate in self._rates.items():
+            if self._free[quota] > now - 2 * _CATCH_UP:
+                rate.used(seconds)
+
+    # ── after it ─────────────────────────────────────────────────────────────────────────────────
+
+    def gone(self, ticket: Ticket, now: float) -> None:
+        """It is no longer in flight."""
+        self._minute.answered(ticket, now)
+        self._second.answered(ticket, now)
+        self.in_flight -= 1
+
+    def passed(self, ticket: Ticket, now: float, billed: int | None) -> None:
+        """The provider did what was asked, and billed so many tokens."""
+        if billed is not None:
+            self._minute.billed(ticket, billed)
+            self._second.billed(ticket, billed)
+            ticket.tokens = billed
+        self._passed["requests"].add(now, 1.0)
+        self._passed["tokens"].add(now, ticket.tokens)
+        self._held.append((now, ticket.level))
+
+    def refused(self, ticket: Ticket, now: float, told: Quota | None, usual: Quota | None, pause: float) -> None:
+        """The provider found it too much.
+
+        Args:
+            ticket: of the refused request.
+            now: the time.
+            told: of what, where its words tell.
+            usual: what its documents say it limits.
+            pause: seconds for which it wants to be left alone.
+        """
+        if ticket.sent < self._changed:
+            return  # it went before the limit fell, so it says nothing new
+        self._changed = now
+        quota = told or self._guess(ticket, now, usual)
+        if quota == "in_flight":
+            self._in_flight.refused(ticket.level, pause=pause)
+            self.recovered()
+            return
+        if told is None and not self._in_flight.searching:
+            self._in_flight.search(self._in_flight.value)
+        passed = self._passed[quota].rate(now)
+        rate = self._rates.get(quota)
+        if rate is None:
+            rate = self._rates[quota] = Learned(passed, least=_SLOWEST, most=float("inf"), rests=_UNDER)
+            self._free[quota] = now
+            rate.refused(passed, pause=pause)
+            rate.search(rate.value)
+        else:
+            rate.refused(max(passed, _SLOWEST) if rate.searching else rate.value, passed, pause)
+
+    def _guess(self, ticket: Ticket, now: float, usual: Quota | None) -> Quota:
+        """Whether a refusal was for requests in flight, or for a rate.
+
+        The former is met with more in flight than lately were allowed, the latter with any number. So each refusal is a
+        vote, and the documents have two. One request alone is not too many in flight.
+        """
+        held = max((level for when, level in self._held if now - when <= _LATELY), default=0)
+        vote = -_MOST_VOTES if ticket.level == 1 else 1 if ticket.level > held else -1
+        self._votes = max(-_MOST_VOTES, min(_MOST_VOTES, self._votes + vote))
+        return "in_flight" if self._votes + _DOCUMENTS[usual] > 0 else "requests"
+
+    def recovered(self) -> None:
+        """What the rates have fallen to says little: it was for something else, or after refusals only one passed."""
+        for rate in self._rates.values():
+            rate.search(rate.value)
+
+
+def _share(per_minute: int | None, parts: int) -> float | None:
+    return None if per_minute is None else max(1, per_minute // parts)
