@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads it
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import typer
@@ -22,7 +22,7 @@ def _option(panel: str, words: str, *names: str, **more: Any) -> Any:
 def command(console: Console, saying_why: Callable[[Callable[[], None]], None]) -> Callable[..., None]:
     """The command, which tells what it did on a console and ends with a sentence when it cannot."""
 
-    def embed(  # noqa: PLR0913 - each is an option of the command line
+    def embed(
         inputs: Annotated[
             list[str],
             typer.Argument(

@@ -38,13 +38,13 @@ class Column:
 
     name: str
     type: Any
-    """A pyarrow type; None: the values have no type in common, and each is kept as its JSON."""
+    """A pyarrow type; None: the values have no type in common and become text, whatever is no string its JSON."""
 
     def array(self, values: Any) -> Any:
         """The values as an arrow array."""
         pa = arrow()
         if self.type is None:
-            return pa.array([None if value is None else to_json(value).decode() for value in _plain(values)], "string")
+            return pa.array([_as_text(value) for value in _plain(values)], "string")
         if isinstance(values, (pa.Array, pa.ChunkedArray)):
             return values if values.type == self.type else values.cast(self.type)
         if pa.types.is_floating(self.type):  # arrow refuses whole numbers above 2**53 here; JSON does not
@@ -78,6 +78,10 @@ def to_json(value: Any) -> bytes:
 
 def _spelled(value: object) -> object:
     return value.hex() if isinstance(value, (bytes, bytearray)) else str(value)
+
+
+def _as_text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else to_json(value).decode()
 
 
 def _plain(values: Any) -> Iterable[Any]:
