@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 _BLOCK_TEXTS, _BLOCK_CHARACTERS = 1024, 2_000_000
 """Where a stream ends its blocks, within which a text that stands twice is sent once."""
-_ROOM = 1 << 17
-"""The most texts that are remembered to know which stand twice."""
 _SECONDS = 0.5
 """A request's time, supposed as long as none was sent."""
 _IN_FLIGHT = 8
@@ -28,9 +26,8 @@ class Forecast:
     """What a run would take."""
 
     texts: int
-    unique: int
-    twice: bool
-    """Whether some stand twice."""
+    twice: int
+    """Those of them that stood somewhere before."""
     requests: int
     tokens: int
     cost: float | None
@@ -61,23 +58,19 @@ def foretell(
         requests_per_minute: the quota, where it is known.
         tokens_per_minute: likewise.
     """
-    count = requests = tokens = 0
+    count = twice = requests = tokens = 0
     cost: float | None = 0.0
-    distinct = Distinct()
+    seen = Seen()
     tried: list[str] = []
     for block in _blocks(texts):
-        estimate = client.estimate(block, role)
-        count += estimate.texts
+        new = [text for text in block if seen.new(text)]
+        count += len(block)
+        twice += len(block) - len(new)
+        estimate = client.estimate(new if shares else block, role)
         requests += estimate.requests
         tokens += estimate.tokens
         cost = None if cost is None or estimate.cost is None else cost + estimate.cost
         tried += block[: _TRIED - len(tried)]
-        sizes = {text: len(text.encode("utf-8", "replace")) for text in block}
-        each = estimate.tokens / sum(sizes.values())
-        for text, size in sizes.items():
-            distinct.add(text, size * each)
-    share = min(1.0, distinct.weight / tokens) if shares and tokens else 1.0
-    requests, tokens = round(requests * share), round(tokens * share)
     if requests:
         many = in_flight or _IN_FLIGHT
         seconds, basis = requests * _SECONDS / many, f"{_SECONDS} s a request and {many} in flight"
@@ -93,50 +86,39 @@ def foretell(
         seconds, basis = 0.0, "what is known already"
     return Forecast(
         texts=count,
-        unique=min(count, distinct.count),
-        twice=distinct.count < count * 0.99,
+        twice=twice,
         requests=requests,
         tokens=tokens,
-        cost=None if cost is None else cost * share,
+        cost=cost,
         seconds=seconds,
         basis=basis,
     )
 
 
-class Distinct:
-    """How many different texts there are, and their weight together, remembering a bounded number of them.
+class Seen:
+    """Which texts came before, in bounded memory: a Bloom filter, which may take a new text for one it knows.
 
-    Once more are seen than may be remembered, only those whose hash falls into a smaller and smaller share of all
-    hashes are kept, and stand for the others (distinct sampling, Gibbons 2001). Exact until then; afterwards, with at
-    least 65,536 of them kept, right within about 1 %.
+    It errs for 0.01 % of ten million different texts, and for 8 % of a hundred million.
+
+    Args:
+        bits: the binary logarithm of its size in bits; 64 MiB, of which only what is used is taken.
     """
 
-    def __init__(self, room: int = _ROOM) -> None:
-        self._room = room
-        self._level = 0
-        self._kept: dict[int, float] = {}
+    def __init__(self, bits: int = 29) -> None:
+        self._mask = (1 << bits) - 1
+        self._table = bytearray(1 << (bits - 3))
 
-    def add(self, text: str, weight: float) -> None:
-        """Take a text that may have been seen before."""
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        number = int.from_bytes(digest, "little")
-        if number & ((1 << self._level) - 1):
-            return
-        self._kept.setdefault(number, weight)
-        while len(self._kept) > self._room:
-            self._level += 1
-            mask = (1 << self._level) - 1
-            self._kept = {number: its for number, its in self._kept.items() if not number & mask}
-
-    @property
-    def count(self) -> int:
-        """Different texts."""
-        return len(self._kept) << self._level
-
-    @property
-    def weight(self) -> float:
-        """The weight of the different texts together."""
-        return sum(self._kept.values()) * (1 << self._level)
+    def new(self, text: str) -> bool:
+        """Whether a text was not seen before; it is from now on."""
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=24).digest()
+        unknown = False
+        for start in (0, 8, 16):
+            place = int.from_bytes(digest[start : start + 8], "little") & self._mask
+            byte, bit = place >> 3, 1 << (place & 7)
+            if not self._table[byte] & bit:
+                unknown = True
+                self._table[byte] |= bit
+        return unknown
 
 
 def _blocks(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from multiembed import ConfigurationError, EmbeddingClient, catalog
+from multiembed import CacheFile, ConfigurationError, EmbeddingClient, MultiEmbedError, catalog
 from multiembed.cli.forecast import foretell
 from multiembed.cli.join import Joined, joined
 from multiembed.cli.leftovers import SideFile, remove_cache
@@ -225,28 +225,31 @@ def _wait_for_answers(errors: Console) -> None:
 
 
 def _tell_resume(errors: Console, client: EmbeddingClient, order: Order, what: str) -> None:
-    report = client.report
+    client.close()
     lines = [f"{what} Nothing was written to {order.out}."]
-    if order.vectors is None:
-        lines.append("No vectors were kept." if report.requests else "")
-    elif not report.requests and not report.cached_texts:
-        if order.cache is None:
-            with suppress(OSError):
-                client.close()
-                _remove_if_empty(order.vectors)
-    else:
-        lines.append(f"What is paid ({told_money(report.cost)}) is kept in {order.vectors}: the same command goes on.")
+    vectors = _kept_vectors(order)
+    if vectors:
+        lines.append(f"{vectors:,} vectors are kept in {order.vectors}: the same command goes on with them.")
         lines.append(f"  {_command()}")
         if "-" in order.inputs:
             lines.append("Give it the same standard input.")
-    errors.print("\n".join(filter(None, lines)), markup=False, highlight=False, soft_wrap=True)
+    elif client.report.requests:
+        lines.append("No vectors were kept.")
+    errors.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
-def _remove_if_empty(path: Path) -> None:
-    from multiembed import CacheFile
-
-    if path.exists() and not any(space.vectors for space in CacheFile(path).spaces()):
+def _kept_vectors(order: Order) -> int:
+    """How many vectors a run finds when it is tried again; a cache of its own that has none is removed."""
+    path = order.vectors
+    if path is None or not path.exists():
+        return 0
+    try:
+        vectors = sum(space.vectors for space in CacheFile(path).spaces())
+    except MultiEmbedError:  # what is wrong with it was said already
+        return 0
+    if not vectors and order.cache is None:
         remove_cache(path)
+    return vectors
 
 
 def _command() -> str:
@@ -296,13 +299,13 @@ def _tell_forecast(
             client,
             _watched(inputs, spinner),
             order.role,
-            shares="cache" in order.options or order.vectors is not None,
+            shares=order.vectors is not None,
             in_flight=order.options.get("max_concurrency"),
             requests_per_minute=order.options.get("requests_per_minute"),
             tokens_per_minute=order.options.get("tokens_per_minute"),
         )
     rows = {
-        "texts": f"{forecast.texts:,}" + (f", {forecast.unique:,} of them different" if forecast.twice else ""),
+        "texts": f"{forecast.texts:,}" + (f", {forecast.twice:,} of them not for the first time" if forecast.twice else ""),
         "left out": f"{survey.faults:,}" if survey.faults else "",
         "requests": f"{forecast.requests:,}",
         "tokens": f"about {forecast.tokens:,}",

@@ -88,7 +88,7 @@ class JsonLines:
                 text, reason = self._text(row)
             if reason:
                 faults[len(texts)] = reason
-                text = text or shortened(line.decode("utf-8", "replace"))
+                text = text if row else shortened(line.decode("utf-8", "replace"))
             self._names.update(row)
             numbers.append(number)
             texts.append(text)
