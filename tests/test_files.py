@@ -1,4 +1,4 @@
-"""Files of texts: every kind is read row by row, every fault is told with its place, and outputs are whole or absent."""
+"""Files of texts: each kind is read row by row, each fault told with its place, each output whole or absent."""
 
 from __future__ import annotations
 
@@ -197,7 +197,13 @@ def test_the_texts_may_stand_in_an_inner_object(tmp_path):
     assert "data.body" in faults(path, column="data")[f"{path}:1"]
 
 
-@given(st.lists(st.dictionaries(st.sampled_from("abcd"), st.integers() | st.text() | st.floats(allow_nan=False))))
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from("abcd"), st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False)
+        )
+    )
+)
 def test_any_rows_survive_jsonl_to_jsonl(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("rows")
     rows = [{**row, "text": "x"} for row in rows] or [{"text": "x"}]
@@ -296,8 +302,8 @@ def test_a_file_that_changes_between_two_readings_is_an_error(tmp_path):
         ("[1, 2]", "the line is no JSON object but a list (jq -c '.[]' makes lines of a list)"),
         ('"a"', "the line is no JSON object but text"),
         ('{"text": "a"', "the line is no JSON (unexpected end of data at column 13)"),
-        ("{", ("the line is no JSON (unexpected end of data at column 2): one object a line is asked for, not JSON over "
-         "several lines")),
+        ("{", ("the line is no JSON (unexpected end of data at column 2): one object a line is asked for, "
+               "not JSON over several lines")),
     ],
 )  # fmt: skip
 def test_a_line_of_jsonl_that_cannot_be_embedded_is_told_with_its_number(tmp_path, line, why):
@@ -486,7 +492,7 @@ def test_large_inputs_become_several_row_groups(tmp_path):
 def test_a_column_of_the_vectors_name_is_never_written_over(tmp_path):
     source = write(tmp_path / "in.jsonl", jsonl(*[{"text": "x"}] * 600, {"text": "x", "embedding": 1}))
     for suffix in ("parquet", "jsonl"):
-        with pytest.raises(ConfigurationError, match="a column 'embedding' already.*--embedding-column"):
+        with pytest.raises(ConfigurationError, match=r"a column 'embedding' already.*--embedding-column"):
             copied([source], tmp_path / f"out.{suffix}")
 
 
@@ -525,9 +531,10 @@ def test_an_existing_file_is_replaced_only_when_that_was_said(tmp_path):
 
 def test_a_file_that_appears_meanwhile_is_not_written_over(tmp_path):
     path = tmp_path / "out"
-    with WholeFile(path) as file, pytest.raises(ConfigurationError, match="exists already"):
+    with WholeFile(path) as file:
         write(path, "of somebody else")
-        file.finish()
+        with pytest.raises(ConfigurationError, match="exists already"):
+            file.finish()
     assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("out", "of somebody else")]
 
 

@@ -145,7 +145,7 @@ def test_the_simulator_imports_only_ground_and_facts():
     assert not wrong, _show(wrong)
 
 
-@pytest.mark.parametrize("face", ["langchain_multiembed", "llamaindex_multiembed", "multiembed.cli", "multiembed.files"])
+@pytest.mark.parametrize("face", [*PACKAGES[1:], "multiembed.cli", "multiembed.files"])
 def test_a_face_imports_only_itself_and_public_names(face):
     allowed = set(PACKAGES[1:]) if face == "multiembed.cli" else set()
     wrong = [

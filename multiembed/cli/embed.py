@@ -123,7 +123,8 @@ def command(console: Console, saying_why: Callable[[Callable[[], None]], None]) 
         Keys come from the environment. Status 0: all is written. 1: the provider failed. 2: something is wrong with
         the options or the inputs, and nothing was sent. 3: written without the rows that failed. 130: interrupted.
         """
-        from multiembed.cli.ingest import Order, run
+        from multiembed.cli.ingest import run
+        from multiembed.cli.order import Order
 
         options = {
             "dimensions": dimensions,

@@ -36,6 +36,13 @@ class Joined:
         kept[[*self.chunk.faults, *self.failures]] = False
         return kept
 
+    def first_failure(self) -> MultiEmbedError:
+        """The error of the first row that failed, which tells its place."""
+        row, error = min(self.failures.items())
+        error.message = f"{self.chunk.place(row)}: {error.message}"
+        error.indices = ()  # of a block, which nobody knows of
+        return error
+
 
 def joined(client: EmbeddingClient, chunks: Iterable[Chunk], role: Role) -> Iterator[Joined]:
     """Embed chunks, in order; no more of them are held than the stream reads ahead.
@@ -50,8 +57,13 @@ def joined(client: EmbeddingClient, chunks: Iterable[Chunk], role: Role) -> Iter
         for result in stream:
             yield from parts.take(result)
         yield from parts.rest()
-    except PartialFailureError as error:  # some texts of its block are well, but no other can be
-        raise error.__cause__ or error from None
+    except MultiEmbedError as error:
+        # What no text can escape. It counts texts in a block, which nobody knows of.
+        first = error.__cause__ if isinstance(error, PartialFailureError) else error
+        if not isinstance(first, MultiEmbedError):
+            raise
+        first.indices = ()
+        raise first from None
     finally:
         close = getattr(stream, "close", None)
         if close is not None:

@@ -10,6 +10,7 @@ import orjson
 
 from multiembed import ConfigurationError
 from multiembed.files.arrow import arrow
+from multiembed.files.rows import InputError
 from multiembed.files.whole import WholeFile
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class ParquetWriter:
         if not kept.any():
             return
         pa = arrow()
-        arrays = [column.array(chunk.columns.values(column.name)) for column in self._columns]
+        arrays = [self._array(column, chunk) for column in self._columns]
         if not kept.all():
             mask = pa.array(kept)
             arrays = [array.filter(mask) for array in arrays]
@@ -151,6 +152,17 @@ class ParquetWriter:
         """Write the last row group and the footer."""
         self._flush()
         self._writer.close()
+
+    def _array(self, column: Column, chunk: Chunk) -> Any:
+        try:
+            return column.array(chunk.columns.values(column.name))
+        except (arrow().ArrowException, OverflowError, TypeError, ValueError) as error:
+            raise InputError(
+                f"a value of the column {column.name!r} here or soon after is no {column.type}, as the others are "
+                f"({error}): write .jsonl, which needs no types.",
+                file=chunk.files[0],
+                line=chunk.lines[0],
+            ) from None
 
     def _flush(self) -> None:
         pa = arrow()
