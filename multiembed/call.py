@@ -223,6 +223,7 @@ def foresee(
     *,
     target: Target,
     count: Callable[[str], int],
+    expect: Callable[[str], float],
     runtime: Runtime,
 ) -> Estimate:
     """What a call would take, told without sending anything. What the cache knows costs nothing.
@@ -241,7 +242,10 @@ def foresee(
         unique = [text for place, text in enumerate(unique) if place not in known]
     measured = list(sizes(unique, role, target, count))
     requests = sum(1 for _ in pack(measured, learned(target.limits, lessons, ceilings)))
-    tokens = round(sum(its_tokens for its_tokens, _ in measured) * (lessons.per_estimate or 1.0))
+    if lessons.per_estimate is None:  # no bill has come yet that tells how far the estimate is off
+        tokens = round(sum(map(expect, target.prepare(unique, role))))
+    else:
+        tokens = round(sum(its_tokens for its_tokens, _ in measured) * lessons.per_estimate)
     price = target.facts.price_cny_per_mtok
     return Estimate(
         texts=len(checked),

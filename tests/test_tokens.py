@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from multiembed.cli.corpus import passages
 from multiembed.job import Lessons
 from multiembed.simulator.tokenizer import count_tokens
-from multiembed.tokens import estimate_tokens, most_tokens
+from multiembed.tokens import estimate_tokens, expected_tokens, most_tokens
 
 # A sample of each script, and the tokens per character that Qwen's tokenizer was measured to make of such text.
 MEASURED = {
@@ -58,6 +59,18 @@ def test_lone_surrogates_break_neither(text):
     assert estimate_tokens(text + "\udfff") <= most_tokens(text + "\udfff")
 
 
+@given(st.text())
+def test_what_is_expected_is_a_number_that_only_the_empty_text_may_lack(text):
+    assert 0.0 <= expected_tokens(text) < 4 * len(text) + 1
+    assert expected_tokens("") == 0.0
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_what_is_expected_of_many_texts_is_what_a_tokenizer_makes_of_them(language):
+    texts = [passage.text for passage in passages() if passage.language == language]
+    assert sum(map(expected_tokens, texts)) == pytest.approx(sum(map(count_tokens, texts)), rel=0.04)
+
+
 # ── corrected by bills ───────────────────────────────────────────────────────────────────────────
 
 
@@ -87,7 +100,9 @@ def test_the_most_per_estimate_forgets_slowly_what_was_dear():
     assert lessons.per_estimate == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize("script", ["a b c d e f g h i j ", "无边落木萧萧下不尽长江滚滚来", "internationalization "])
+@pytest.mark.parametrize(
+    "script", ["the quick brown fox jumps ", "无边落木萧萧下不尽长江滚滚来", "internationalization "]
+)
 def test_after_a_few_replies_the_estimate_is_what_the_provider_bills(connect, door, script):
     client = connect("dashscope:text-embedding-v4", dimensions=64)
     texts = [f"{script * 20}{number}" for number in range(40)]

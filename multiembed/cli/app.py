@@ -10,6 +10,7 @@ from rich.console import Console
 import multiembed
 from multiembed.cli.cache import commands as cache_commands
 from multiembed.cli.doctor import command as doctor_command
+from multiembed.cli.embed import command as embed_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,3 +144,4 @@ def _saying_why(action: Callable[[], None]) -> None:
 
 app.add_typer(cache_commands(console, _saying_why), name="cache")
 app.command()(doctor_command(console, _saying_why))
+app.command()(embed_command(console, _saying_why))

@@ -1,0 +1,110 @@
+"""What `multiembed embed` says at its end: what was done and what it cost, what is left, and how to go on."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from multiembed import CacheFile, MultiEmbedError, catalog
+from multiembed.cli.leftovers import remove_cache
+from multiembed.cli.meter import duration, told_money, told_tokens
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from multiembed import EmbeddingClient
+    from multiembed.cli.forecast import Forecast
+    from multiembed.cli.leftovers import SideFile
+    from multiembed.cli.order import Order
+
+
+def tell_resume(errors: Console, client: EmbeddingClient, order: Order, what: str, *, dry: bool) -> None:
+    """Say that nothing was written, what is kept all the same, and which command goes on with it."""
+    client.close()
+    lines = [what if dry else f"{what} Nothing was written to {order.out}."]
+    vectors = 0 if dry else _kept_vectors(order)
+    if vectors:
+        lines.append(f"{vectors:,} vectors are kept in {order.vectors}: the same command goes on with them.")
+        lines.append(f"  {_command()}")
+        if "-" in order.inputs:
+            lines.append("Give it the same standard input.")
+    elif client.report.requests:
+        lines.append("No vectors were kept.")
+    errors.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _kept_vectors(order: Order) -> int:
+    """How many vectors a run finds when it is tried again; a cache of its own that has none is removed."""
+    path = order.vectors
+    if path is None or not path.exists():
+        return 0
+    try:
+        vectors = sum(space.vectors for space in CacheFile(path).spaces())
+    except MultiEmbedError:  # what is wrong with it was said already
+        return 0
+    if not vectors and order.cache is None:
+        remove_cache(path)
+    return vectors
+
+
+def _command() -> str:
+    """The command line, as it can be typed again."""
+    name = Path(sys.argv[0])
+    found = shutil.which(name.name)
+    called = name.name if found and Path(found) == name.absolute() else str(name)
+    return shlex.join([called, *sys.argv[1:]])
+
+
+def tell_result(
+    console: Console, client: EmbeddingClient, order: Order, rows: int, side: SideFile, seconds: float
+) -> None:
+    """Say what was done, what it cost, and what was left out."""
+    report = client.report
+    facts = [f"{report.requests:,} requests"] if report.requests else []
+    if report.requests or report.cached_texts:
+        facts += [told_tokens(report.total_tokens), _priced(report.cost, order.model)]
+    if report.cached_texts:
+        facts.append(f"{report.cached_texts:,} texts known already")
+    if report.retries:
+        facts.append(f"{report.retries:,} retries")
+    if report.rate_errors:
+        facts.append(f"{report.rate_errors:,} times too fast")
+    if report.p50 is not None and report.p99 is not None:
+        facts.append(f"answers in {report.p50:.2f} s, 99 % within {report.p99:.2f} s")
+    facts.append(duration(seconds))
+    said = f"{rows:,} texts: {order.out}\n{', '.join(facts)}"
+    if side.rows:
+        said += f"\n{side.rows:,} rows were left out; the reasons are in {order.failed}"
+        if side.failures and order.vectors is not None:
+            said += f"\n{order.vectors} is kept: with --overwrite the same command pays for the failed rows alone."
+    console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+
+def _priced(cost: float | None, model: str) -> str:
+    for owner, facts in catalog():
+        if f"{owner.id}:{facts.name}" == model and cost:
+            return f"{told_money(cost)} (price of {facts.checked})"
+    return told_money(cost)
+
+
+def tell_forecast(console: Console, forecast: Forecast, model: str, *, left_out: int) -> None:
+    """Print what a run would take."""
+    again = f", {forecast.twice:,} of them not for the first time" if forecast.twice else ""
+    money = "unknown: the catalog has no price of this model"
+    if forecast.cost is not None:
+        money = f"about {_priced(forecast.cost, model)}" if forecast.cost else "nothing"
+    rows = {
+        "texts": f"{forecast.texts:,}{again}",
+        "left out": f"{left_out:,}" if left_out else "",
+        "requests": f"{forecast.requests:,}",
+        "tokens": f"about {forecast.tokens:,}",
+        "money": money,
+        "time": f"about {duration(forecast.seconds)}, by {forecast.basis}",
+    }
+    for name, value in rows.items():
+        if value:
+            console.print(f"{name:<10}{value}", markup=False, highlight=False, soft_wrap=True)
+    console.print("Nothing was sent.", highlight=False)

@@ -1,0 +1,32 @@
+"""Files of texts in, files of vectors out: read and written in constant memory, without a network.
+
+inputs = Inputs(["docs.jsonl"], column="text")
+survey = inputs.survey()
+with open_output("docs.parquet", columns=survey.columns) as output:
+    for chunk in inputs.chunks():
+        output.write(chunk, vectors_of(chunk), kept_of(chunk))
+    output.finish()
+"""
+
+from __future__ import annotations
+
+from multiembed.files.inputs import Inputs, Survey
+from multiembed.files.outputs import OUTPUT_FORMATS, Output, open_output, output_format
+from multiembed.files.rows import Chunk, InputError, shortened
+from multiembed.files.sources import INPUT_FORMATS
+from multiembed.files.whole import WholeFile, check_place
+
+__all__ = [
+    "INPUT_FORMATS",
+    "OUTPUT_FORMATS",
+    "Chunk",
+    "InputError",
+    "Inputs",
+    "Output",
+    "Survey",
+    "WholeFile",
+    "check_place",
+    "open_output",
+    "output_format",
+    "shortened",
+]

@@ -1,0 +1,194 @@
+"""CSV and TSV: rows under a header, with quoted fields that may hold line ends."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from multiembed.files.arrow import arrow, to_json
+from multiembed.files.lines import LONGEST_LINE
+from multiembed.files.rows import CHUNK_CHARACTERS, CHUNK_ROWS, Chunk, InputError, fault_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
+
+    from multiembed.files.lines import Lines
+
+# A column becomes numbers only where every value of the whole file is one and none loses anything by it: 007 is text.
+_FORMS: dict[str, re.Pattern[str]] = {
+    "boolean": re.compile(r"[Tt]rue|[Ff]alse|TRUE|FALSE"),
+    "integer": re.compile(r"0|-?[1-9][0-9]{0,17}"),
+    "number": re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?"),
+}
+_READ: dict[str, Callable[[str], Any]] = {
+    "boolean": lambda word: word in ("true", "True", "TRUE"),
+    "integer": int,
+    "number": float,
+}
+
+
+@dataclass(slots=True)
+class Fields:
+    """The rows of a chunk; their values by the kinds that the whole file turned out to have."""
+
+    kinds: dict[str, str]
+    rows: list[list[str]]
+
+    def values(self, name: str) -> list[Any]:
+        """One column; None where the file does not have it, and for an empty field of a column of numbers."""
+        if name not in self.kinds:
+            return [None] * len(self.rows)
+        at = list(self.kinds).index(name)
+        read = _READ.get(self.kinds[name])
+        if read is None:
+            return [row[at] for row in self.rows]
+        return [read(row[at]) if row[at] else None for row in self.rows]
+
+    def objects(self) -> list[bytes]:
+        """Each row as a JSON object."""
+        columns = [self.values(name) for name in self.kinds]
+        return [to_json(dict(zip(self.kinds, row, strict=True))) for row in zip(*columns, strict=True)]
+
+
+class Delimited:
+    """Rows under a header.
+
+    Args:
+        lines: the file.
+        column: the column of the texts.
+        delimiter: one character.
+        quoted: False: a quotation mark is a character like any other.
+    """
+
+    def __init__(self, lines: Lines, column: str | None, *, delimiter: str, quoted: bool) -> None:
+        self.name = lines.name
+        self.column = column
+        self._lines = lines
+        self._delimiter = delimiter
+        self._quoted = quoted
+        self._undecoded: str | None = None  # what is wrong with the bytes of the row that is being read
+        self._kinds: dict[str, str] = {}
+        self._known = False
+
+    def kinds(self) -> dict[str, str]:
+        """The columns, with what their first values are."""
+        rows = self._rows()
+        header = self._header(rows)
+        sample = [fields for _, (_, fields) in zip(range(CHUNK_ROWS), rows, strict=False) if len(fields) == len(header)]
+        return {name: _kind(None, [fields[at] for fields in sample]) or "text" for at, name in enumerate(header)}
+
+    def types(self) -> dict[str, Any]:
+        """The columns, with their arrow types, once the file was read to its end."""
+        pa = arrow()
+        types = {"boolean": pa.bool_(), "integer": pa.int64(), "number": pa.float64()}
+        return {name: types.get(kind, pa.string()) for name, kind in self._kinds.items()}
+
+    def names(self) -> Collection[str]:
+        """The names of the columns, once the file was read."""
+        return self._kinds
+
+    def seen(self, chunk: Chunk) -> dict[str, Any]:  # noqa: ARG002
+        """Nothing more."""
+        return {}
+
+    def read(self, *, whole: bool = True) -> Iterator[Chunk]:  # noqa: ARG002 - a row is parsed as a whole
+        """The rows, from the first. The first reading to the end finds out what the columns hold."""
+        rows = self._rows()
+        header = self._header(rows)
+        learned: dict[str, str | None] = dict.fromkeys(header)
+        learned[str(self.column)] = "text"
+        for chunk in self._chunks(rows, header):
+            if not self._known:
+                fields = cast("Fields", chunk.columns).rows
+                for at, name in enumerate(header):
+                    learned[name] = _kind(learned[name], [row[at] for row in fields])
+            yield chunk
+        if not self._known:
+            self._kinds.update((name, kind or "text") for name, kind in learned.items())
+            self._known = True
+
+    def _chunks(self, rows: Iterator[tuple[int, list[str]]], header: list[str]) -> Iterator[Chunk]:
+        at = header.index(str(self.column))
+        numbers: list[int | None] = []
+        texts: list[str] = []
+        faults: dict[int, str] = {}
+        kept: list[list[str]] = []
+        size = 0
+        for number, fields in rows:
+            reason = self._fault(fields, len(header))
+            text = fields[at] if at < len(fields) else ""
+            reason = reason or fault_of(text)
+            if reason:
+                faults[len(texts)] = reason
+                fields = (fields + [""] * len(header))[: len(header)]
+            numbers.append(number)
+            texts.append(text)
+            kept.append(fields)
+            size += sum(map(len, fields))
+            if len(texts) == CHUNK_ROWS or size >= CHUNK_CHARACTERS:
+                yield Chunk([self.name] * len(texts), numbers, texts, faults, Fields(self._kinds, kept))
+                numbers, texts, faults, kept, size = [], [], {}, [], 0
+        if texts:
+            yield Chunk([self.name] * len(texts), numbers, texts, faults, Fields(self._kinds, kept))
+
+    def _fault(self, fields: list[str], expected: int) -> str | None:
+        undecoded, self._undecoded = self._undecoded, None
+        if undecoded:
+            return undecoded
+        return None if len(fields) == expected else f"the row has {len(fields)} fields, the header {expected}"
+
+    def _header(self, rows: Iterator[tuple[int, list[str]]]) -> list[str]:
+        number, header = next(rows, (None, []))
+        twice = [name for name in header if header.count(name) > 1]
+        if number is None:
+            raise InputError("the file is empty: it has no header", file=self.name)
+        if self._undecoded:
+            raise InputError(self._undecoded, file=self.name, line=number)
+        if twice:
+            raise InputError(f"the header names {twice[0]!r} twice", file=self.name, line=number)
+        if not self._kinds:
+            self._kinds = dict.fromkeys(header, "text")
+        return header
+
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Each row with the line on which it begins; empty lines are passed over."""
+        csv.field_size_limit(LONGEST_LINE)
+        self._undecoded = None
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE
+        reader = csv.reader(self._decoded(), delimiter=self._delimiter, quoting=quoting, strict=True)
+        begins = 1
+        while True:
+            try:
+                fields = next(reader, None)
+            except csv.Error as error:
+                hint = "; where a quotation mark is a character like any other, say --no-quotes" if self._quoted else ""
+                raise InputError(f"the row cannot be read: {error}{hint}", file=self.name, line=begins) from None
+            if fields is None:
+                return
+            if fields:
+                yield begins, fields
+            begins = reader.line_num + 1
+
+    def _decoded(self) -> Iterator[str]:
+        for _, line in self._lines.numbered():
+            try:
+                text = self._lines.decode(line)
+            except UnicodeDecodeError as error:
+                self._undecoded = self._undecoded or self._lines.said(error)
+                text = line.decode("utf-8", "replace")
+            yield text
+
+
+def _kind(before: str | None, values: Iterable[str]) -> str | None:
+    """What a column holds, when it held this before; None while it holds nothing but empty fields."""
+    if before == "text":
+        return "text"
+    words = [word for word in values if word]
+    if not words:
+        return before
+    for kind, form in _FORMS.items():
+        if before in (None, kind, "integer" if kind == "number" else kind) and all(map(form.fullmatch, words)):
+            return kind
+    return "text"

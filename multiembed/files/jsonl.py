@@ -1,0 +1,169 @@
+"""JSONL: an object on each line. Lines are kept as they stand, so that JSONL out of JSONL loses nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import orjson
+
+from multiembed.files.rows import CHUNK_CHARACTERS, CHUNK_ROWS, Chunk, fault_of, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from multiembed.files.lines import Lines
+
+_KINDS = {str: "text", int: "integer", float: "number", bool: "boolean", list: "list", dict: "object"}
+
+
+@dataclass(slots=True)
+class Objects:
+    """The rows of a chunk, each with its line."""
+
+    rows: list[dict[str, Any]]
+    lines: list[bytes]
+
+    def values(self, name: str) -> list[Any]:
+        """One column; None where a row does not have it."""
+        return [row.get(name) for row in self.rows]
+
+    def objects(self) -> list[bytes]:
+        """Each row as it stood."""
+        return self.lines
+
+
+class JsonLines:
+    """An object on each line; blank lines are passed over.
+
+    The texts are one field's; of objects inside objects it is named as outer.inner.
+    """
+
+    def __init__(self, lines: Lines, column: str | None) -> None:
+        self.name = lines.name
+        self.column = column
+        self._lines = lines
+        self._names: set[str] = set()
+
+    def kinds(self) -> dict[str, str]:
+        """The fields of the first rows, with what they hold."""
+        kinds: dict[str, str] = {}
+        for chunk in self.read():
+            for row in cast("Objects", chunk.columns).rows:
+                for name, value in row.items():
+                    if kinds.setdefault(name, "null") == "null":
+                        kinds[name] = _KINDS.get(type(value), "null")
+            break
+        return kinds
+
+    def types(self) -> dict[str, Any]:
+        """Nothing that was not seen in the chunks."""
+        return {}
+
+    def names(self) -> Collection[str]:
+        """The names of all fields that were read so far."""
+        return self._names
+
+    def seen(self, chunk: Chunk) -> dict[str, Any]:
+        """The columns of a chunk with their values."""
+        columns = cast("Objects", chunk.columns)
+        names = dict.fromkeys(name for row in columns.rows for name in row)
+        return {name: columns.values(name) for name in names}
+
+    def read(self, *, whole: bool = True) -> Iterator[Chunk]:  # noqa: ARG002 - a line is parsed as a whole
+        """The rows, from the first."""
+        numbers: list[int | None] = []
+        texts: list[str] = []
+        faults: dict[int, str] = {}
+        columns = Objects([], [])
+        size = 0
+        for number, line in self._lines.numbered():
+            line = line.strip()
+            if not line:
+                continue
+            row, kept, reason = self._row(line)
+            text = ""
+            if reason is None:
+                text, reason = self._text(row)
+            if reason:
+                faults[len(texts)] = reason
+                text = text if row else shortened(line.decode("utf-8", "replace"))
+            self._names.update(row)
+            numbers.append(number)
+            texts.append(text)
+            columns.rows.append(row)
+            columns.lines.append(kept)
+            size += len(line)
+            if len(texts) == CHUNK_ROWS or size >= CHUNK_CHARACTERS:
+                yield Chunk([self.name] * len(texts), numbers, texts, faults, columns)
+                numbers, texts, faults, columns, size = [], [], {}, Objects([], []), 0
+        if texts:
+            yield Chunk([self.name] * len(texts), numbers, texts, faults, columns)
+
+    def _row(self, line: bytes) -> tuple[dict[str, Any], bytes, str | None]:
+        """The object of a line, the line as UTF-8, and what is wrong with it."""
+        if self._lines.encoding != "utf-8":
+            try:
+                line = self._lines.decode(line).encode("utf-8", "surrogatepass")
+            except UnicodeDecodeError as error:
+                return {}, b"{}", self._lines.said(error)
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            return self._again(line, error)
+        if not isinstance(row, dict):
+            kind = _KINDS.get(type(row), "null")
+            hint = " (jq -c '.[]' makes lines of a list)" if kind == "list" else ""
+            return {}, b"{}", f"the line is no JSON object but {_a(kind)}{hint}"
+        return row, line, None
+
+    def _again(self, line: bytes, error: orjson.JSONDecodeError) -> tuple[dict[str, Any], bytes, str | None]:
+        """What Python writes and strict JSON does not know: NaN and halves of a surrogate pair."""
+        try:
+            row = json.loads(line.decode("utf-8"), parse_constant=lambda _: None)
+        except UnicodeDecodeError as its:
+            return {}, b"{}", self._lines.said(its)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            hint = ": one object a line is asked for, not JSON over several lines" if line in (b"{", b"[") else ""
+            return {}, b"{}", f"the line is no JSON ({error.msg} at column {error.colno}){hint}"
+        row = _sound(row)
+        return row, orjson.dumps(row), None
+
+    def _text(self, row: dict[str, Any]) -> tuple[str, str | None]:
+        column = self.column
+        if column is None:  # the columns are only looked at
+            return "", None
+        value: Any = row
+        for name in [column] if column in row else column.split("."):
+            if not isinstance(value, dict) or name not in value:
+                return "", f"there is no {column!r}; the line has {', '.join(map(repr, row)) or 'no field'}"
+            value = value[name]
+        if isinstance(value, str):
+            return value, fault_of(value)
+        if value is None:
+            return "", f"{column!r} is null"
+        kind = _KINDS[type(value)]
+        hint = ""
+        if isinstance(value, dict) and value:
+            hint = f": a field inside is named as {column}.{next(iter(value))}"
+        return "", f"{column!r} is {_a(kind)}, not text{hint}"
+
+
+def _a(kind: str) -> str:
+    return kind if kind in ("null", "text") else f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+
+
+def _sound(value: Any) -> Any:
+    """A value in which halves of surrogate pairs are U+FFFD, because UTF-8 has no place for them."""
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, list):
+        return [_sound(each) for each in value]
+    if isinstance(value, dict):
+        return {_sound(name): _sound(each) for name, each in value.items()}
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return float(value)
+    return value

@@ -1,0 +1,163 @@
+"""The lines of a file with their numbers: decompressed, without a byte order mark, in constant memory."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import zlib
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, cast
+
+from multiembed.files.arrow import arrow
+from multiembed.files.rows import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LONGEST_LINE = 64 << 20
+"""Bytes of a line beyond which a file is no file of lines."""
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"
+_GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
+_BLOCK = 1 << 18
+
+
+class Lines:
+    """The lines of one file, to be read once or several times.
+
+    Args:
+        path: where it lies.
+        name: what messages call it.
+        encoding: a Python name of an encoding; a byte order mark of UTF-16 or UTF-32 outweighs "utf-8".
+    """
+
+    def __init__(self, path: Path, name: str, encoding: str = "utf-8") -> None:
+        try:
+            self.encoding = self._asked = codecs.lookup(encoding).name
+        except LookupError:
+            raise InputError(f"There is no encoding {encoding!r}: try utf-8, gb18030 or utf-16.") from None
+        self.path = path
+        self.name = name
+
+    def numbered(self) -> Iterator[tuple[int, bytes]]:
+        """Each line, its end included, with its number, counted from 1.
+
+        Raises:
+            InputError: the file cannot be decompressed, or a line is far too long.
+        """
+        number = 0
+        with self._opened() as stream:
+            while line := self._next(stream, number):
+                number += 1
+                if len(line) > LONGEST_LINE:
+                    raise InputError(
+                        f"the line is longer than {LONGEST_LINE >> 20} MiB: is this the right --format?",
+                        file=self.name,
+                        line=number,
+                    )
+                yield number, line
+
+    def decode(self, line: bytes) -> str:
+        """A line as text.
+
+        Raises:
+            UnicodeDecodeError: it is not of the file's encoding.
+        """
+        return line.decode(self.encoding)
+
+    def said(self, error: UnicodeDecodeError) -> str:
+        """What to tell of a line that is not of the file's encoding."""
+        byte = error.object[error.start]
+        return f"byte 0x{byte:02x} at {error.start} is no {self.encoding}: say --encoding, for instance gb18030"
+
+    def _next(self, stream: IO[bytes], number: int) -> bytes:
+        try:
+            return stream.readline(LONGEST_LINE + 1)
+        except UnicodeDecodeError as error:
+            raise InputError(f"not the encoding that it claims: {error.reason}", file=self.name) from None
+        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+            raise InputError(f"cannot be read: {error}", file=self.name, line=number + 1) from None
+
+    @contextmanager
+    def _opened(self) -> Iterator[IO[bytes]]:
+        with decompressed(self.path) as stream:
+            begin = stream.read(4)
+            rest = cast("IO[bytes]", io.BufferedReader(_Joined(begin, stream), _BLOCK))
+            if begin.startswith(codecs.BOM_UTF8):
+                rest.read(len(codecs.BOM_UTF8))
+            elif wide := self._wide(begin):
+                # What follows sees UTF-8, because a newline in two bytes ends no line.
+                self.encoding = "utf-8"
+                rest = cast("IO[bytes]", io.BufferedReader(_Recoded(rest, wide), _BLOCK))
+            yield rest
+
+    def _wide(self, begin: bytes) -> str | None:
+        if self._asked.startswith(("utf-16", "utf-32")):
+            return self._asked
+        if begin in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
+            return "utf-32"
+        return "utf-16" if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else None
+
+
+@contextmanager
+def decompressed(path: Path) -> Iterator[IO[bytes]]:
+    """A file's bytes; gzip, bzip2, xz and Zstandard are known by their first bytes, whatever the file is called."""
+    with path.open("rb") as raw:
+        begin = raw.read(6)
+    if begin.startswith(_ZSTANDARD):
+        with arrow().input_stream(str(path), compression="zstd") as stream:
+            yield stream
+    elif begin.startswith(_GZIP):
+        with gzip.open(path) as stream:
+            yield cast("IO[bytes]", stream)
+    elif begin.startswith(_BZIP2):
+        with bz2.open(path) as stream:
+            yield cast("IO[bytes]", stream)
+    elif begin == _XZ:
+        with lzma.open(path) as stream:
+            yield cast("IO[bytes]", stream)
+    else:
+        with path.open("rb", _BLOCK) as stream:
+            yield stream
+
+
+class _Joined(io.RawIOBase):
+    """Bytes that were read ahead, and the stream that they came from."""
+
+    def __init__(self, begin: bytes, stream: IO[bytes]) -> None:
+        self._begin = begin
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        data = self._begin or self._stream.read(len(buffer))
+        self._begin = b""
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Recoded(io.RawIOBase):
+    """A stream of another encoding as UTF-8."""
+
+    def __init__(self, stream: IO[bytes], encoding: str) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        while not self._left:
+            data = self._stream.read(_BLOCK)
+            self._left = self._decoder.decode(data, final=not data).encode("utf-8", "surrogatepass")
+            if not data and not self._left:
+                return 0
+        taken, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
+        buffer[: len(taken)] = taken
+        return len(taken)

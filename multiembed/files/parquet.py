@@ -1,0 +1,102 @@
+"""Parquet as an input, read in small batches whatever the size of its row groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from multiembed.files.arrow import arrow, to_json
+from multiembed.files.rows import CHUNK_ROWS, Chunk, InputError, fault_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+_BUFFER = 1 << 18
+"""Bytes read ahead of each column."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """The rows of a chunk as arrow holds them."""
+
+    batch: Any
+
+    def values(self, name: str) -> Any:
+        """One column; nulls where the file does not have it."""
+        if name in self.batch.schema.names:
+            return self.batch.column(name)
+        return [None] * self.batch.num_rows
+
+    def objects(self) -> list[bytes]:
+        """Each row as a JSON object."""
+        return list(map(to_json, self.batch.to_pylist()))
+
+
+class Parquet:
+    """A Parquet file."""
+
+    def __init__(self, path: Path, name: str, column: str | None) -> None:
+        self.name = name
+        self.column = column
+        self._path = path
+
+    def kinds(self) -> dict[str, str]:
+        """The columns, with what they hold."""
+        pa = arrow()
+        return {name: "text" if _textual(pa, its) else str(its) for name, its in self.types().items()}
+
+    def types(self) -> dict[str, Any]:
+        """The columns, with their arrow types."""
+        with self._opened() as file:
+            schema = file.schema_arrow
+        if len(set(schema.names)) != len(schema.names):
+            raise InputError("two columns have the same name", file=self.name)
+        return dict(zip(schema.names, schema.types, strict=True))
+
+    def names(self) -> Collection[str]:
+        """The names of the columns."""
+        return self.types()
+
+    def seen(self, chunk: Chunk) -> dict[str, Any]:  # noqa: ARG002
+        """Nothing more."""
+        return {}
+
+    def read(self, *, whole: bool = True) -> Iterator[Chunk]:
+        """The rows, from the first; with all columns, or with the texts alone."""
+        pa = arrow()
+        column = str(self.column)
+        first = 1
+        with self._opened() as file:
+            columns = None if whole else [column]
+            try:
+                for batch in file.iter_batches(CHUNK_ROWS, columns=columns, use_threads=False):
+                    yield self._chunk(batch, batch.column(column).to_pylist(), first)
+                    first += batch.num_rows
+            except (pa.ArrowException, OSError) as error:
+                raise InputError(f"cannot be read: {error}", file=self.name, line=first) from None
+
+    def _chunk(self, batch: Any, values: list[Any], first: int) -> Chunk:
+        faults = {
+            row: reason
+            for row, value in enumerate(values)
+            if (reason := f"{self.column!r} is null" if value is None else fault_of(value))
+        }
+        texts = [value or "" for value in values]
+        return Chunk([self.name] * len(texts), range(first, first + len(texts)), texts, faults, Batch(batch))
+
+    def _opened(self) -> Any:
+        pa = arrow()
+        try:
+            return pa.parquet.ParquetFile(self._path, pre_buffer=False, buffer_size=_BUFFER)
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, (FileNotFoundError, PermissionError)):
+                raise
+            raise InputError(f"this is no whole Parquet file: {error}", file=self.name) from None
+
+
+def _textual(pa: Any, its: Any) -> bool:
+    types = pa.types
+    if types.is_dictionary(its):
+        its = its.value_type
+    return bool(types.is_string(its) or types.is_large_string(its) or types.is_string_view(its))
