@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import pickle
 import signal
@@ -607,6 +608,49 @@ def test_a_cut_file_never_gives_a_wrong_vector(cache, path):
     with pytest.warns(CacheWarning):
         found = cache.get(SPACE, texts_of(range(300)))
     assert not found.positions or (found.dense == dense_of(found.positions, 64)).all()
+
+
+def test_a_lookup_of_several_statements_finds_each_text_in_its_place(cache):
+    fill(cache, range(0, 6000, 2))
+    asked = np.random.default_rng(1).permutation(6000).tolist()
+    found = cache.get(SPACE, texts_of([*asked, *asked[:50]]))
+    assert found.positions == [place for place, number in enumerate([*asked, *asked[:50]]) if number % 2 == 0]
+    assert (found.dense == dense_of([[*asked, *asked[:50]][place] for place in found.positions])).all()
+
+
+@pytest.mark.parametrize("record", ["a text", 5, b"", b"\1\0\1\0"])
+def test_one_damaged_row_among_many_is_missed_alone(cache, path, record):
+    fill(cache, range(2500))
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("UPDATE vectors SET record = ? WHERE id IN (1, 1200)", (record,))
+    with pytest.warns(CacheWarning, match="damaged"):
+        found = cache.get(SPACE, texts_of(range(2500)))
+    assert found.positions == [number for number in range(2500) if number not in (0, 1199)]
+    assert (found.dense == dense_of(found.positions)).all()
+
+
+def test_a_whole_record_in_anothers_row_is_missed(cache, path):
+    fill(cache, range(2500))
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("UPDATE vectors SET record = (SELECT record FROM vectors WHERE id = 7) WHERE id = 1200")
+    found = cache.get(SPACE, texts_of(range(2500)))
+    assert found.positions == [number for number in range(2500) if number != 1199]
+    assert (found.dense == dense_of(found.positions)).all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files cannot be seen here")
+def test_a_cache_that_is_dropped_closes_its_file(path):
+    def open_files():
+        names = [str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+        return [name for name in names if name.startswith(str(path))]
+
+    dropped = [open_cache(path)]
+    fill(dropped[0], range(3))
+    assert holds(dropped[0], range(3))
+    assert open_files()
+    with ThreadPoolExecutor(1) as threads:  # the last one to hold it need not be the one that opened it
+        threads.submit(lambda: (dropped.clear(), gc.collect())).result()
+    assert open_files() == []
 
 
 # ── opening ──────────────────────────────────────────────────────────────────────────────────────

@@ -20,12 +20,18 @@ class Connection:
     """Opened at the first use and used by one thread at a time.
 
     SQLite must not be carried over a fork: the child would believe in locks that only its parent holds, and both would
-    lose what they write. So the connection is closed before a fork, and parent and child each open their own.
+    lose what they write. So the connection is closed before a fork, and parent and child each open their own. It is
+    also closed when it is dropped, by whichever thread drops it last, and at the end of the process.
+
+    Args:
+        path: of the file.
+        pages: that SQLite keeps in memory; None: as many as it likes.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, pages: int | None = None) -> None:
         self.lock = threading.RLock()
         self._path = path
+        self._pages = pages
         self._open: sqlite3.Connection | None = None
         self._opened_by = 0
         self._closing: finalize[..., Connection] | None = None
@@ -80,7 +86,9 @@ class Connection:
         if self._open is None:
             self._open = connect(self._path)
             self._opened_by = os.getpid()
-            self._closing = finalize(self, _close, self._open, self._opened_by)  # at the end of the process too
+            self._closing = finalize(self, _close, self._open, self._opened_by)
+            if self._pages is not None:
+                self._open.execute(f"PRAGMA cache_size = {self._pages}")
             self._file = _identity(self._path)
         return self._open
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from multiembed.cache.codec import decode, form_of, name_of, whole
+from multiembed.cache.codec import as_array, decode, form_of, name_of, read_alike, whole
 from multiembed.cache.contract import Found
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from multiembed.records import SparseVector, Vectors
+
+    Places: TypeAlias = np.ndarray[tuple[int], np.dtype[np.intp]]
 
 
 class Gathering:
@@ -25,6 +27,7 @@ class Gathering:
     def __init__(self, names: Sequence[bytes]) -> None:
         self._wanted = names
         self.names = list(dict.fromkeys(names))
+        self.digests = as_array(self.names)
         self.damaged = False
         self.mixed = False
         self._form: bytes | None = None
@@ -32,11 +35,23 @@ class Gathering:
         self._dense: Vectors | None = None
         self._sparse: list[SparseVector | None] | None = None
 
-    def add(self, brought: list[tuple[int, bytes]]) -> None:
+    def add(self, places: Places, records: Sequence[bytes]) -> None:
         """Take in records, each with the place in `names` of the text that it was brought for."""
+        if not records:
+            return
+        alike = read_alike(records, self.digests[places])
+        if alike is None:
+            self._add_each(places.tolist(), records)
+        else:
+            form, dense = alike
+            if form != self._form:
+                self._begin(form, others=False)
+            self._keep(places, dense, None)
+
+    def _add_each(self, places: Sequence[int], records: Sequence[bytes]) -> None:
         names = self.names
-        read = whole(brought)
-        self.damaged = self.damaged or len(read) < len(brought)
+        read = whole(zip(places, records, strict=True))
+        self.damaged = self.damaged or len(read) < len(records)
         read = [(place, record) for place, record in read if name_of(record) == names[place]]
         if not read:
             return
@@ -44,7 +59,7 @@ class Gathering:
         of_one_form = [(place, record) for place, record in read if record.startswith(form)]
         if form != self._form or len(of_one_form) < len(read):
             self._begin(form, others=len(of_one_form) < len(read))
-        self._keep([place for place, _ in of_one_form], [record for _, record in of_one_form])
+        self._keep(np.array([place for place, _ in of_one_form]), *decode([record for _, record in of_one_form]))
 
     def found(self) -> Found:
         """Everything that was found, by the positions of the texts."""
@@ -67,24 +82,23 @@ class Gathering:
             self._is_found[:] = False
             self._dense = self._sparse = None
 
-    def _keep(self, places: list[int], records: list[bytes]) -> None:
-        dense, sparse = decode(records)
+    def _keep(self, places: Places, dense: Vectors | None, sparse: list[SparseVector] | None) -> None:
         if dense is not None:
             if self._dense is None:
                 self._dense = np.empty((len(self.names), dense.shape[1]), dtype=np.float32)
             self._dense[places] = dense
         if sparse is not None:
             self._sparse = self._sparse or [None] * len(self.names)
-            for place, vector in zip(places, sparse, strict=True):
+            for place, vector in zip(places.tolist(), sparse, strict=True):
                 self._sparse[place] = vector
         self._is_found[places] = True
 
-    def _rows(self, places: np.ndarray[tuple[int], np.dtype[np.intp]]) -> Vectors | None:
+    def _rows(self, places: Places) -> Vectors | None:
         if self._dense is None or len(places) == len(self._dense) == len(self._wanted):
             return self._dense  # all of them, so that there is nothing to copy
         return self._dense[places]
 
-    def _sparse_of(self, places: np.ndarray[tuple[int], np.dtype[np.intp]]) -> list[SparseVector] | None:
+    def _sparse_of(self, places: Places) -> list[SparseVector] | None:
         if self._sparse is None:
             return None
         return [vector for place in places.tolist() if (vector := self._sparse[place]) is not None]

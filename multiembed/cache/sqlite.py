@@ -7,11 +7,11 @@ import sqlite3
 import time
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from multiembed.cache.codec import DIGEST, digests, encode
+from multiembed.cache.codec import digests, encode
 from multiembed.cache.connection import Connection
 from multiembed.cache.contract import Found
 from multiembed.cache.file import PATIENCE, is_busy, refuse
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
     from multiembed.records import SparseVector, Vectors
 
+    Numbers: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
+
 DAY = 86400
-_WINDOW = 8192
-"""Texts that are looked up together: enough to read the file in its own order, and few enough for processor caches."""
 _AT_ONCE = 999
 """Placeholders in one statement; every SQLite takes as many."""
+_PAGES = 400
+"""Pages that SQLite keeps for lookups. Few come twice, and a small heap stays in the processor's caches."""
 
 
 class SqliteCache:
@@ -45,7 +47,8 @@ class SqliteCache:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).expanduser().absolute()
         self._guard = Guard(str(self.path))
-        self._reading = Connection(self.path)  # two, so that a long lookup holds no finished request up
+        # Two, so that a long lookup holds no finished request up.
+        self._reading = Connection(self.path, pages=_PAGES)
         self._writing = Connection(self.path)
         self._patience = PATIENCE
         self._words: dict[str, Mapping[str, Any]] = {}
@@ -187,26 +190,49 @@ class SqliteCache:
 
 
 def _look_up(connection: sqlite3.Connection, gathering: Gathering) -> None:
-    """Bring the records of a gathering's texts: first by sorted key where they lie, then in the order they lie in."""
-    for begin in range(0, len(gathering.names), _WINDOW):
-        joined = b"".join(gathering.names[begin : begin + _WINDOW])
-        keys = np.frombuffer(joined, dtype="<i8")[:: DIGEST // 8]
-        order = np.argsort(keys)
-        place_of = dict(zip(keys[order].tolist(), (order + begin).tolist(), strict=True))
-        found = [row for some in _select(connection, "id, key", "key", list(place_of)) for row in some]
-        lying = {id_: place_of[key] for id_, key in found}
-        for some in _select(connection, "id, record", "id", sorted(lying)):
-            gathering.add([(lying[id_], record) for id_, record in some])
+    """Bring the records of a gathering's texts: first by sorted key where they lie, then in the order they lie in.
+
+    Both orders are those of the whole lookup, so that no page of the file is read twice, however many texts there are.
+    """
+    keys = gathering.digests.view("<i8")[:, 0]
+    order = np.argsort(keys)
+    ids, places = [], []
+    for some in _parts(keys[order], order):
+        pairs = np.array(_select(connection, "key, id", "key", some[0]), dtype=np.int64).reshape(-1, 2)
+        ids.append(pairs[:, 1])
+        places.append(_of(pairs[:, 0], *some))
+    lying, asked = np.concatenate(ids), np.concatenate(places)
+    order = np.argsort(lying)
+    for some in _parts(lying[order], asked[order]):
+        rows = _select(connection, "id, record", "id", some[0])
+        gathering.add(_of([id_ for id_, _ in rows], *some), [_bytes(record) for _, record in rows])
 
 
-def _select(
-    connection: sqlite3.Connection, columns: str, by: str, values: Sequence[int]
-) -> Iterator[list[tuple[Any, Any]]]:
+def _parts(values: Numbers, places: Numbers) -> Iterator[tuple[Numbers, Numbers]]:
     for begin in range(0, len(values), _AT_ONCE):
-        some = values[begin : begin + _AT_ONCE]
-        yield connection.execute(_statement(columns, by, len(some)), some).fetchall()
+        yield values[begin : begin + _AT_ONCE], places[begin : begin + _AT_ONCE]
+
+
+def _of(found: Numbers | Sequence[int], values: Numbers, places: Numbers) -> Numbers:
+    """The places of those values that were found."""
+    return places if len(found) == len(values) else places[np.searchsorted(values, found)]
+
+
+def _select(connection: sqlite3.Connection, columns: str, by: str, values: Numbers) -> list[tuple[Any, Any]]:
+    """The rows of ascending values, in their order."""
+    asked = values.tolist()
+    if len(asked) > 1 and asked[-1] - asked[0] == len(asked) - 1:  # what was put together is looked up together
+        return connection.execute(_statement(columns, by, 0), (asked[0], asked[-1])).fetchall()
+    return connection.execute(_statement(columns, by, len(asked)), asked).fetchall()
+
+
+def _bytes(value: object) -> bytes:
+    """The value, or what counts as damaged where a damaged row holds something else."""
+    return value if isinstance(value, bytes) else b""
 
 
 @cache
 def _statement(columns: str, by: str, count: int) -> str:
-    return f"SELECT {columns} FROM vectors WHERE {by} IN ({','.join('?' * count)}) ORDER BY {by}"  # noqa: S608 - ours
+    """For so many values, or for all between two."""
+    which = f"IN ({','.join('?' * count)})" if count else "BETWEEN ? AND ?"
+    return f"SELECT {columns} FROM vectors WHERE {by} {which} ORDER BY {by}"  # noqa: S608 - ours

@@ -5,6 +5,8 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from multiembed.cache.codec import digests, encode
 from multiembed.cache.contract import Found
 from multiembed.cache.gathering import Gathering
@@ -37,7 +39,8 @@ class _StoreCache:
             return Found()
         gathering = Gathering(digests(space, texts))
         try:
-            gathering.add(list(self._read([_key(name) for name in gathering.names])))
+            read = list(self._read([_key(name) for name in gathering.names]))
+            gathering.add(np.array([place for place, _ in read], dtype=np.intp), [record for _, record in read])
         except Exception as error:  # noqa: BLE001 - the store is the user's, and may raise anything
             self._guard.cannot_read(error)
             return Found()
