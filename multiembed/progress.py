@@ -29,7 +29,9 @@ class Progress:
         from tqdm.auto import tqdm
 
         settings: dict[str, Any] = {}
-        if not sys.stderr.isatty() and "ipykernel" not in sys.modules:
+        if sys.stderr is None:  # a program without a console
+            settings = {"disable": True}
+        elif not sys.stderr.isatty() and "ipykernel" not in sys.modules:
             settings = {"file": _Lines(sys.stderr), "mininterval": _EVERY, "ncols": 80}
         self._lock = threading.Lock()
         self._announced = total is None
@@ -56,11 +58,13 @@ class _Lines:
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
+        self._last = ""
 
     def write(self, text: str) -> None:
         line = text.strip()
-        if line:
+        if line and line != self._last:
             self._out.write(f"{line}\n")
+            self._last = line
 
     def flush(self) -> None:
         self._out.flush()
