@@ -47,7 +47,7 @@ np.save(out, vectors)
 """
 
 
-def killed(command, simulator, *, at):
+def killed(command, simulator, *, at, env=None):
     """Run a program and kill it at the moment when its so-manieth request arrives."""
     pids = SimpleQueue()
 
@@ -56,7 +56,7 @@ def killed(command, simulator, *, at):
         return answer
 
     simulator.fail(kill, after=at, times=1)
-    with subprocess.Popen(command) as run:
+    with subprocess.Popen(command, env=env) as run:
         pids.put(run.pid)
         assert run.wait(60) == -signal.SIGKILL, "the run was over before it could be killed"
     simulator.heal()
