@@ -512,7 +512,7 @@ class _Gathering(_Api):
 
     def before(self, server):
         with suppress(threading.BrokenBarrierError):
-            server.four.wait(5)
+            server.four.wait(20)
 
 
 @contextmanager
