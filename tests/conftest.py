@@ -44,6 +44,8 @@ def running_simulator():
 @pytest.fixture
 def simulator(running_simulator):
     """The server, with nothing recorded yet, and nothing on its way that an earlier test has left behind."""
+    running_simulator.heal()
+    running_simulator.unlimit()
     _come_to_rest(running_simulator)
     running_simulator.clear()
     return running_simulator

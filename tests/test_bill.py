@@ -207,11 +207,9 @@ def test_a_text_that_fails_is_one_of_the_texts_and_its_neighbours_are_billed(sim
     texts = texts_of(30)
     texts[17] = "this is MODERATED"
     simulator.fail("moderated")
-    try:
-        with pytest.raises(PartialFailureError) as caught:
-            call(every_door.embed, embedder, texts)
-    finally:
-        simulator.heal()
+    with pytest.raises(PartialFailureError) as caught:
+        call(every_door.embed, embedder, texts)
+    simulator.heal()
     client = client_of(embedder)
     assert isinstance(caught.value.failures[17], ContentRejectedError)
     assert (client.report.texts, client.report.failed_texts) == (30, 1)
@@ -572,11 +570,8 @@ def test_an_error_is_told_by_its_type_and_status_and_never_in_the_providers_word
 ):
     embedder = every_door.make(DASHSCOPE, **options)
     simulator.fail(_repeating)
-    try:
-        with pytest.raises(MultiEmbedError) as caught:
-            call(every_door.embed, embedder, ["a secret text"])
-    finally:
-        simulator.heal()
+    with pytest.raises(MultiEmbedError) as caught:
+        call(every_door.embed, embedder, ["a secret text"])
     assert "a secret text" in str(caught.value)
     [span] = provider.spans()
     assert span.attributes["error.type"] == type(caught.value).__name__ == "InvalidRequestError"
@@ -590,11 +585,8 @@ def test_an_error_is_told_by_its_type_and_status_and_never_in_the_providers_word
 def test_where_some_texts_failed_the_span_tells_both_error_and_usage(simulator, options, provider, every_door):
     embedder = every_door.make(DASHSCOPE, **options)
     simulator.fail("moderated")
-    try:
-        with pytest.raises(PartialFailureError):
-            call(every_door.embed, embedder, ["one", "this is MODERATED", "three"])
-    finally:
-        simulator.heal()
+    with pytest.raises(PartialFailureError):
+        call(every_door.embed, embedder, ["one", "this is MODERATED", "three"])
     [span] = provider.spans()
     assert span.attributes["error.type"] == "PartialFailureError"
     assert span.attributes["gen_ai.usage.input_tokens"] == client_of(embedder).usage.total_tokens > 0
