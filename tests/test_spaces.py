@@ -68,26 +68,23 @@ class LangChainsOwn:
 
 
 CACHES = {
-    "file": Ours(lambda folder: folder / "cache.sqlite"),
-    "ByteStore": Ours(lambda _: InMemoryByteStore()),
-    "KVStore": Ours(lambda _: SimpleKVStore()),
-    "llamaindex's own": LlamaIndexsOwn(),
-    "langchain's own": LangChainsOwn(queries=False),
-    "langchain's own with queries": LangChainsOwn(queries=True),
+    "file": (Ours(lambda folder: folder / "cache.sqlite"), ""),
+    "ByteStore": (Ours(lambda _: InMemoryByteStore()), "langchain"),
+    "KVStore": (Ours(lambda _: SimpleKVStore()), "llamaindex"),
+    "llamaindex's own": (LlamaIndexsOwn(), "llamaindex"),
+    "langchain's own": (LangChainsOwn(queries=False), "langchain"),
+    "langchain's own with queries": (LangChainsOwn(queries=True), "langchain"),
 }
-
-
-def _fits(cache, door):
-    return "'s own" not in cache or cache.partition("'")[0] == door.partition("-")[0]
+"""Each with the doors by which it is tried."""
 
 
 @pytest.fixture(
-    params=[(cache, door) for cache in CACHES for door in DOORS if _fits(cache, door)],
+    params=[(cache, door) for cache, (_, by) in CACHES.items() for door in DOORS if door.startswith(by)],
     ids=lambda pair: " by ".join(pair),
 )
 def cached(request, simulator, tmp_path):
     """`cached(model, **options)`: an embedder by some door, over one cache that all of them share."""
-    cache, door = CACHES[request.param[0]], DOORS[request.param[1]]
+    (cache, _), door = CACHES[request.param[0]], DOORS[request.param[1]]
     store, made = cache.store(tmp_path), []
 
     def make(model=DASHSCOPE, **options):
