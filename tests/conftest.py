@@ -42,13 +42,19 @@ def running_simulator():
 
 
 @pytest.fixture
-def simulator(running_simulator):
+def simulator(running_simulator, come_to_rest):
     """The server, with nothing recorded yet, and nothing on its way that an earlier test has left behind."""
     running_simulator.heal()
     running_simulator.unlimit()
-    _come_to_rest(running_simulator)
+    come_to_rest(running_simulator)
     running_simulator.clear()
     return running_simulator
+
+
+@pytest.fixture
+def come_to_rest():
+    """`come_to_rest(simulator)`: waits until nothing is on its way to a simulator that an earlier test has left."""
+    return _come_to_rest
 
 
 def _come_to_rest(simulator, patience=20.0):

@@ -79,8 +79,9 @@ def running_slow_simulator():
 
 
 @pytest.fixture
-def slow(running_slow_simulator):
+def slow(running_slow_simulator, come_to_rest):
     """A simulator whose requests overlap."""
+    come_to_rest(running_slow_simulator)
     running_slow_simulator.clear()
     return running_slow_simulator
 
