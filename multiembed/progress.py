@@ -26,20 +26,21 @@ class Progress:
     """
 
     def __init__(self, name: str, total: int | None = None) -> None:
-        from tqdm.auto import tqdm
-
-        settings: dict[str, Any] = {}
-        if not sys.stderr.isatty() and "ipykernel" not in sys.modules:
-            settings = {"file": _Lines(sys.stderr), "mininterval": _EVERY, "ncols": 80}
+        self._name = name
         self._lock = threading.Lock()
         self._announced = total is None
-        self._bar: Any = tqdm(total=total or 0, unit="text", desc=name, **settings)
+        self._bar: Any = None if total is None else _bar(name, total)
 
     def announce(self, texts: int) -> None:
         """So many more texts are to come."""
-        if self._announced:
-            with self._lock:
+        with self._lock:
+            if self._bar is None:  # made now, because a notebook's bar that begins without a total is no bar
+                self._bar = _bar(self._name, texts)
+            elif self._announced:
                 self._bar.total += texts
+                widget = getattr(self._bar, "container", None)
+                if widget is not None:  # a notebook's, which does not follow the total by itself
+                    widget.children[1].max = self._bar.total
 
     def done(self, texts: int) -> None:
         """So many more texts are done with."""
@@ -48,7 +49,19 @@ class Progress:
 
     def close(self) -> None:
         """Leave the bar as it stands."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _bar(name: str, total: int) -> Any:
+    from tqdm.auto import tqdm
+
+    settings: dict[str, Any] = {}
+    if sys.stderr is None:  # a program without a console
+        settings = {"disable": True}
+    elif not sys.stderr.isatty() and "ipykernel" not in sys.modules:
+        settings = {"file": _Lines(sys.stderr), "mininterval": _EVERY, "ncols": 80}
+    return tqdm(total=total, unit="text", desc=name, **settings)
 
 
 class _Lines:
@@ -56,11 +69,13 @@ class _Lines:
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
+        self._last = ""
 
     def write(self, text: str) -> None:
         line = text.strip()
-        if line:
+        if line and line != self._last:
             self._out.write(f"{line}\n")
+            self._last = line
 
     def flush(self) -> None:
         self._out.flush()

@@ -1,7 +1,8 @@
 """A span for each call, by OpenTelemetry's conventions for GenAI clients, where its API is installed.
 
 One span covers the whole call with all its requests and retries, as the conventions ask
-(https://opentelemetry.io/docs/specs/semconv/gen-ai/, read 2026-11). It holds no text and no key.
+(https://github.com/open-telemetry/semantic-conventions-genai, docs/gen-ai/client-embeddings.md, read 2026-11-21). It
+holds no text and no key, and so none of a provider's words, which may repeat either.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from multiembed.errors import MultiEmbedError
 if TYPE_CHECKING:
     from multiembed.records import Role, Usage
     from multiembed.target import Target
+
+
+_PORTS = {"http": 80, "https": 443}
 
 
 class Span:
@@ -34,7 +38,7 @@ class Span:
             "gen_ai.request.model": target.facts.name,
             "gen_ai.embeddings.dimension.count": target.expected_dimensions,
             "server.address": address.hostname,
-            "server.port": address.port or (443 if address.scheme == "https" else None),
+            "server.port": address.port or _PORTS.get(address.scheme),
             "multiembed.role": role,
         }
         self._span = made_by.start_span(
@@ -53,14 +57,19 @@ class Span:
             "multiembed.retries": usage.retries,
             "multiembed.cached_texts": usage.cached_texts,
             "error.type": None if error is None else type(error).__qualname__,
+            "http.response.status_code": error.status if isinstance(error, MultiEmbedError) else None,
         }
         self._span.set_attributes({name: value for name, value in told.items() if value is not None})
         if error is not None:
             from opentelemetry.trace import Status, StatusCode
 
-            words = str(error) if isinstance(error, MultiEmbedError) else None  # others may hold anything
-            self._span.set_status(Status(StatusCode.ERROR, words))
+            self._span.set_status(Status(StatusCode.ERROR, _meaning(error)))
         self._span.end()
+
+
+def _meaning(error: BaseException) -> str | None:
+    """What this kind of error means; what this one says may be the provider's words."""
+    return (type(error).__doc__ or "").partition("\n")[0] if isinstance(error, MultiEmbedError) else None
 
 
 @cache

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+import time
+from contextlib import closing
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import settings
@@ -37,10 +42,34 @@ def running_simulator():
 
 
 @pytest.fixture
-def simulator(running_simulator):
-    """The server, with nothing recorded yet."""
+def simulator(running_simulator, come_to_rest):
+    """The server, with nothing recorded yet, and nothing on its way that an earlier test has left behind."""
+    running_simulator.heal()
+    running_simulator.unlimit()
+    come_to_rest(running_simulator)
     running_simulator.clear()
     return running_simulator
+
+
+@pytest.fixture
+def come_to_rest():
+    """`come_to_rest(simulator)`: waits until nothing is on its way to a simulator that an earlier test has left."""
+    return _come_to_rest
+
+
+def _come_to_rest(simulator, patience=20.0):
+    """Wait for threads that still send, for what lies unread in sockets, and for answers that are being made."""
+    end = time.monotonic() + patience
+    for thread in threading.enumerate():
+        if thread.name == "multiembed":
+            thread.join(max(0.0, end - time.monotonic()))
+    with closing(HTTPConnection(urlsplit(simulator.url).netloc, timeout=patience)) as connection:
+        connection.request("GET", "/come-to-rest")  # answered after all that was sent before it has been read
+        connection.getresponse().read()
+    simulator.clear()
+    while simulator.peak_in_flight and time.monotonic() < end:
+        time.sleep(0.005)
+        simulator.clear()  # the peak begins anew with what is in flight
 
 
 @pytest.fixture

@@ -79,8 +79,9 @@ def running_slow_simulator():
 
 
 @pytest.fixture
-def slow(running_slow_simulator):
+def slow(running_slow_simulator, come_to_rest):
     """A simulator whose requests overlap."""
+    come_to_rest(running_slow_simulator)
     running_slow_simulator.clear()
     return running_slow_simulator
 
@@ -512,7 +513,7 @@ class _Gathering(_Api):
 
     def before(self, server):
         with suppress(threading.BrokenBarrierError):
-            server.four.wait(5)
+            server.four.wait(20)
 
 
 @contextmanager

@@ -173,7 +173,7 @@ def test_a_body_stays_below_the_limit_of_bytes_however_its_text_is_escaped(chara
 
 
 def test_no_more_requests_are_in_flight_than_the_ceiling_of_the_account(door):
-    with Simulator(latency=0.02) as slow:
+    with Simulator(latency=0.1) as slow:
         options = {"api_key": slow.api_key, "base_url": slow.base_url("dashscope"), "max_concurrency": 3}
         with EmbeddingClient("dashscope:text-embedding-v4", **options) as client:
             door(client, numbered(120))

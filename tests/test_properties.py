@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import selectors
 
 import httpx
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from virtual_time import VirtualLoop
 
 import multiembed
 from multiembed import EmbeddingClient, EmbeddingOptions, PartialFailureError, errors
@@ -120,27 +120,6 @@ def test_each_text_has_its_own_vector_and_only_the_poisoned_ones_have_errors(doo
 
 
 # ── an outage, in virtual time ───────────────────────────────────────────────────────────────────
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer instead of waiting for it."""
-
-    def __init__(self):
-        self.now = 0.0
-        real = selectors.DefaultSelector()
-        super().__init__(real)
-        select = real.select
-
-        def jump(timeout=None):
-            ready = select(0)
-            if not ready and timeout:
-                self.now += timeout
-            return ready
-
-        real.select = jump
-
-    def time(self):
-        return self.now
 
 
 @pytest.mark.parametrize(("batches", "size"), [(500, 10), (157, 32)])

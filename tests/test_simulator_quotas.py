@@ -460,7 +460,7 @@ def test_a_client_that_leaves_before_its_answer_is_no_longer_in_flight(client):
             client.post(
                 simulator.base_url("zhipu") + PROVIDERS["zhipu"].path,
                 json={"model": "embedding-3", "input": "text"},
-                timeout=0.05,
+                timeout=httpx.Timeout(20, read=0.05),
             )
         for _ in range(100):
             if post(simulator, client).status_code == 200:

@@ -457,7 +457,7 @@ def test_where_no_thread_can_be_started_the_texts_are_embedded_all_the_same(serv
     client, texts, results = served(lambda _: 0.0), texts_of(2 * BLOCK_TEXTS + 3), []
     caller = threading.Thread(target=lambda: results.extend(client.stream(texts)), daemon=True)
     caller.start()
-    caller.join(PATIENCE / 10)
+    caller.join(PATIENCE)
     assert not caller.is_alive(), "it waits for hands that never come"
     assert right(results, texts)
 
@@ -490,8 +490,8 @@ async def test_an_asynchronous_stream_that_is_closed_or_forgotten_leaves_no_task
     else:
         del stream
         gc.collect()
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # now the loop begins to close it
+        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=PATIENCE)
     assert asyncio.all_tasks() == {asyncio.current_task()}
     sent = len(client.server.sent)
     await asyncio.sleep(0.05)

@@ -268,8 +268,9 @@ def test_a_connection_that_the_server_closed_while_it_lay_idle_is_not_used(door)
 
         async def later():
             answers = []
-            for _ in range(3):
+            for thread in range(3):
                 answers.append(await wire.asend(request))
+                await asyncio.to_thread(server._threads[thread + 1].join)
                 await asyncio.sleep(0.05)
             await wire.aclose()
             return answers
