@@ -241,7 +241,7 @@ def test_a_failure_stops_the_run_names_the_line_and_leaves_the_old_output(tmp_pa
     done = remote(source, "-o", out, "--overwrite")
     assert done.exit_code == 1
     assert f"InputTooLongError: {source}:3:" in said(done)
-    assert "the same command goes on with them" in said(done)
+    assert "the same command goes on from there" in said(done)
     assert out.read_text() == "before"
     source.write_text(source.read_text().replace(TOO_LONG, "short"))
     before = len(sent_texts(simulator))
@@ -255,7 +255,7 @@ def test_rows_that_fail_are_skipped_when_that_was_said_and_told_in_a_side_file(t
     source, out = rows(tmp_path / "in.jsonl", ["a", "", TOO_LONG, "b"]), tmp_path / f"out.{suffix}"
     done = remote(source, "-o", out, "--on-error", "skip")
     assert done.exit_code == 3
-    assert "2 rows were left out" in said(done)
+    assert "2 rows left out" in said(done)
     empty, long = rows_of(tmp_path / f"out.{suffix}.failed.jsonl")
     assert empty == {
         "row": 1, "file": str(source), "line": 2, "error": "InputError", "reason": "the text is empty", "text": "",
@@ -339,7 +339,7 @@ def test_a_provider_that_is_gone_ends_the_run_though_rows_may_be_skipped(tmp_pat
     assert done.exit_code == 1
     assert "ServerError: " in said(done)
     assert "texts=" not in said(done)
-    assert "320 vectors are kept" in said(done)
+    assert "320 vectors kept" in said(done)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.npy.vectors.sqlite"]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from multiembed import Report
 
 _WINDOW = 30.0
-"""Seconds over which the rate is taken, so that what a cache gave at once promises nothing for long."""
+"""Seconds over which the rate is taken."""
 _LOOK_EVERY = 0.2
 """Seconds between two looks at a bar."""
 _LINE_EVERY, _LINE_AT_LAST = 5.0, 60.0
@@ -98,7 +98,7 @@ class Meter:
         while not self._end.wait(self._pause()):
             report = self._report()
             done = report.texts + self._unsent
-            self._rate.mark(time.monotonic(), done)
+            self._rate.mark(time.monotonic(), done - report.cached_texts)  # what was known promises nothing
             if self._bar is not None:
                 self._bar.update(self._bar.task_ids[0], completed=done, said=self._said(done, report, short=True))
             else:
@@ -161,6 +161,11 @@ def told_money(cost: float | None) -> str:
     if cost is None:
         return "cost unknown"
     return f"{cost:,.2f} CNY" if cost >= 1 or cost == 0 else f"{cost:.4f} CNY"
+
+
+def counted(number: int, noun: str) -> str:
+    """So many of something."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:
