@@ -284,6 +284,13 @@ def test_a_text_that_fails_is_sent_once_and_told_for_each_of_its_rows(tmp_path, 
     assert np.array_equal(matrix[703:1403], matrix[1:701])
 
 
+def test_what_a_killed_run_left_beside_the_output_is_gone_after_the_next_one(tmp_path):
+    (tmp_path / ".out.npy.partial").write_text("half")
+    (tmp_path / ".out.npy.failed.jsonl.partial").write_text("half")
+    assert embed(lines(tmp_path / "in.txt", ["a"]), "-o", tmp_path / "out.npy", "--model", LOCAL).exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.npy"]
+
+
 def test_a_folder_may_hold_its_own_output(tmp_path, remote):
     (tmp_path / "a.md").write_text("# a")
     (tmp_path / "b.txt").write_text("b")
@@ -497,7 +504,7 @@ def test_texts_seen_before_are_known_in_bounded_memory():
 
 def report(**known):
     others = dict.fromkeys(("cached_texts", "failed_texts", "retries", "rate_errors"), 0)
-    return Report(**others, requests=20, p50=None, p99=None, **known)
+    return Report(**others | {"requests": 20, "p50": None, "p99": None} | known)
 
 
 def test_a_log_gets_a_line_now_and_then_with_texts_tokens_rate_money_and_time_left(monkeypatch):
@@ -540,6 +547,17 @@ def test_the_bar_moves_with_each_request_though_rows_are_written_in_large_pieces
     assert shown[-1] <= 1400
 
 
+def test_what_was_known_already_promises_nothing_for_the_time_left(monkeypatch):
+    monkeypatch.setattr(meter, "_LINE_EVERY", 0.01)
+    log = io.StringIO()
+    known = report(texts=3000, cached_texts=3000, total_tokens=0, cost=0.0)
+    with Meter(Console(file=log), 4000, lambda: known) as shown:
+        while log.getvalue().count("\n") < 2:
+            assert shown._thread.is_alive()
+            time.sleep(0.005)
+    assert log.getvalue().splitlines()[1] == "3,000 of 4,000 texts, 0 tokens, 0.00 CNY"
+
+
 def test_the_rate_is_that_of_the_last_half_minute():
     rate = Rate()
     assert rate.per_second(0.0) is None
@@ -570,7 +588,7 @@ def test_the_command_to_go_on_with_can_be_typed_as_it_stands(monkeypatch):
 
 
 def test_the_rows_of_inputs_are_kept_back_only_as_far_as_the_stream_reads_ahead(tmp_path):
-    source = lines(tmp_path / "in.txt", [str(number) for number in range(20_000)])
+    source = lines(tmp_path / "in.txt", [str(number) for number in range(14_000)])
     read = []
 
     def watched(chunks):
@@ -583,7 +601,7 @@ def test_the_rows_of_inputs_are_kept_back_only_as_far_as_the_stream_reads_ahead(
         for part in joined(client, watched(inputs.chunks()), "document"):
             done += len(part.chunk)
             assert sum(read) - done < 12_000
-    assert done == 20_000
+    assert done == 14_000
 
 
 def test_a_text_that_comes_again_and_again_does_not_let_the_whole_input_be_read(tmp_path):
