@@ -8,7 +8,9 @@ import io
 import json
 import lzma
 import os
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multiembed import ConfigurationError
-from multiembed.files import InputError, Inputs, WholeFile, open_output, output_format
+from multiembed.files import InputError, Inputs, WholeFile, open_output, output_format, outputs
 from multiembed.files.arrow import Column
 
 ROWS = [{"id": 1, "text": 'first, "quoted"'}, {"id": 2, "text": "second\nof two lines"}, {"id": 3, "text": "第三行"}]
@@ -481,9 +483,10 @@ def test_a_matrix_has_a_row_of_nan_where_a_row_does_not_count(tmp_path):
     assert matrix[1499].tolist() == [1499] * 3
 
 
-def test_large_inputs_become_several_row_groups(tmp_path):
+def test_large_inputs_become_several_row_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(outputs, "_ROW_GROUP", 1 << 20)
     source = write(tmp_path / "in.txt", "x\n" * 5000)
-    copied([source], tmp_path / "out.parquet", dimensions=4096)
+    copied([source], tmp_path / "out.parquet", dimensions=128)
     file = pq.ParquetFile(tmp_path / "out.parquet")
     assert (file.metadata.num_rows, file.metadata.num_row_groups) == (5000, 3)
     assert [row[0].as_py() for row in file.read()["embedding"]] == list(range(5000))
@@ -567,3 +570,111 @@ def test_pyarrow_is_asked_for_only_where_it_is_needed(monkeypatch, tmp_path):
         output_format(tmp_path / "out.parquet")
     assert read(as_csv(tmp_path)) == TEXTS
     assert Column("a", None).name == "a"
+
+
+def test_what_replaces_a_file_has_its_permissions_and_stands_where_a_link_to_it_leads(tmp_path):
+    (tmp_path / "there").mkdir()
+    path = write(tmp_path / "there" / "out", "before")
+    path.chmod(0o600)
+    (tmp_path / "link").symlink_to(path)
+    with WholeFile(tmp_path / "link", overwrite=True) as file:
+        file.stream.write(b"after")
+        file.finish()
+    assert (tmp_path / "link").is_symlink()
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("after", 0o600)
+
+
+def test_a_device_is_never_replaced():
+    with pytest.raises(ConfigurationError, match="is no regular file"):
+        WholeFile(Path(os.devnull), overwrite=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
+def test_a_program_that_comes_while_another_finishes_does_not_touch_what_that_one_wrote(tmp_path, monkeypatch):
+    first = WholeFile(tmp_path / "out", overwrite=True)
+    first.stream.write(b"first")
+    begun = os.open
+
+    def opened(*arguments):
+        descriptor = begun(*arguments)
+        monkeypatch.setattr(os, "open", begun)
+        first.finish()  # between the second program's opening and its locking
+        return descriptor
+
+    monkeypatch.setattr(os, "open", opened)
+    with WholeFile(tmp_path / "out", overwrite=True):
+        assert (tmp_path / "out").read_text() == "first"
+
+
+# ── what a file may also be ──────────────────────────────────────────────────────────────────────
+
+
+def test_parquet_that_is_no_utf_8_is_told_by_its_row_and_written_as_far_as_it_goes(tmp_path):
+    text = pa.array([b"good", b"\xff bad", b"good"]).view(pa.binary()).cast(pa.string(), safe=False)
+    pq.write_table(pa.table({"text": text, "note": text}), tmp_path / "in.parquet")
+    assert faults(tmp_path / "in.parquet", column="text") == {
+        f"{tmp_path / 'in.parquet'}:2": "byte 0xff at 0 is no utf-8"
+    }
+    copied([tmp_path / "in.parquet"], tmp_path / "out.jsonl", column="text")
+    assert [json.loads(line)["note"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == ["good"] * 2
+
+
+def test_long_texts_of_parquet_come_in_small_chunks(tmp_path):
+    pq.write_table(pa.table({"text": [f"{n}" + "x" * 500_000 for n in range(40)]}), tmp_path / "in.parquet")
+    with Inputs([str(tmp_path / "in.parquet")]) as inputs:
+        assert max(map(len, inputs.chunks())) < 10
+
+
+@pytest.mark.parametrize("kind", ["large", "dictionary", "view"])
+def test_text_of_parquet_may_be_of_any_of_arrow_s_kinds(tmp_path, kind):
+    plain = pa.array(["a", None, "b", "a"])
+    made = {
+        "large": lambda: plain.cast(pa.large_string()),
+        "dictionary": plain.dictionary_encode,
+        "view": lambda: plain.cast(pa.string_view()),
+    }[kind]()
+    pq.write_table(pa.table({"text": made}), tmp_path / "in.parquet")
+    assert read(tmp_path / "in.parquet") == ["a", "", "b", "a"]
+
+
+def test_a_compressed_document_is_read_as_what_it_holds(tmp_path):
+    assert read(write(tmp_path / "a.md.gz", gzip.compress(b"# Title\n"))) == ["# Title\n"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_a_name_that_is_no_utf_8_is_written_as_far_as_it_goes(tmp_path, suffix):
+    (tmp_path / "in").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/\xff.txt")).write_text("text")
+    copied([tmp_path / "in"], tmp_path / f"out.{suffix}")
+    assert (tmp_path / f"out.{suffix}").exists()
+
+
+def test_files_of_a_folder_may_change_meanwhile_and_the_output_may_stand_among_them(tmp_path):
+    write(tmp_path / "a.md", "text")
+    with Inputs([str(tmp_path)]) as inputs:
+        inputs.survey(columns=False)
+        write(tmp_path / "out.parquet", "made meanwhile")
+        assert [len(chunk) for chunk in inputs.chunks()] == [1]
+
+
+def test_rows_without_any_field_are_faults_and_those_behind_them_tell_the_column(tmp_path):
+    path = write(tmp_path / "a.jsonl", "{}\n" * 600 + '{"id": 1, "body": "x"}\n')
+    assert read(path)[-1] == "x"
+    assert len(faults(path)) == 600
+    assert faults(write(tmp_path / "b.jsonl", "{}\n")) == {f"{tmp_path / 'b.jsonl'}:1": "the line has no field"}
+
+
+def test_an_object_too_deep_to_be_written_is_a_fault_and_no_crash(tmp_path):
+    deep = '{"text": "x", "score": NaN, "v": ' + "[" * 600 + "]" * 600 + "}"
+    path = write(tmp_path / "a.jsonl", f'{{"text": "good"}}\n{deep}\n')
+    assert list(faults(path)) == [f"{path}:2"]
+
+
+def test_an_input_that_is_not_there_or_may_not_be_read_is_said_before_anything_else(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"There is no file or folder .*none\.txt"):
+        read(tmp_path / "none.txt")
+    path = write(tmp_path / "a.txt", "x")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match=r"a\.txt: it may not be read"):
+        read(path)

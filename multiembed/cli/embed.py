@@ -26,7 +26,7 @@ def command(console: Console, saying_why: Callable[[Callable[[], None]], None]) 
         inputs: Annotated[
             list[str],
             typer.Argument(
-                metavar="INPUT…",
+                metavar="INPUT",
                 help="Files of text (a text a line), CSV, TSV, JSONL or Parquet, also compressed; folders of text and "
                 "Markdown files (each one text); or - for standard input.",
             ),
@@ -35,7 +35,11 @@ def command(console: Console, saying_why: Callable[[Callable[[], None]], None]) 
         model: Annotated[str, _option(_MODEL, "As provider:model, for instance dashscope:text-embedding-v4.")],
         column: Annotated[
             Optional[str],  # noqa: UP045 - typer on Python 3.11 reads this form everywhere
-            _option(_INPUT, "The column of the texts. Without it: the only one of text, or text, or content."),
+            _option(
+                _INPUT,
+                "The column of the texts, in JSONL also as outer.inner. Without it: the only one that holds text, or "
+                "the one named text or content.",
+            ),
         ] = None,
         form: Annotated[
             Optional[Literal["text", "document", "csv", "tsv", "jsonl", "parquet"]],  # noqa: UP045
@@ -120,8 +124,11 @@ def command(console: Console, saying_why: Callable[[Callable[[], None]], None]) 
     ) -> None:
         """Embed files of texts into Parquet, JSONL or .npy: whole or not at all, and resumed when run again.
 
-        Keys come from the environment. Status 0: all is written. 1: the provider failed. 2: something is wrong with
-        the options or the inputs, and nothing was sent. 3: written without the rows that failed. 130: interrupted.
+        Keys come from the environment. The status says how it ended:
+
+        0: all is written. 1: the provider or the disk failed. 2: the options or the inputs are wrong.
+
+        3: written without the rows that failed. 130: interrupted.
         """
         from multiembed.cli.ingest import run
         from multiembed.cli.order import Order

@@ -15,7 +15,7 @@ from multiembed import ConfigurationError, EmbeddingClient
 from multiembed.cli.forecast import foretell
 from multiembed.cli.join import joined
 from multiembed.cli.leftovers import SideFile, remove_cache
-from multiembed.cli.meter import Meter, Spinner
+from multiembed.cli.meter import Meter, Spinner, counted
 from multiembed.cli.telling import tell_forecast, tell_result, tell_resume
 from multiembed.files import InputError, Inputs, Output, check_place, open_output, output_format
 
@@ -74,7 +74,8 @@ def _client(order: Order, *, dry: bool) -> EmbeddingClient:
 
 def _inputs(order: Order) -> Inputs:
     spool = order.out.parent if order.out.parent.is_dir() else None
-    return Inputs(order.inputs, stdin=sys.stdin.buffer, spool=spool, **order.reading)
+    stdin = None if sys.stdin is None else sys.stdin.buffer
+    return Inputs(order.inputs, stdin=stdin, spool=spool, **order.reading)
 
 
 def _survey(errors: Console, inputs: Inputs, order: Order, *, columns: bool) -> Survey:
@@ -116,9 +117,11 @@ def _embed(
 ) -> int:
     begun = time.monotonic()
     if order.vectors is not None and order.vectors.exists():
-        errors.print(f"Going on with what {order.vectors} knows already.", highlight=False, soft_wrap=True)
+        errors.print(
+            f"Going on with what {order.vectors} knows already.", markup=False, highlight=False, soft_wrap=True
+        )
     with _output(client, survey, order, form) as output, SideFile(order.failed, overwrite=order.overwrite) as side:
-        with Meter(errors, survey.rows) as meter:
+        with Meter(errors, survey.rows, lambda: client.report) as meter:
             done = 0
             for part in joined(client, inputs.chunks(whole=form != "npy"), order.role):
                 if part.failures and not order.skip:
@@ -126,7 +129,7 @@ def _embed(
                 output.write(part.chunk, part.vectors, part.kept)
                 side.write(part, done)
                 done += len(part.chunk)
-                meter.update(done, client.usage)
+                meter.pass_over(part.unsent)
         if done != survey.rows:
             raise InputError(f"The inputs had {survey.rows:,} rows at first, and then {done:,}: run again.")
         if not output.rows:
@@ -175,7 +178,7 @@ def _wait_for_answers(errors: Console) -> None:
     waiting = [thread for thread in threading.enumerate() if thread.name == "multiembed"]
     if not waiting:
         return
-    errors.print(f"Hearing {len(waiting)} last answers; Ctrl-C again leaves at once.", highlight=False)
+    errors.print(f"Hearing {counted(len(waiting), 'last answer')}; Ctrl-C again leaves at once.", highlight=False)
     with suppress(KeyboardInterrupt):
         for thread in waiting:
             thread.join(max(0.0, until - time.monotonic()))

@@ -27,7 +27,7 @@ class SideFile:
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         self._path = path
         self._overwrite = overwrite
-        self._file: WholeFile | None = None
+        self._file = WholeFile(path, overwrite=overwrite)
         self.rows = 0
         """Rows left out."""
         self.failures = 0
@@ -64,13 +64,11 @@ class SideFile:
                 self.first = self.first or error
                 self.failures += 1
             self.rows += 1
-            if self._file is None:
-                self._file = WholeFile(self._path, overwrite=self._overwrite)
             self._file.stream.write(orjson.dumps(record) + b"\n")
 
     def finish(self) -> None:
-        """Put it into its place."""
-        if self._file is not None:
+        """Put it into its place, if there is anything in it."""
+        if self.rows:
             self._file.finish()
         elif self._overwrite:
             self._path.unlink(missing_ok=True)
@@ -81,8 +79,7 @@ class SideFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.discard()
+        self._file.discard()
 
 
 def remove_cache(path: Path) -> None:

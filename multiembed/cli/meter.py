@@ -1,4 +1,4 @@
-"""How far a run is: a bar where someone looks at it, a line every few seconds where it goes to a log."""
+"""How far a run is: a bar where someone looks at it, a line now and then where it goes to a log."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Self
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from rich.console import Console
 
-    from multiembed import Usage
+    from multiembed import Report
 
 _WINDOW = 30.0
-"""Seconds over which the rate is taken, so that what a cache gave at once promises nothing for long."""
-_LINE_EVERY = 5.0
-"""Seconds between two lines in a log."""
+"""Seconds over which the rate is taken."""
+_LOOK_EVERY = 0.2
+"""Seconds between two looks at a bar."""
+_LINE_EVERY, _LINE_AT_LAST = 5.0, 60.0
+"""Seconds between two lines in a log: at first, and when it has run for long."""
 
 
 class Rate:
@@ -47,67 +50,72 @@ class Meter:
 
     Args:
         console: where; best that of stderr.
-        total: texts in all.
+        total: rows in all.
+        report: tells what was embedded so far and what it took. It is asked time and again, because rows are written
+            in large pieces, and a slow account lets minutes pass between two of them.
     """
 
-    def __init__(self, console: Console, total: int) -> None:
+    def __init__(self, console: Console, total: int, report: Callable[[], Report]) -> None:
         self._console = console
         self._total = total
-        self._done = 0
-        self._usage: Usage | None = None
+        self._report = report
+        self._unsent = 0
         self._rate = Rate()
-        self._rate.mark(time.monotonic(), 0)
-        self._lock = threading.Lock()
+        self._begun = time.monotonic()
+        self._rate.mark(self._begun, 0)
         self._end = threading.Event()
         self._bar: Progress | None = None
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.percentage:>3.0f} %"),
                 BarColumn(bar_width=20),
-                TextColumn("{task.fields[said]}"),
-                console=self._console,
+                TextColumn("{task.fields[said]}", markup=False),
+                console=console,
                 transient=True,
             )
+            self._bar.add_task("", total=total, said="")
+        self._thread = threading.Thread(target=self._watch, name="multiembed-meter", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
             self._bar.start()
-            self._bar.add_task("", total=self._total, said="")
-        else:
-            self._thread = threading.Thread(target=self._tell, name="multiembed-meter", daemon=True)
-            self._thread.start()
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end.set()
+        self._thread.join()
         if self._bar is not None:
             self._bar.stop()
-        if self._thread is not None:
-            self._thread.join()
 
-    def update(self, done: int, usage: Usage) -> None:
-        """Show that so many texts are done, and what they took."""
-        with self._lock:
-            self._done, self._usage = done, usage
-            self._rate.mark(time.monotonic(), done)
+    def pass_over(self, rows: int) -> None:
+        """So many more rows are done with, of which the report knows nothing, because they were not sent."""
+        self._unsent += rows
+
+    def _watch(self) -> None:
+        while not self._end.wait(self._pause()):
+            report = self._report()
+            done = report.texts + self._unsent
+            self._rate.mark(time.monotonic(), done - report.cached_texts)  # what was known promises nothing
             if self._bar is not None:
-                self._bar.update(self._bar.task_ids[0], completed=done, said=self._said(short=True))
+                self._bar.update(self._bar.task_ids[0], completed=done, said=self._said(done, report, short=True))
+            else:
+                self._console.print(self._said(done, report, short=False), highlight=False, soft_wrap=True)
 
-    def _tell(self) -> None:
-        while not self._end.wait(_LINE_EVERY):
-            with self._lock:
-                line = self._said(short=False)
-            self._console.print(line, highlight=False, soft_wrap=True)
+    def _pause(self) -> float:
+        if self._bar is not None:
+            return _LOOK_EVERY
+        return min(_LINE_AT_LAST, max(_LINE_EVERY, (time.monotonic() - self._begun) / 20))
 
-    def _said(self, *, short: bool) -> str:
+    def _said(self, done: int, report: Report, *, short: bool) -> str:
         rate = self._rate.per_second(time.monotonic())
-        left = "" if rate is None else f"{duration((self._total - self._done) / rate)} left"
+        left = "" if rate is None else f"{duration((self._total - done) / rate)} left"
         speed = "" if rate is None else f"{rate:,.0f}/s" if short else f"{rate:,.0f} texts a second"
-        tokens = "" if self._usage is None else told_tokens(self._usage.total_tokens)
-        money = "" if self._usage is None else told_money(self._usage.cost)
-        texts = f"{self._done:,}/{self._total:,}" if short else f"{self._done:,} of {self._total:,} texts"
+        tokens = told_tokens(report.total_tokens) if report.requests else ""
+        money = told_money(report.cost) if report.requests else ""
+        texts = f"{done:,}/{self._total:,}" if short else f"{done:,} of {self._total:,} texts"
         return ("  " if short else ", ").join(filter(None, (texts, tokens, speed, money, left)))
 
 
@@ -153,6 +161,11 @@ def told_money(cost: float | None) -> str:
     if cost is None:
         return "cost unknown"
     return f"{cost:,.2f} CNY" if cost >= 1 or cost == 0 else f"{cost:.4f} CNY"
+
+
+def counted(number: int, noun: str) -> str:
+    """So many of something."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from multiembed import CacheFile, MultiEmbedError, catalog
 from multiembed.cli.leftovers import remove_cache
-from multiembed.cli.meter import duration, told_money, told_tokens
+from multiembed.cli.meter import counted, duration, told_money, told_tokens
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +27,7 @@ def tell_resume(errors: Console, client: EmbeddingClient, order: Order, what: st
     lines = [what if dry else f"{what} Nothing was written to {order.out}."]
     vectors = 0 if dry else _kept_vectors(order)
     if vectors:
-        lines.append(f"{vectors:,} vectors are kept in {order.vectors}: the same command goes on with them.")
+        lines.append(f"{counted(vectors, 'vector')} kept in {order.vectors}: the same command goes on from there.")
         lines.append(f"  {_command()}")
         if "-" in order.inputs:
             lines.append("Give it the same standard input.")
@@ -63,21 +63,21 @@ def tell_result(
 ) -> None:
     """Say what was done, what it cost, and what was left out."""
     report = client.report
-    facts = [f"{report.requests:,} requests"] if report.requests else []
+    facts = [counted(report.requests, "request")] if report.requests else []
     if report.requests or report.cached_texts:
         facts += [told_tokens(report.total_tokens), _priced(report.cost, order.model)]
     if report.cached_texts:
-        facts.append(f"{report.cached_texts:,} texts known already")
+        facts.append(f"{counted(report.cached_texts, 'text')} known already")
     if report.retries:
-        facts.append(f"{report.retries:,} retries")
+        facts.append(f"{report.retries:,} sent again")
     if report.rate_errors:
         facts.append(f"{report.rate_errors:,} times too fast")
     if report.p50 is not None and report.p99 is not None:
         facts.append(f"answers in {report.p50:.2f} s, 99 % within {report.p99:.2f} s")
     facts.append(duration(seconds))
-    said = f"{rows:,} texts: {order.out}\n{', '.join(facts)}"
+    said = f"{counted(rows, 'text')}: {order.out}\n{', '.join(facts)}"
     if side.rows:
-        said += f"\n{side.rows:,} rows were left out; the reasons are in {order.failed}"
+        said += f"\n{counted(side.rows, 'row')} left out; the reasons are in {order.failed}"
         if side.failures and order.vectors is not None:
             said += f"\n{order.vectors} is kept: with --overwrite the same command pays for the failed rows alone."
     console.print(said, markup=False, highlight=False, soft_wrap=True)

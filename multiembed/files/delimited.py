@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from multiembed.files.arrow import arrow, to_json
 from multiembed.files.lines import LONGEST_LINE
-from multiembed.files.rows import CHUNK_CHARACTERS, CHUNK_ROWS, Chunk, InputError, fault_of
+from multiembed.files.rows import CHUNK_ROWS, InputError, Row, chunk_of, fault_of, gathered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
     from multiembed.files.lines import Lines
+    from multiembed.files.rows import Chunk
 
 # A column becomes numbers only where every value of the whole file is one and none loses anything by it: 007 is text.
 _FORMS: dict[str, re.Pattern[str]] = {
@@ -110,28 +111,19 @@ class Delimited:
             self._known = True
 
     def _chunks(self, rows: Iterator[tuple[int, list[str]]], header: list[str]) -> Iterator[Chunk]:
+        for group in gathered(self._told(rows, header)):
+            columns = Fields(self._kinds, [row.kept for row in group])
+            yield chunk_of(group, [self.name] * len(group), columns)
+
+    def _told(self, rows: Iterator[tuple[int, list[str]]], header: list[str]) -> Iterator[Row]:
         at = header.index(str(self.column))
-        numbers: list[int | None] = []
-        texts: list[str] = []
-        faults: dict[int, str] = {}
-        kept: list[list[str]] = []
-        size = 0
         for number, fields in rows:
-            reason = self._fault(fields, len(header))
+            fault = self._fault(fields, len(header))
             text = fields[at] if at < len(fields) else ""
-            reason = reason or fault_of(text)
-            if reason:
-                faults[len(texts)] = reason
+            fault = fault or fault_of(text)
+            if fault:
                 fields = (fields + [""] * len(header))[: len(header)]
-            numbers.append(number)
-            texts.append(text)
-            kept.append(fields)
-            size += sum(map(len, fields))
-            if len(texts) == CHUNK_ROWS or size >= CHUNK_CHARACTERS:
-                yield Chunk([self.name] * len(texts), numbers, texts, faults, Fields(self._kinds, kept))
-                numbers, texts, faults, kept, size = [], [], {}, [], 0
-        if texts:
-            yield Chunk([self.name] * len(texts), numbers, texts, faults, Fields(self._kinds, kept))
+            yield Row(number, text, fault, sum(map(len, fields)), fields)
 
     def _fault(self, fields: list[str], expected: int) -> str | None:
         undecoded, self._undecoded = self._undecoded, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -135,7 +136,7 @@ class Inputs:
         """
         for source, path, stamp in zip(self._sources, self.paths, self._stamps, strict=True):
             yield from source.read(whole=whole)
-            if _stamp(path) != stamp:
+            if stamp != _stamp(path):
                 raise InputError("the file has changed while it was read: run again", file=source.name)
 
     def close(self) -> None:
@@ -154,10 +155,15 @@ class Inputs:
     def _kept(self, name: str, stdin: IO[bytes] | None, spool: Path | None) -> Path:
         """Where an input can be read again and again: pipes are copied to disk."""
         path = Path(name)
-        if name != "-" and (path.is_file() or path.is_dir()):
-            return path
         if name == "-" and stdin is None:
             raise InputError("There is no standard input to read.")
+        if name != "-":
+            if not path.exists():
+                raise InputError(f"There is no file or folder {name}.")
+            if not os.access(path, os.R_OK):
+                raise InputError("it may not be read: permission denied", file=name)
+            if path.is_file() or path.is_dir():
+                return path
         with tempfile.NamedTemporaryFile(dir=spool, prefix=".multiembed-input-", delete=False) as copy:
             self._spooled.append(Path(copy.name))
             if name == "-" and stdin is not None:
@@ -168,6 +174,7 @@ class Inputs:
         return self._spooled[-1]
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """By what a changed file is known; None for a folder, in which the output itself may come to stand."""
     status = path.stat()
-    return status.st_size, status.st_mtime_ns
+    return None if path.is_dir() else (status.st_size, status.st_mtime_ns)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
-from multiembed.files.rows import CHUNK_CHARACTERS, CHUNK_ROWS, Chunk, fault_of, shortened
+from multiembed.files.rows import Row, chunk_of, fault_of, gathered, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
     from multiembed.files.lines import Lines
+    from multiembed.files.rows import Chunk
 
 _KINDS = {str: "text", int: "integer", float: "number", bool: "boolean", list: "list", dict: "object"}
 
@@ -22,8 +23,8 @@ _KINDS = {str: "text", int: "integer", float: "number", bool: "boolean", list: "
 class Objects:
     """The rows of a chunk, each with its line."""
 
-    rows: list[dict[str, Any]]
-    lines: list[bytes]
+    rows: Sequence[dict[str, Any]]
+    lines: Sequence[bytes]
 
     def values(self, name: str) -> list[Any]:
         """One column; None where a row does not have it."""
@@ -31,7 +32,7 @@ class Objects:
 
     def objects(self) -> list[bytes]:
         """Each row as it stood."""
-        return self.lines
+        return list(self.lines)
 
 
 class JsonLines:
@@ -47,14 +48,15 @@ class JsonLines:
         self._names: set[str] = set()
 
     def kinds(self) -> dict[str, str]:
-        """The fields of the first rows, with what they hold."""
+        """The fields of the first rows that have some, with what they hold."""
         kinds: dict[str, str] = {}
         for chunk in self.read():
             for row in cast("Objects", chunk.columns).rows:
                 for name, value in row.items():
                     if kinds.setdefault(name, "null") == "null":
                         kinds[name] = _KINDS.get(type(value), "null")
-            break
+            if kinds:
+                break
         return kinds
 
     def types(self) -> dict[str, Any]:
@@ -73,33 +75,23 @@ class JsonLines:
 
     def read(self, *, whole: bool = True) -> Iterator[Chunk]:  # noqa: ARG002 - a line is parsed as a whole
         """The rows, from the first."""
-        numbers: list[int | None] = []
-        texts: list[str] = []
-        faults: dict[int, str] = {}
-        columns = Objects([], [])
-        size = 0
+        for group in gathered(self._rows()):
+            rows, lines = zip(*(row.kept for row in group), strict=True)
+            self._names.update(*rows)
+            yield chunk_of(group, [self.name] * len(group), Objects(rows, lines))
+
+    def _rows(self) -> Iterator[Row]:
         for number, line in self._lines.numbered():
             line = line.strip()
             if not line:
                 continue
-            row, kept, reason = self._row(line)
+            row, kept, fault = self._row(line)
             text = ""
-            if reason is None:
-                text, reason = self._text(row)
-            if reason:
-                faults[len(texts)] = reason
-                text = text if row else shortened(line.decode("utf-8", "replace"))
-            self._names.update(row)
-            numbers.append(number)
-            texts.append(text)
-            columns.rows.append(row)
-            columns.lines.append(kept)
-            size += len(line)
-            if len(texts) == CHUNK_ROWS or size >= CHUNK_CHARACTERS:
-                yield Chunk([self.name] * len(texts), numbers, texts, faults, columns)
-                numbers, texts, faults, columns, size = [], [], {}, Objects([], []), 0
-        if texts:
-            yield Chunk([self.name] * len(texts), numbers, texts, faults, columns)
+            if fault is None:
+                text, fault = self._text(row)
+            if fault and not row:
+                text = shortened(line.decode("utf-8", "replace"))
+            yield Row(number, text, fault, len(line), (row, kept))
 
     def _row(self, line: bytes) -> tuple[dict[str, Any], bytes, str | None]:
         """The object of a line, the line as UTF-8, and what is wrong with it."""
@@ -121,21 +113,20 @@ class JsonLines:
     def _again(self, line: bytes, error: orjson.JSONDecodeError) -> tuple[dict[str, Any], bytes, str | None]:
         """What Python writes and strict JSON does not know: NaN and halves of a surrogate pair."""
         try:
-            row = json.loads(line.decode("utf-8"), parse_constant=lambda _: None)
+            row = _sound(json.loads(line.decode("utf-8"), parse_constant=lambda _: None))
+            if isinstance(row, dict):
+                return row, orjson.dumps(row), None
         except UnicodeDecodeError as its:
             return {}, b"{}", self._lines.said(its)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            hint = ": one object a line is asked for, not JSON over several lines" if line in (b"{", b"[") else ""
-            return {}, b"{}", f"the line is no JSON ({error.msg} at column {error.colno}){hint}"
-        row = _sound(row)
-        return row, orjson.dumps(row), None
+        except (ValueError, TypeError, RecursionError):  # no JSON, or too deep for orjson to write
+            pass
+        hint = ": one object a line is asked for, not JSON over several lines" if line in (b"{", b"[") else ""
+        return {}, b"{}", f"the line is no JSON ({error.msg} at column {error.colno}){hint}"
 
     def _text(self, row: dict[str, Any]) -> tuple[str, str | None]:
         column = self.column
-        if column is None:  # the columns are only looked at
-            return "", None
+        if column is None:  # the columns are only looked at, or there are none
+            return "", None if row else "the line has no field"
         value: Any = row
         for name in [column] if column in row else column.split("."):
             if not isinstance(value, dict) or name not in value:

@@ -1,4 +1,4 @@
-"""The lines of a file with their numbers: decompressed, without a byte order mark, in constant memory."""
+"""What the bytes of a file are: decompressed, in which encoding, and cut into numbered lines in constant memory."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ LONGEST_LINE = 64 << 20
 """Bytes of a line beyond which a file is no file of lines."""
 _ZSTANDARD = b"\x28\xb5\x2f\xfd"
 _GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 _BLOCK = 1 << 18
 
 
@@ -35,10 +42,7 @@ class Lines:
     """
 
     def __init__(self, path: Path, name: str, encoding: str = "utf-8") -> None:
-        try:
-            self.encoding = self._asked = codecs.lookup(encoding).name
-        except LookupError:
-            raise InputError(f"There is no encoding {encoding!r}: try utf-8, gb18030 or utf-16.") from None
+        self.encoding = self._asked = known_encoding(encoding)
         self.path = path
         self.name = name
 
@@ -49,16 +53,21 @@ class Lines:
             InputError: the file cannot be decompressed, or a line is far too long.
         """
         number = 0
-        with self._opened() as stream:
-            while line := self._next(stream, number):
-                number += 1
-                if len(line) > LONGEST_LINE:
-                    raise InputError(
-                        f"the line is longer than {LONGEST_LINE >> 20} MiB: is this the right --format?",
-                        file=self.name,
-                        line=number,
-                    )
-                yield number, line
+        try:
+            with self._opened() as stream:
+                while line := stream.readline(LONGEST_LINE + 1):
+                    number += 1
+                    if len(line) > LONGEST_LINE:
+                        raise InputError(
+                            f"the line is longer than {LONGEST_LINE >> 20} MiB: is this the right --format?",
+                            file=self.name,
+                            line=number,
+                        )
+                    yield number, line
+        except UnicodeDecodeError as error:
+            raise InputError(f"not the encoding that it claims: {error.reason}", file=self.name) from None
+        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+            raise InputError(f"cannot be read: {error}", file=self.name, line=number + 1) from None
 
     def decode(self, line: bytes) -> str:
         """A line as text.
@@ -70,16 +79,7 @@ class Lines:
 
     def said(self, error: UnicodeDecodeError) -> str:
         """What to tell of a line that is not of the file's encoding."""
-        byte = error.object[error.start]
-        return f"byte 0x{byte:02x} at {error.start} is no {self.encoding}: say --encoding, for instance gb18030"
-
-    def _next(self, stream: IO[bytes], number: int) -> bytes:
-        try:
-            return stream.readline(LONGEST_LINE + 1)
-        except UnicodeDecodeError as error:
-            raise InputError(f"not the encoding that it claims: {error.reason}", file=self.name) from None
-        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-            raise InputError(f"cannot be read: {error}", file=self.name, line=number + 1) from None
+        return undecoded(error, self.encoding)
 
     @contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
@@ -88,18 +88,35 @@ class Lines:
             rest = cast("IO[bytes]", io.BufferedReader(_Joined(begin, stream), _BLOCK))
             if begin.startswith(codecs.BOM_UTF8):
                 rest.read(len(codecs.BOM_UTF8))
-            elif wide := self._wide(begin):
+                self.encoding = "utf-8"  # whatever was asked for: no other encoding begins so
+            elif (wide := marked(begin) or self._asked).startswith(("utf-16", "utf-32")):
                 # What follows sees UTF-8, because a newline in two bytes ends no line.
                 self.encoding = "utf-8"
                 rest = cast("IO[bytes]", io.BufferedReader(_Recoded(rest, wide), _BLOCK))
             yield rest
 
-    def _wide(self, begin: bytes) -> str | None:
-        if self._asked.startswith(("utf-16", "utf-32")):
-            return self._asked
-        if begin in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
-            return "utf-32"
-        return "utf-16" if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else None
+
+def known_encoding(encoding: str) -> str:
+    """The name by which Python knows an encoding.
+
+    Raises:
+        InputError: it knows none of this name.
+    """
+    try:
+        return codecs.lookup(encoding).name
+    except LookupError:
+        raise InputError(f"There is no encoding {encoding!r}: try utf-8, gb18030 or utf-16.") from None
+
+
+def marked(begin: bytes) -> str | None:
+    """The encoding that a byte order mark tells; None without one."""
+    return next((encoding for mark, encoding in _MARKS if begin.startswith(mark)), None)
+
+
+def undecoded(error: UnicodeDecodeError, encoding: str) -> str:
+    """What to tell of bytes that are not of an encoding."""
+    byte = error.object[error.start]
+    return f"byte 0x{byte:02x} at {error.start} is no {encoding}: say --encoding, for instance gb18030"
 
 
 @contextmanager

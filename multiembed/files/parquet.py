@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from multiembed.files.arrow import arrow, to_json
-from multiembed.files.rows import CHUNK_ROWS, Chunk, InputError, fault_of
+from multiembed.files.rows import CHUNK_CHARACTERS, CHUNK_ROWS, Chunk, InputError, fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -30,7 +30,13 @@ class Batch:
 
     def objects(self) -> list[bytes]:
         """Each row as a JSON object."""
-        return list(map(to_json, self.batch.to_pylist()))
+        try:
+            rows = self.batch.to_pylist()
+        except UnicodeDecodeError:
+            names = self.batch.schema.names
+            columns = [_values(column)[0] for column in self.batch.columns]
+            rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        return list(map(to_json, rows))
 
 
 class Parquet:
@@ -70,18 +76,18 @@ class Parquet:
         with self._opened() as file:
             columns = None if whole else [column]
             try:
-                for batch in file.iter_batches(CHUNK_ROWS, columns=columns, use_threads=False):
-                    yield self._chunk(batch, batch.column(column).to_pylist(), first)
+                for batch in file.iter_batches(_rows_at_once(file.metadata), columns=columns, use_threads=False):
+                    yield self._chunk(batch, first)
                     first += batch.num_rows
             except (pa.ArrowException, OSError) as error:
                 raise InputError(f"cannot be read: {error}", file=self.name, line=first) from None
 
-    def _chunk(self, batch: Any, values: list[Any], first: int) -> Chunk:
-        faults = {
-            row: reason
-            for row, value in enumerate(values)
-            if (reason := f"{self.column!r} is null" if value is None else fault_of(value))
-        }
+    def _chunk(self, batch: Any, first: int) -> Chunk:
+        values, faults = _values(batch.column(str(self.column)))
+        for row, value in enumerate(values):
+            fault = f"{self.column!r} is null" if value is None else fault_of(value)
+            if fault:
+                faults[row] = fault
         texts = [value or "" for value in values]
         return Chunk([self.name] * len(texts), range(first, first + len(texts)), texts, faults, Batch(batch))
 
@@ -93,6 +99,29 @@ class Parquet:
             if isinstance(error, (FileNotFoundError, PermissionError)):
                 raise
             raise InputError(f"this is no whole Parquet file: {error}", file=self.name) from None
+
+
+def _rows_at_once(metadata: Any) -> int:
+    """How many rows make a chunk, by what they take on average."""
+    size = sum(metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups))
+    average: int = size // max(1, metadata.num_rows)
+    return max(1, min(CHUNK_ROWS, 2 * CHUNK_CHARACTERS // max(1, average)))
+
+
+def _values(column: Any) -> tuple[list[Any], dict[int, str]]:
+    """A column's values, and what is wrong with those that are no UTF-8, which Parquet promises and nobody checks."""
+    try:
+        return column.to_pylist(), {}
+    except UnicodeDecodeError:
+        values: list[Any] = []
+        faults = {}
+        for row, scalar in enumerate(column):
+            try:
+                values.append(scalar.as_py())
+            except UnicodeDecodeError as error:
+                values.append(error.object.decode("utf-8", "replace"))
+                faults[row] = f"byte 0x{error.object[error.start]:02x} at {error.start} is no utf-8"
+        return values, faults
 
 
 def _textual(pa: Any, its: Any) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from multiembed import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 CHUNK_ROWS = 512
 """The most rows of a chunk."""
@@ -61,6 +61,50 @@ class Chunk:
     def place(self, row: int) -> str:
         """Where a row stands, as file:line."""
         return place(self.files[row], self.lines[row])
+
+
+class Row(NamedTuple):
+    """One row as it is read, before it is in a chunk."""
+
+    line: int | None
+    text: str
+    fault: str | None
+    """Why it cannot be embedded."""
+    size: int
+    """Characters or bytes of what is kept of it."""
+    kept: Any = None
+    """What its source makes the chunk's columns of."""
+
+
+def gathered(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Rows, as many together as make a chunk."""
+    group: list[Row] = []
+    size = 0
+    for row in rows:
+        group.append(row)
+        size += row.size
+        if len(group) == CHUNK_ROWS or size >= CHUNK_CHARACTERS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def chunk_of(group: Sequence[Row], files: Sequence[str], columns: Columns) -> Chunk:
+    """Rows as a chunk.
+
+    Args:
+        group: the rows.
+        files: the file of each.
+        columns: what they hold.
+    """
+    return Chunk(
+        files,
+        [row.line for row in group],
+        [row.text for row in group],
+        {at: row.fault for at, row in enumerate(group) if row.fault},
+        columns,
+    )
 
 
 def place(file: str | None, line: int | None) -> str:

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import codecs
+import lzma
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multiembed.files.arrow import to_json
-from multiembed.files.rows import CHUNK_CHARACTERS, CHUNK_ROWS, Chunk, InputError, fault_of
+from multiembed.files.lines import decompressed, known_encoding, marked, undecoded
+from multiembed.files.rows import InputError, Row, chunk_of, fault_of, gathered
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from multiembed.files.lines import Lines
+    from multiembed.files.rows import Chunk
 
 DOCUMENT_SUFFIXES = (".txt", ".text", ".md", ".markdown")
 """The files of a folder that are read."""
 TEXT = "text"
 """What the column of the texts is called where the file gives it no name."""
 PATH = "path"
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 
 
 @dataclass(slots=True)
@@ -72,29 +68,18 @@ class TextLines:
 
     def read(self, *, whole: bool = True) -> Iterator[Chunk]:  # noqa: ARG002 - there are no other columns
         """The rows, from the first."""
-        texts: list[str] = []
-        faults: dict[int, str] = {}
-        size = 0
-        number = 0
+        for group in gathered(self._rows()):
+            texts = [row.text for row in group]
+            yield chunk_of(group, [self.name] * len(group), Listed({self.column: texts}))
+
+    def _rows(self) -> Iterator[Row]:
         for number, line in self._lines.numbered():
             try:
                 text = self._lines.decode(line).rstrip("\r\n")
-                reason = fault_of(text)
+                fault = fault_of(text)
             except UnicodeDecodeError as error:
-                text, reason = line.decode("utf-8", "replace").rstrip("\r\n"), self._lines.said(error)
-            if reason:
-                faults[len(texts)] = reason
-            texts.append(text)
-            size += len(text)
-            if len(texts) == CHUNK_ROWS or size >= CHUNK_CHARACTERS:
-                yield self._chunk(number, texts, faults)
-                texts, faults, size = [], {}, 0
-        if texts:
-            yield self._chunk(number, texts, faults)
-
-    def _chunk(self, last: int, texts: list[str], faults: dict[int, str]) -> Chunk:
-        numbers = range(last - len(texts) + 1, last + 1)
-        return Chunk([self.name] * len(texts), numbers, texts, faults, Listed({self.column: texts}))
+                text, fault = line.decode("utf-8", "replace").rstrip("\r\n"), self._lines.said(error)
+            yield Row(number, text, fault, len(text))
 
 
 class Documents:
@@ -109,7 +94,7 @@ class Documents:
         self.name = name
         self.column = column or TEXT
         self._path = path
-        self._encoding = encoding
+        self._encoding = known_encoding(encoding)
         if path.is_dir() and next(self._files(), None) is None:
             raise InputError(f"no file in this folder ends with {', '.join(DOCUMENT_SUFFIXES)}", file=name)
 
@@ -131,38 +116,28 @@ class Documents:
 
     def read(self, *, whole: bool = True) -> Iterator[Chunk]:  # noqa: ARG002 - there are no other columns
         """The rows, from the first."""
-        paths: list[str] = []
-        texts: list[str] = []
-        faults: dict[int, str] = {}
-        size = 0
-        for path in self._files():
-            text, reason = self._text(path)
-            if reason:
-                faults[len(texts)] = reason
-            paths.append(path.as_posix())
-            texts.append(text)
-            size += len(text)
-            if len(texts) == CHUNK_ROWS or size >= CHUNK_CHARACTERS:
-                yield self._chunk(paths, texts, faults)
-                paths, texts, faults, size = [], [], {}, 0
-        if texts:
-            yield self._chunk(paths, texts, faults)
+        for group in gathered(self._rows()):
+            paths = [row.kept for row in group]
+            yield chunk_of(group, paths, Listed({PATH: paths, self.column: [row.text for row in group]}))
 
-    def _chunk(self, paths: list[str], texts: list[str], faults: dict[int, str]) -> Chunk:
-        return Chunk(paths, [None] * len(texts), texts, faults, Listed({PATH: paths, self.column: texts}))
+    def _rows(self) -> Iterator[Row]:
+        for path in self._files():
+            text, fault = self._text(path)
+            # A name that is no UTF-8 has no place in the output.
+            name = os.fsencode(path.as_posix()).decode("utf-8", "replace")
+            yield Row(None, text, fault, len(text), name)
 
     def _text(self, path: Path) -> tuple[str, str | None]:
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            return "", f"cannot be read: {error.strerror}"
-        encoding = next((encoding for mark, encoding in _MARKS if data.startswith(mark)), self._encoding)
+            with decompressed(path) as stream:
+                data = stream.read()
+        except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+            return "", f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        encoding = marked(data[:4]) or self._encoding
         try:
             text = data.decode(encoding)
         except UnicodeDecodeError as error:
-            byte = data[error.start]
-            reason = f"byte 0x{byte:02x} at {error.start} is no {encoding}: say --encoding, for instance gb18030"
-            return data.decode("utf-8", "replace"), reason
+            return data.decode("utf-8", "replace"), undecoded(error, encoding)
         return text, fault_of(text)
 
     def _files(self) -> Iterator[Path]:

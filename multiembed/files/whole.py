@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Self
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Self
 
 from multiembed import ConfigurationError
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
 
 class WholeFile:
     """A file in the making. Until `finish`, nothing is seen at its place; without it, nothing is left.
 
-    Two programs never write one file at once: the second is refused. What a killed program left is written over.
+    Two programs never write one file at once: the second is refused. What a killed program left is written over. What
+    replaces a file takes over its permissions, and stands where a link to it leads.
 
     Raises:
         ConfigurationError: the file is there and may not be replaced, or another program is writing it.
@@ -24,14 +27,10 @@ class WholeFile:
 
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
         check_place(path, overwrite=overwrite)
-        self.path = path
+        self.path = Path(os.path.realpath(path))
         self._overwrite = overwrite
-        self._partial = path.with_name(f".{path.name}.partial")
-        self.stream = os.fdopen(os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-        if not _locked(self.stream.fileno()):
-            self.stream.close()
-            raise ConfigurationError(f"Another program is writing {path} at this moment.")
-        self.stream.truncate(0)
+        self._partial = self.path.with_name(f".{self.path.name}.partial")
+        self.stream = self._begun()
 
     def finish(self) -> None:
         """Put the file into its place, safe against a power cut.
@@ -42,6 +41,8 @@ class WholeFile:
         self.stream.flush()
         os.fsync(self.stream.fileno())
         if self._overwrite:
+            with suppress(FileNotFoundError):
+                shutil.copymode(self.path, self._partial)
             self._partial.replace(self.path)
         else:
             self._place_if_free()
@@ -52,7 +53,8 @@ class WholeFile:
         """Leave nothing behind, unless it is finished."""
         if not self.stream.closed:
             self._partial.unlink(missing_ok=True)
-            self.stream.close()
+            with suppress(OSError):  # a full disk refuses the rest, which nobody wants any more
+                self.stream.close()
 
     def __enter__(self) -> Self:
         return self
@@ -61,6 +63,20 @@ class WholeFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.discard()
+
+    def _begun(self) -> IO[bytes]:
+        """The file beside the place, empty and ours alone."""
+        while True:
+            stream = os.fdopen(os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+            if not _locked(stream.fileno()):
+                stream.close()
+                raise ConfigurationError(f"Another program is writing {self.path} at this moment.")
+            # Between opening and locking another program may have finished: then this is its output by now.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(stream.fileno()), self._partial.stat()):
+                    stream.truncate(0)
+                    return stream
+            stream.close()
 
     def _place_if_free(self) -> None:
         try:
@@ -84,6 +100,8 @@ def check_place(path: Path, *, overwrite: bool) -> None:
         raise ConfigurationError(f"{path} is a folder: name a file.")
     if not path.parent.is_dir():
         raise ConfigurationError(f"The folder {path.parent} does not exist.")
+    if path.exists() and not path.is_file():
+        raise ConfigurationError(f"{path} is no regular file: name another output.")
     if not overwrite and (path.exists() or path.is_symlink()):
         raise ConfigurationError(f"{path} exists already: --overwrite replaces it once the new one is whole.")
 
