@@ -131,6 +131,8 @@ class _Window:
             self._inside.discard(ticket)
             self._tokens -= ticket.tokens
         del self._leaving[:over]
+        if not self._inside:
+            self._tokens = 0.0  # what rounding has left, which a bill out of all reason makes large
 
     def _leave(self, ticket: Ticket, arrived: float) -> None:
         del self._unanswered[ticket]
