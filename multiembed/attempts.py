@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _BYTES_PER_NUMBER = 100
 _BYTES_ROOM = 1_000_000
 _UNKNOWN_DIMENSIONS = 8192
+_LONGEST = 1e6
+"""Seconds that an attempt may have, whatever was told: no system waits for a socket much longer at once."""
 _MOST_REFUSALS = 20
 """Refusals by a rate limit after which one counts as a failure of the request, though others pass."""
 
@@ -212,7 +214,7 @@ def _over(part: Batch, job: Job, tokens: float, estimated: int) -> MultiEmbedErr
 
 def _write(part: Batch, job: Job, target: Target) -> WireRequest | None:
     """The request, or None when the deadline leaves no time for it."""
-    timeout = job.timeout
+    timeout = min(job.timeout, _LONGEST)
     if job.deadline_at is not None:
         timeout = min(timeout, job.deadline_at - job.clock())
         if timeout <= 0:

@@ -465,6 +465,12 @@ def test_the_key_that_was_sent_is_cleaned_out_of_an_error_whatever_its_function_
     assert len(asked) == 1
 
 
+def test_an_attempt_without_a_limit_has_as_long_as_a_system_can_wait():
+    play = Play(timeout=1e18)
+    play.run(["a"], good)
+    assert 1e5 < play.requests[0].timeout < 2**31 / 1000
+
+
 def test_a_reply_with_a_weight_for_every_token_is_not_too_large():
     play = Play("dashscope:text-embedding-v4", {"output": "dense&sparse", "dimensions": 64})
     play.run(["ab " * 8192] * 10, BAD_KEY)
