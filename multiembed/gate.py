@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
 
-    from multiembed.pace import Ticket
     from multiembed.records import Quota
+    from multiembed.window import Ticket
 
 
 _LOOK_UP = 1.0
