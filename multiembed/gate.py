@@ -139,7 +139,7 @@ class Gate:
         with self._lock:
             soonest = self._admit()
             now = self._clock()
-            if max(now, self.weather.closed_until) >= place.ends:
+            if place.ticket is None and max(now, self.weather.closed_until) >= place.ends:
                 raise _TooLateError
             return max(_BLINK, min(place.ends - now, soonest, _LOOK_UP))
 
@@ -176,6 +176,8 @@ class Gate:
             return float("inf")
         soonest = 0.0
         for place in list(self._waiting):
+            if place.ends <= self._clock():  # it waits no longer, and will leave
+                continue
             if soonest > 0.0 and place.blocks is None:  # nobody overtakes, but who would otherwise wait for ever
                 continue
             wait = self._wait(place)
@@ -254,6 +256,17 @@ class Place:
             usual: what the provider's documents say it limits.
         """
         self._gate._slowed(self.ticket, quota, usual, delay, asked=asked)
+
+    # ── the end of the wait, or of the request ───────────────────────────────────────────────────
+
+    def withdraw(self) -> None:
+        """Wait no longer, as if its end had come. May be called from any thread."""
+        self.ends = float("-inf")
+        self.wake()
+
+    def leave(self) -> None:
+        """Give it back, if that was not done: Ctrl-C may have come while it was."""
+        self._gate._leave(self)
 
     # ── the wait ─────────────────────────────────────────────────────────────────────────────────
 
