@@ -302,6 +302,23 @@ def test_what_came_unasked_while_the_loop_was_held_up_is_no_answer_to_the_next_r
     assert [answer.body for answer in answers] == [b"ok", b"ok"]
 
 
+def test_a_request_that_is_cancelled_while_it_connects_leaves_no_task_behind():
+    async def cancelled_after(steps, url):
+        wire = Wire()
+        request = WireRequest(url=url, headers={}, body=b"{}", timeout=5.0, max_reply_bytes=10_000)
+        sending = asyncio.ensure_future(wire.asend(request))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        await wire.aclose()
+        return left
+
+    with Scripted(OK) as server:
+        assert [asyncio.run(cancelled_after(steps, server.url)) for steps in range(8)] == [set()] * 8
+
+
 def test_a_connection_that_the_server_closed_while_it_lay_idle_is_not_used(door):
     with Scripted(OK, closes=True) as server:
         wire = Wire()

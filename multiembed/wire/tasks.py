@@ -10,6 +10,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from multiembed.address import is_number
 from multiembed.wire.common import KEEP_ALIVE, TunnelRefusedError, broken, ready, ssl_context, timed_out, unsendable
 from multiembed.wire.exchange import Answer, Tunnel, asking_for_tunnel, written
 from multiembed.wire.route import Route, route_to
@@ -108,7 +109,9 @@ class LoopSession:
         """
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {}
-        if isinstance(loop, asyncio.BaseEventLoop):  # uvloop does not know it
+        # uvloop does not know it. A number is one address, and asyncio's race (3.11.7) leaves a task behind when it is
+        # cancelled, and a socket open.
+        if isinstance(loop, asyncio.BaseEventLoop) and not is_number(route.host):
             options["happy_eyeballs_delay"] = 0.25
         if route.tls:
             options |= {"ssl": ssl_context(), "server_hostname": route.host, "ssl_handshake_timeout": seconds}
