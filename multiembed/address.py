@@ -78,6 +78,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_number(host: str) -> bool:
+    """Whether a host is one address itself, and no name of any."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def check_headers(given: Mapping[str, str]) -> Mapping[str, str]:
     """The user's extra headers.
 

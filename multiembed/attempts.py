@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 
     from multiembed.gate import Place
     from multiembed.job import Answer, Batch, Job, Outcome, Step
-    from multiembed.records import FaultKind, WireReply
+    from multiembed.records import FaultKind
+    from multiembed.target import Target
 
 # A number on the wire takes at most about 25 bytes; four times that for names and escapes, and room for an error page.
 _BYTES_PER_NUMBER = 100
 _BYTES_ROOM = 1_000_000
 _UNKNOWN_DIMENSIONS = 8192
+_LONGEST = 1e6
+"""Seconds that an attempt may have, whatever was told: no system waits for a socket much longer at once."""
 _MOST_REFUSALS = 20
 """Refusals by a rate limit after which one counts as a failure of the request, though others pass."""
 
@@ -65,11 +68,13 @@ def attempt(part: Batch, job: Job, outcome: Outcome) -> Story:
     ill = Illness()
     estimated = _tokens(part, job)
     tokens = estimated * job.lessons.most_per_estimate
-    if tokens > job.ceilings.most_tokens:
-        return _over(part, job, tokens)
+    over = _over(part, job, tokens, estimated)
+    if over is not None:
+        return over
     while True:
         try:
-            request = _write(part, job)
+            target = job.target.as_of_now()
+            request = _write(part, job, target)
         except ConfigurationError as error:  # the api_key function
             job.fatal = job.fatal or error
             return job.fatal
@@ -85,7 +90,7 @@ def attempt(part: Batch, job: Job, outcome: Outcome) -> Story:
             job.lessons.saw(answer.seconds)
             outcome.seconds.append(answer.seconds)
         dimensions = job.target.expected_dimensions or job.lessons.dimensions
-        judged = judge(answer, job.target, texts=len(part.texts), dimensions=dimensions)
+        judged = judge(answer, target, texts=len(part.texts), dimensions=dimensions)
         if isinstance(judged, Believed):
             place.answered(judged.total_tokens)
             job.lessons.billed(judged.total_tokens or 0, estimated)
@@ -93,13 +98,13 @@ def attempt(part: Batch, job: Job, outcome: Outcome) -> Story:
                 job.lessons.dimensions = judged.dense.shape[1]
             return judged
         if not MEANINGS[judged.kind].retry:
-            return _refused(judged, part, job, answer, place)
+            return _refused(judged, part, job, target, answer, place)
         asked = None if isinstance(answer, TransportFailure) else retry_after(answer.headers, job.wall())
         outcome.rate_errors += judged.kind == "rate_limit"
         delay = _failed(judged, ill, asked, place, job)
         if _hopeless(judged, ill, delay, job):
             late = job.deadline_at is not None and judged.kind == "timeout" and job.clock() + delay >= job.deadline_at
-            return too_late(part, job) if late else _give_up(judged, part, job, answer=answer, asked=asked)
+            return too_late(part, job) if late else _give_up(judged, part, job, target, answer=answer, asked=asked)
         yield Wait(delay)
         if job.fatal is not None:
             return job.fatal
@@ -126,7 +131,9 @@ def _failed(fault: Fault, ill: Illness, asked: float | None, place: Place, job: 
     return delay
 
 
-def _refused(fault: Fault, part: Batch, job: Job, answer: Answer, place: Place) -> MultiEmbedError | Split | Doubt:
+def _refused(
+    fault: Fault, part: Batch, job: Job, target: Target, answer: Answer, place: Place
+) -> MultiEmbedError | Split | Doubt:
     """What follows from a refusal that would come again: smaller requests, or an error."""
     meaning = MEANINGS[fault.kind]
     if not meaning.fatal:
@@ -143,7 +150,7 @@ def _refused(fault: Fault, part: Batch, job: Job, answer: Answer, place: Place) 
         return Split(count // 2, one_culprit=True) if job.served else Doubt()
     if count > 1 and meaning.split:
         return Split(min(fault.cap or count, (count + 1) // 2), one_culprit=False)
-    return _give_up(fault, part, job, answer=answer, asked=None)
+    return _give_up(fault, part, job, target, answer=answer, asked=None)
 
 
 def _what_may_be_too_long(part: Batch, job: Job) -> FaultKind:
@@ -181,10 +188,19 @@ def _tokens(part: Batch, job: Job) -> int:
     return sum(job.count(text) + overhead for text in part.texts)
 
 
-def _over(part: Batch, job: Job, tokens: float) -> MultiEmbedError | Split:
-    """What becomes of texts that no minute, or second, has room for, as bills have shown since they were packed."""
+def _over(part: Batch, job: Job, tokens: float, estimated: int) -> MultiEmbedError | Split | None:
+    """What becomes of texts that no minute, or second, has room for; None when they may go.
+
+    Several are parted by the dearest bill lately. One alone is refused only by the estimate itself, or by the mean of
+    bills where they were lower: the dearest may have been of a few words, where a tokenizer's marks weigh most.
+    """
+    if tokens <= job.ceilings.most_tokens:
+        return None
     if len(part.texts) > 1:
         return Split((len(part.texts) + 1) // 2, one_culprit=False)
+    tokens = estimated * min(1.0, job.lessons.per_estimate or 1.0)
+    if tokens <= job.ceilings.most_tokens:
+        return None
     most = int(job.ceilings.most_tokens)
     each = f"{most:,} a second" if job.ceilings.per_second else f"{most:,} a minute"
     return InputTooLongError(
@@ -196,29 +212,32 @@ def _over(part: Batch, job: Job, tokens: float) -> MultiEmbedError | Split:
     )
 
 
-def _write(part: Batch, job: Job) -> WireRequest | None:
+def _write(part: Batch, job: Job, target: Target) -> WireRequest | None:
     """The request, or None when the deadline leaves no time for it."""
-    target = job.target
-    timeout = job.timeout
+    timeout = min(job.timeout, _LONGEST)
     if job.deadline_at is not None:
         timeout = min(timeout, job.deadline_at - job.clock())
         if timeout <= 0:
             return None
     dimensions = target.expected_dimensions or job.lessons.dimensions or _UNKNOWN_DIMENSIONS
+    body = orjson.dumps(target.provider.encode(target.request(part.texts, job.role)))
+    numbers = len(part.texts) * dimensions
+    if target.output != "dense":
+        numbers += len(body)  # a weight for each token, of which no text has more than bytes
     return WireRequest(
         url=target.url,
         headers={**target.headers, **target.authorization(), "Content-Type": "application/json"},
-        body=orjson.dumps(target.provider.encode(target.request(part.texts, job.role))),
+        body=body,
         timeout=timeout,
-        max_reply_bytes=_BYTES_ROOM + len(part.texts) * dimensions * _BYTES_PER_NUMBER,
+        max_reply_bytes=_BYTES_ROOM + numbers * _BYTES_PER_NUMBER,
     )
 
 
 def _give_up(
-    fault: Fault, part: Batch, job: Job, *, answer: WireReply | TransportFailure, asked: float | None
+    fault: Fault, part: Batch, job: Job, target: Target, *, answer: Answer, asked: float | None
 ) -> MultiEmbedError:
     """The error of a part; when no other part can fare better, the error of the whole call."""
-    error = error_of(fault, job.target, answer=answer, indices=part.places, retry_after=asked)
+    error = error_of(fault, target, answer=answer, indices=part.places, retry_after=asked)
     if MEANINGS[fault.kind].retry:
         job.trouble = error
     if MEANINGS[fault.kind].fatal or _general(fault, part, job):

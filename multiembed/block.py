@@ -150,7 +150,13 @@ class Block:
         self._missing -= len(batch.places)
 
     def result(self) -> EmbeddingResult:
-        """The vectors in the order of the caller's texts; rows of texts that failed are NaN, and named."""
+        """The vectors in the order of the caller's texts; rows of texts that failed are NaN, and named.
+
+        Raises:
+            MultiEmbedError: it is not whole, so that some rows would be whatever stood in memory.
+        """
+        if not self.whole:
+            raise MultiEmbedError("The call was broken off before all texts had an answer. Call again.")
         return EmbeddingResult(
             vectors=self._vectors(),
             sparse=None if self._target.output == "dense" else [self._sparse_at(place) for place in self._places],

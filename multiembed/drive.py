@@ -20,10 +20,14 @@ from multiembed.job import WITHHELD, Send
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterator
 
+    from multiembed.gate import Place
     from multiembed.job import Answer, Batch, Job, Outcome, Step
     from multiembed.records import WireRequest
 
 _T = TypeVar("_T")
+
+_MOST_GONE = 16
+"""Threads that have ended and are still noted."""
 
 
 def _nobody() -> None:
@@ -92,6 +96,7 @@ class Crew:
         self._stop = threading.Event()
         self._roster = _Roster(work.workers)
         self._helpers: list[threading.Thread] = []
+        self._queue: set[Place] = set()
         self._left: Batch | None = None
         self._error: BaseException | None = None
         try:
@@ -128,8 +133,10 @@ class Crew:
         return True
 
     def close(self) -> None:
-        """No further request goes out; those that are sent are heard to their end."""
+        """No further request goes out; those that are sent are heard to their end, and nobody stays in the queue."""
         self._stop.set()
+        for place in list(self._queue):
+            place.withdraw()
 
     def check(self) -> None:
         """Raise what broke a hand."""
@@ -146,7 +153,10 @@ class Crew:
             self._left = batch
             self._work.wake()
             return False
-        self._helpers.append(helper)
+        with self._lock:
+            self._helpers.append(helper)
+            if len(self._helpers) > 2 * self._roster.hands + _MOST_GONE:  # a stream hires for as long as it runs
+                self._helpers[:] = [each for each in self._helpers if each.is_alive()]
         return True
 
     def _take(self) -> Batch | None:
@@ -177,12 +187,18 @@ class Crew:
             self.hire()
 
     def _play(self, flow: Generator[Step, Answer, Outcome]) -> Outcome | None:
+        place: Place | None = None
         try:
             step = next(flow)
             while not self._stop.is_set():
                 if isinstance(step, Send):
-                    step.place.blocks = self._blocks
-                    with step.place as admitted, self._out():
+                    place = step.place
+                    place.blocks = self._blocks
+                    self._queue.add(place)
+                    if self._stop.is_set():
+                        place.withdraw()
+                    with place as admitted, self._out():
+                        self._queue.discard(place)
                         step = flow.send(self._answer(step) if admitted else WITHHELD)
                 else:
                     if step.seconds > 0.0:
@@ -193,6 +209,9 @@ class Crew:
             outcome: Outcome = end.value
             return outcome
         finally:
+            if place is not None:
+                self._queue.discard(place)
+                place.leave()
             flow.close()
         return None
 
@@ -246,7 +265,7 @@ class TaskCrew:
             return
         helper = asyncio.ensure_future(self._help(batch))
         self._helpers.add(helper)
-        helper.add_done_callback(self._helpers.discard)
+        helper.add_done_callback(self._ended)
 
     async def aclose(self) -> None:
         """End all hands, what they sent included."""
@@ -270,9 +289,17 @@ class TaskCrew:
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's task
-            self._error = self._error or error
-            self._stopped = True
-            self._work.wake()
+            self._break(error)
+
+    def _ended(self, helper: asyncio.Task[None]) -> None:
+        self._helpers.discard(helper)
+        if helper.cancelled() and not self._stopped:  # by somebody else: its texts have no answer, and the call ends
+            self._break(asyncio.CancelledError("one of the call's tasks was cancelled"))
+
+    def _break(self, error: BaseException) -> None:
+        self._error = self._error or error
+        self._stopped = True
+        self._work.wake()
 
     async def _toil(self, batch: Batch | None) -> None:
         while batch is not None:

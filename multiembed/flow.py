@@ -94,7 +94,8 @@ def _alone(part: Batch, job: Job, outcome: Outcome) -> Story:
                 return (yield from _in_pieces(cut_up(text, most, job.count), part, job, outcome))
             text = shorten(text, most, job.count)
         came = yield from attempt(Batch(part.places, (text,)), job, outcome)
-        if not isinstance(came, InputTooLongError) or len(text) == 1:
+        # What no quota has room for has no status, and is not cut for it: a vector must not tell of its account.
+        if not isinstance(came, InputTooLongError) or came.status is None or len(text) == 1:
             return came
         # The estimate was too low, or the limit is not known: what was refused is the measure now.
         outcome.shortened += 1

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
 
-    from multiembed.pace import Ticket
     from multiembed.records import Quota
+    from multiembed.window import Ticket
 
 
 _LOOK_UP = 1.0
@@ -46,18 +46,23 @@ class Gate:
         self._lock = threading.Lock()
         self._inside: set[Place] = set()
         self._waiting: deque[Place] = deque()
+        self._forsaken: deque[Place] = deque()
+        """Given back by whoever could not wait for the lock."""
         self._told: weakref.WeakKeyDictionary[object, Ceilings] = weakref.WeakKeyDictionary()
 
     def tell(self, teller: object, ceilings: Ceilings) -> None:
         """Note what an embedder was told of the account's quota, for as long as the embedder lives."""
-        with self._lock:
-            self._told[teller] = ceilings
+        if (ceilings.in_flight, ceilings.requests_per_minute, ceilings.tokens_per_minute) != (None, None, None):
+            with self._lock:
+                self._told[teller] = ceilings
 
     def ceilings(self, own: Ceilings) -> Ceilings:
         """What holds for an embedder: the lowest rates that any on the account was told, and its own in flight.
 
         Who was told nothing of requests in flight keeps to what the others were told.
         """
+        if not self._told:
+            return own
         with self._lock:
             told = [own, *self._told.values()]
         return replace(
@@ -79,11 +84,11 @@ class Gate:
         verdict on the answer is told to the place while it is held. Nobody holds one while waiting out a back-off.
 
         Args:
-            ceilings: what the caller knows of the account's quota.
+            ceilings: what the caller knows of the account's quota; what others were told since counts, too.
             tokens: of the request, as estimated.
             ends: on the gate's clock.
         """
-        return Place(self, ceilings, tokens, float("inf") if ends is None else ends)
+        return Place(self, self.ceilings(ceilings), tokens, float("inf") if ends is None else ends)
 
     def may_retry(self) -> bool:
         """Whether the account's retry budget has one left, which is then spent."""
@@ -119,6 +124,7 @@ class Gate:
 
     def _enter(self, place: Place) -> None:
         with self._lock:
+            self._clear()
             if (not self._waiting or place.blocks is not None) and self._wait(place) <= 0.0:
                 self._let_in(place)
             else:
@@ -133,26 +139,45 @@ class Gate:
         with self._lock:
             soonest = self._admit()
             now = self._clock()
-            if max(now, self.weather.closed_until) >= place.ends:
+            if place.ticket is None and max(now, self.weather.closed_until) >= place.ends:
                 raise _TooLateError
             return max(_BLINK, min(place.ends - now, soonest, _LOOK_UP))
 
     def _leave(self, place: Place) -> None:
-        """Give the place back, or the place in the queue when the wait was cut short."""
+        """Give the place back, or the place in the queue when the wait was cut short. Twice is as good as once."""
         with self._lock:
-            if place in self._inside and place.ticket is not None:
-                self._inside.remove(place)
-                self.pace.gone(place.ticket, self._clock())
-            elif place in self._waiting:
-                self._waiting.remove(place)
+            self._let_out(place)
             self._admit()
+
+    def _forsake(self, place: Place) -> None:
+        """Have the place given back by the next one who comes by, at most as late as those who wait look again.
+
+        For the garbage collector, which ends the tasks of a loop that is gone in any thread that it likes, also in one
+        that has the lock.
+        """
+        self._forsaken.append(place)
+
+    def _clear(self) -> None:
+        while self._forsaken:
+            self._let_out(self._forsaken.popleft())
+
+    def _let_out(self, place: Place) -> None:
+        if place in self._inside and place.ticket is not None:
+            self._inside.remove(place)
+            self.pace.gone(place.ticket, self._clock())
+            self.pace.in_flight = len(self._inside)  # Ctrl-C may have come between the two once
+        elif place in self._waiting:
+            self._waiting.remove(place)
 
     def _admit(self) -> float:
         """Let in who may come in; the seconds until the next one may, as far as time alone decides it."""
+        self._clear()
         if not self._waiting:
             return float("inf")
         soonest = 0.0
         for place in list(self._waiting):
+            if place.ends <= self._clock():  # it waits no longer, and will leave
+                continue
             if soonest > 0.0 and place.blocks is None:  # nobody overtakes, but who would otherwise wait for ever
                 continue
             wait = self._wait(place)
@@ -232,6 +257,17 @@ class Place:
         """
         self._gate._slowed(self.ticket, quota, usual, delay, asked=asked)
 
+    # ── the end of the wait, or of the request ───────────────────────────────────────────────────
+
+    def withdraw(self) -> None:
+        """Wait no longer, as if its end had come. May be called from any thread."""
+        self.ends = float("-inf")
+        self.wake()
+
+    def leave(self) -> None:
+        """Give it back, if that was not done: Ctrl-C may have come while it was."""
+        self._gate._leave(self)
+
     # ── the wait ─────────────────────────────────────────────────────────────────────────────────
 
     def moves(self, blocked: asyncio.AbstractEventLoop | None) -> bool:
@@ -278,8 +314,8 @@ class Place:
                     event.clear()
         except _TooLateError:
             return self.ticket is not None
-        except BaseException:
-            self._gate._leave(self)
+        except BaseException as error:
+            self._leave_task(type(error))
             raise
         return True
 
@@ -291,7 +327,15 @@ class Place:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._gate._leave(self)
+        self._leave_task(kind)
+
+    def _leave_task(self, kind: type[BaseException] | None) -> None:
+        """Give it back: at once, or where it is not the task's loop that ends the task, later."""
+        try:
+            collected = kind is GeneratorExit or asyncio.get_running_loop() is not self._loop
+        except RuntimeError:
+            collected = True
+        (self._gate._forsake if collected else self._gate._leave)(self)
 
 
 _gates: dict[str, Gate] = {}

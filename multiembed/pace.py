@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import insort
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from multiembed.learn import Learned, Meter
+from multiembed.window import Ticket, Window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,6 @@ _CATCH_UP = 0.02
 """Seconds by which a request that is late, because timers are, lets the next one come sooner."""
 _IDLE = 1.0
 """A longer pause between two requests is no use of a limit."""
-_ROUNDING = 1e-6
 _LATELY = 2.0
 _MOST_VOTES = 3
 _DOCUMENTS: Mapping[Quota | None, int] = {"in_flight": 2, None: 0, "requests": -2, "tokens": -2}
@@ -56,91 +55,6 @@ class Ceilings:
         return max(1, self.tokens_per_minute // 60) if self.per_second else self.tokens_per_minute
 
 
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """One request that was let go."""
-
-    sent: float
-    tokens: float
-    """Reserved by estimate, then as billed."""
-    level: int
-    """Requests in flight when it went, itself among them."""
-
-
-class _Window:
-    """What went within a span of time, as the server may count it.
-
-    A request reaches the server at some time between our sending and its answer. Counting it until the span has passed
-    since its answer, no span of the server's own clock can hold more than was allowed here.
-
-    Args:
-        span: seconds.
-        on_the_way: seconds after which a request has reached the server, answered or not.
-    """
-
-    def __init__(self, span: float, on_the_way: float) -> None:
-        self._span = span
-        self._on_the_way = on_the_way
-        self._unanswered: dict[Ticket, None] = {}
-        self._leaving: list[tuple[float, Ticket]] = []
-        """By the time at which they no longer count."""
-        self._inside: set[Ticket] = set()
-        self._tokens = 0.0
-
-    def sent(self, ticket: Ticket, now: float) -> None:
-        self._let_go(now)
-        self._unanswered[ticket] = None
-        self._inside.add(ticket)
-        self._tokens += ticket.tokens
-
-    def answered(self, ticket: Ticket, now: float) -> None:
-        if ticket in self._unanswered:
-            self._leave(ticket, min(now, ticket.sent + self._on_the_way))
-
-    def billed(self, ticket: Ticket, tokens: float) -> None:
-        if ticket in self._inside:
-            self._tokens += tokens - ticket.tokens
-
-    def wait(self, now: float, requests: float, tokens: float) -> float:
-        """Seconds until it holds no more than these; infinite when somebody must be answered first."""
-        self._let_go(now)
-        excess, held = len(self._inside) - requests, self._tokens - tokens
-        if excess <= 0 and held <= _ROUNDING:
-            return 0.0
-        for when, ticket in self._leaving:
-            excess -= 1
-            held -= ticket.tokens
-            if excess <= 0 and held <= _ROUNDING:
-                return when - now
-        if self._on_the_way < self._span:
-            for ticket in self._unanswered:
-                excess -= 1
-                held -= ticket.tokens
-                if excess <= 0 and held <= _ROUNDING:
-                    return ticket.sent + self._on_the_way + self._span - now
-        return float("inf")
-
-    def _let_go(self, now: float) -> None:
-        while self._unanswered and (first := next(iter(self._unanswered))).sent + self._on_the_way <= now:
-            self._leave(first, first.sent + self._on_the_way)
-        over = 0
-        for when, ticket in self._leaving:
-            if when > now:
-                break
-            over += 1
-            self._inside.discard(ticket)
-            self._tokens -= ticket.tokens
-        del self._leaving[:over]
-
-    def _leave(self, ticket: Ticket, arrived: float) -> None:
-        del self._unanswered[ticket]
-        insort(self._leaving, (arrived + self._span, ticket), key=_first)
-
-
-def _first(pair: tuple[float, Ticket]) -> float:
-    return pair[0]
-
-
 class Pace:
     """The requests of one account: how many, how fast, and how they fared.
 
@@ -154,8 +68,8 @@ class Pace:
         self._passed: dict[Quota, Meter] = {"requests": Meter(), "tokens": Meter()}
         self._free: dict[Quota, float] = {}
         """When the next request may go at each learned rate."""
-        self._minute = _Window(_MINUTE, _LOST)
-        self._second = _Window(_SECOND, _ON_THE_WAY)
+        self._minute = Window(_MINUTE, _LOST)
+        self._second = Window(_SECOND, _ON_THE_WAY)
         self._last = float("-inf")
         self._changed = float("-inf")
         """When a limit last fell: what went before tells nothing of the new one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterable
 from contextlib import aclosing, closing
@@ -84,12 +85,14 @@ def stream(
         texts: the source.
         on_error: "raise", or "keep" what failed in the results' failures.
     """
-    woken = threading.Event()
+    woken, here = threading.Event(), os.getpid()
     source = iter(texts)
     with make(woken.set) as call, closing(Crew(call.work(), send)) as crew:
         reading = _Reading(call.job.target.limits.max_items)
         while (turn := _turn(call, reading)) != "end":
             crew.check()
+            if os.getpid() != here:  # its threads are the parent's, and nobody would ever answer
+                raise ConfigurationError("The stream was begun before this process was forked: begin one here.")
             if isinstance(turn, Block):
                 yield _result(turn, call, on_error)
             elif turn == "read":

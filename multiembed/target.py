@@ -73,6 +73,20 @@ class Target:
         """The header that holds the key."""
         return {"Authorization": f"Bearer {self.key.reveal()}"} if self.key else {}
 
+    def as_of_now(self) -> Target:
+        """The same with the key of this moment, for one request and for the judgement of its answer.
+
+        A function that gives the key may give another one next time, or fail: then a provider's words that repeat the
+        one that was sent could not be cleaned of it.
+
+        Raises:
+            ConfigurationError: the function failed, or gave none.
+        """
+        if self.key is None:
+            return self
+        key = self.key.reveal()
+        return replace(self, key=Key(lambda: key))
+
     def prepare(self, texts: Sequence[str], role: Role) -> Sequence[str]:
         """Texts as they go on the wire: with their role's prefix, and queries in their model's prompt form."""
         prefix = self.query_prefix if role == "query" else self.document_prefix

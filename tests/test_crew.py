@@ -282,6 +282,68 @@ async def test_tasks_do_work_that_comes_later():
     assert done == [0, 1, 2]
 
 
+async def test_a_hand_that_somebody_else_cancels_ends_the_call_and_never_leaves_rows_unsaid():
+    plan, done = iter(batches(100)), []
+
+    async def asend(request):
+        await asyncio.sleep(0.005)
+        return answer(request)
+
+    work = Work(take=lambda: next(plan, None), job=job_of(told=8), workers=8, done=lambda *told: done.append(told))
+    call = asyncio.ensure_future(TaskCrew(work, asend).run())
+    await asyncio.sleep(0.001)
+    for hand in asyncio.all_tasks() - {call, asyncio.current_task()}:  # one of them has not begun yet
+        hand.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+def test_a_crew_that_is_hired_again_and_again_does_not_remember_every_thread():
+    plan, arrived = [], threading.Semaphore(0)
+    work = Work(take=lambda: plan.pop() if plan else None, job=job_of(), workers=8, done=lambda *_: arrived.release())
+    crew = Crew(work, answer)
+    for _ in range(200):
+        plan[:] = batches(1)
+        crew.hire()
+        assert arrived.acquire(timeout=PATIENCE)
+        assert nobody_is_left()
+    assert len(crew._helpers) < 50
+
+
+def test_a_crew_that_is_closed_leaves_the_queue_and_uses_nothing_of_what_was_told():
+    job, plan, sent = job_of(), iter(batches(1000)), threading.Semaphore(0)
+    job.ceilings = Ceilings(requests_per_minute=3)
+
+    def send(request):
+        sent.release()
+        return answer(request)
+
+    crew = Crew(Work(take=lambda: next(plan, None), job=job, workers=8, done=lambda *_: None), send)
+    crew.hire()
+    for _ in range(3):
+        assert sent.acquire(timeout=PATIENCE)
+    crew.close()
+    assert nobody_is_left()
+    assert job.gate.in_flight == 0
+
+
+def test_ctrl_c_while_a_place_is_given_back_keeps_no_place(monkeypatch):
+    job, pressed = job_of(told=1), []
+    leave = Gate._leave
+
+    def interrupted(gate, place):
+        if not pressed:
+            pressed.append(place)
+            raise KeyboardInterrupt
+        leave(gate, place)
+
+    monkeypatch.setattr(Gate, "_leave", interrupted)
+    plan = iter(batches(1))
+    with pytest.raises(KeyboardInterrupt):
+        Crew(Work(take=lambda: next(plan, None), job=job, workers=8, done=lambda *_: None), answer).run()
+    assert job.gate.in_flight == 0
+
+
 def test_a_crew_that_is_closed_sends_no_more():
     plan, job, sent = iter(batches(1000)), job_of(told=3), []
 

@@ -445,6 +445,39 @@ def test_a_server_that_refuses_even_one_text_is_believed_after_it():
     assert [error.indices for error in outcome.failures.values()] == [(0,), (1,)]
 
 
+# ── what was sent is what counts ─────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("later", ["another key", "failure"])
+def test_the_key_that_was_sent_is_cleaned_out_of_an_error_whatever_its_function_gives_next(later):
+    asked = []
+
+    def key():
+        asked.append(None)
+        if len(asked) > 1 and later == "failure":
+            raise OSError("the vault is down")
+        return f"{KEY}-{len(asked)}"
+
+    play = Play(options={"api_key": key})
+    outcome = play.run(["a"], refuse(401, "invalid_api_key", f"no such key: {KEY}-1"))
+    assert type(outcome.failures[0]) is errors.AuthenticationError
+    assert KEY not in str(outcome.failures[0])
+    assert len(asked) == 1
+
+
+def test_an_attempt_without_a_limit_has_as_long_as_a_system_can_wait():
+    play = Play(timeout=1e18)
+    play.run(["a"], good)
+    assert 1e5 < play.requests[0].timeout < 2**31 / 1000
+
+
+def test_a_reply_with_a_weight_for_every_token_is_not_too_large():
+    play = Play("dashscope:text-embedding-v4", {"output": "dense&sparse", "dimensions": 64})
+    play.run(["ab " * 8192] * 10, BAD_KEY)
+    weight = len('{"index":151935,"value":0.829345703125,"token":"\\u98ce\\u6025"},')
+    assert play.requests[0].max_reply_bytes > 10 * (8192 * weight + 64 * 25)
+
+
 # ── one text's fault ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -472,6 +505,23 @@ def test_texts_that_are_refused_fail_alone_and_their_neighbours_are_paid_once(wh
         assert outcome.failures[place].indices == (place,)
     assert (outcome.total_tokens, play.waits) == (count - len(bad), [])
     assert len(play.sent) <= 1 + 2 * len(bad) * (count.bit_length() + 1)
+
+
+@pytest.mark.parametrize("on_too_long", ["truncate", "split"])
+def test_no_text_is_cut_because_a_quota_has_no_room_for_it(on_too_long):
+    play = Play(options={"on_too_long": on_too_long}, ceilings=Ceilings(tokens_per_minute=10))
+    outcome = play.run(["a text that is longer than any minute of this account may hold"], good)
+    assert type(outcome.failures[0]) is errors.InputTooLongError
+    assert "tokens_per_minute=10" in str(outcome.failures[0])
+    assert play.sent == []
+
+
+def test_the_dear_bill_of_a_short_text_keeps_no_long_one_from_being_sent():
+    play = Play(ceilings=Ceilings(tokens_per_minute=100))
+    play.run(["a"], lambda texts: reply(200, {**orjson.loads(good(texts).body), "usage": {"total_tokens": 3}}))
+    long = "word " * 50
+    assert_whole(play.run([long], good), [long])
+    assert play.run(["word " * 500], good).failures.keys() == {0}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from contextlib import AsyncExitStack, ExitStack, contextmanager
@@ -336,6 +337,25 @@ def test_embedders_share_a_gate_when_provider_host_and_key_are_the_same(model, o
     assert "sk-" not in other
 
 
+def test_what_an_embedder_is_told_holds_for_the_calls_of_others_that_began_before():
+    gate, untold = trusted_gate(), Ceilings()
+    began = gate.ceilings(untold)
+
+    class Embedder:
+        pass
+
+    told = Embedder()
+    gate.tell(told, Ceilings(requests_per_minute=1))
+    with gate.place(began, ends=time.monotonic() + 0.01) as admitted:
+        assert admitted
+    with gate.place(began, ends=time.monotonic() + 0.01) as admitted:
+        assert not admitted
+    del told
+    gc.collect()
+    with gate.place(began) as admitted:
+        assert admitted
+
+
 def test_a_place_whose_loop_was_closed_is_not_waited_for():
     gate = trusted_gate()
     loop = asyncio.new_event_loop()
@@ -346,6 +366,53 @@ def test_a_place_whose_loop_was_closed_is_not_waited_for():
         assert admitted
     place.__exit__(None, None, None)
     assert gate.in_flight == 0
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "in the queue"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_collector_may_end_a_forgotten_task_in_the_very_thread_that_has_the_gate(inside):
+    collect = threading.Event()
+
+    def clock():  # which is read while the gate is locked
+        if collect.is_set():
+            collect.clear()
+            gc.collect()
+        return time.monotonic()
+
+    gate = Gate(clock)
+    gate.place(width(1)).answered()
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)
+
+    async def stay():
+        async with gate.place(width(1)):
+            await asyncio.sleep(PATIENCE)
+
+    tasks = [loop.create_task(stay()) for _ in range(1 if inside else 2)]
+    loop.run_until_complete(settle())
+    loop.close()
+    gc.disable()
+    try:
+        del loop, tasks
+        collect.set()
+        in_threads(lambda: pass_through(gate))
+    finally:
+        gc.enable()
+    gc.collect()
+    in_threads(lambda: pass_through(gate))
+    assert gate.in_flight == gate.pace.in_flight == 0
+
+
+def pass_through(gate):
+    with gate.place(width(1)) as admitted:
+        assert admitted
+
+
+def test_a_count_that_ctrl_c_cut_short_is_put_right_by_the_next_request():
+    gate = trusted_gate()
+    gate.pace.in_flight += 1  # as it stands when the place itself could no longer be noted
+    pass_through(gate)
+    assert gate.pace.in_flight == 0
 
 
 async def test_who_blocks_a_loop_overtakes_those_who_wait_for_it():

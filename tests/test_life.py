@@ -225,6 +225,37 @@ def test_forked_children_and_their_parent_use_one_instance_at_the_same_time(opti
 
 
 @forks
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_forked_child_that_goes_on_with_its_parents_loop_reads_none_of_its_parents_answers(slow):
+    client = EmbeddingClient(DASHSCOPE, **options_for(slow))
+    loop = asyncio.new_event_loop()
+
+    def right(label):
+        result = loop.run_until_complete(asyncio.wait_for(client.aembed([f"text {label}"]), 20))
+        return are_right(result.to_list(), [f"text {label}"])
+
+    try:
+        assert right("before")
+        with forked(
+            *(lambda label=label: all(right(f"{label} {turn}") for turn in range(5)) for label in range(4))
+        ) as said:
+            assert said() == ["True"] * 4
+        assert right("after")
+        loop.run_until_complete(client.aclose())
+    finally:
+        loop.close()
+
+
+@forks
+def test_a_stream_that_was_begun_before_a_fork_is_a_clear_error_in_the_child(options):
+    stream = EmbeddingClient(DASHSCOPE, **options).stream(texts_of(20_000))
+    next(stream)
+    with forked(lambda: len(next(stream).vectors)) as said:
+        assert "ConfigurationError: The stream was begun before this process was forked" in said()[0]
+    stream.close()
+
+
+@forks
 def test_a_fork_while_other_threads_are_sending_leaves_no_lock_behind(slow, door):
     embedder = door.make(DASHSCOPE, max_concurrency=4, **options_for(slow))
     assert serve_right(door, embedder, "before")

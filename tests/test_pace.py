@@ -208,6 +208,15 @@ def test_a_ceiling_that_was_lowered_waits_until_enough_has_left():
     assert pace.wait(10.0, Ceilings(requests_per_minute=4), 1) == 56.0  # until the seventh has left
 
 
+def test_a_bill_out_of_all_reason_is_forgotten_when_its_minute_is_over():
+    pace, told = Pace(), Ceilings(tokens_per_minute=100)
+    absurd, plain = pace.go(0.0, told, 5), pace.go(0.0, told, 90)
+    pace.passed(absurd, 0.1, 10**17)
+    for ticket in (absurd, plain):
+        pace.gone(ticket, 0.1)
+    assert pace.wait(61.0, told, 100) == 0.0
+
+
 def test_thousands_of_requests_a_minute_are_counted_as_well():
     ceilings = Ceilings(requests_per_minute=24_000)
     seen = arrivals(ceilings, [(0.0, 1 / 64, 0.0, 1, 1, "well")] * 30_000)

@@ -261,6 +261,64 @@ def test_headers_said_twice_are_joined_and_names_are_lower_case(door):
         assert send(door, server.url).headers == {"content-length": "2", "x-a": "1, 2"}
 
 
+def test_what_came_unasked_while_the_loop_was_held_up_is_no_answer_to_the_next_request(door):
+    came = threading.Event()
+
+    class Late(Scripted):
+        def _serve(self, peer):
+            with peer, suppress(OSError):
+                peer.recv(65536)
+                peer.sendall(OK)
+                if self.connections == 1:
+                    asked.wait(5)
+                    peer.sendall(http(200, b"no", content_length=2))
+                    came.set()
+                peer.recv(65536)
+
+    asked = threading.Event()
+    with Late(b"") as server:
+        request = WireRequest(url=server.url, headers={}, body=b"{}", timeout=5.0, max_reply_bytes=10_000)
+        wire = Wire()
+
+        def hold_up():
+            asked.set()
+            assert came.wait(5)
+
+        async def in_tasks():
+            first = await wire.asend(request)
+            hold_up()  # no step of the loop from here to the next request
+            second = await wire.asend(request)
+            await wire.aclose()
+            return first, second
+
+        def in_threads():
+            first = wire.send(request)
+            hold_up()
+            second = wire.send(request)
+            wire.close()
+            return first, second
+
+        answers = in_threads() if door == "sync" else asyncio.run(in_tasks())
+    assert [answer.body for answer in answers] == [b"ok", b"ok"]
+
+
+def test_a_request_that_is_cancelled_while_it_connects_leaves_no_task_behind():
+    async def cancelled_after(steps, url):
+        wire = Wire()
+        request = WireRequest(url=url, headers={}, body=b"{}", timeout=5.0, max_reply_bytes=10_000)
+        sending = asyncio.ensure_future(wire.asend(request))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        await wire.aclose()
+        return left
+
+    with Scripted(OK) as server:
+        assert [asyncio.run(cancelled_after(steps, server.url)) for steps in range(8)] == [set()] * 8
+
+
 def test_a_connection_that_the_server_closed_while_it_lay_idle_is_not_used(door):
     with Scripted(OK, closes=True) as server:
         wire = Wire()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import select
 import ssl
 import urllib.request
 import zlib
@@ -18,6 +19,8 @@ from multiembed.errors import ConfigurationError
 from multiembed.records import TransportFailure
 
 if TYPE_CHECKING:
+    import socket
+
     from multiembed.records import WireRequest
 
 HEADERS = {"User-Agent": "multiembed", "Accept": "application/json", "Accept-Encoding": "gzip, deflate"}
@@ -55,6 +58,21 @@ def proxy_for(url: str) -> str | None:
             "http_async_client for it."
         )
     return proxy
+
+
+if hasattr(select, "poll"):
+
+    def ready(sock: socket.socket, seconds: float, *, writing: bool = False) -> bool:
+        """Wait until a socket can be read or written; False when the time is over first."""
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT if writing else select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+else:  # Windows, where `select` takes any socket
+
+    def ready(sock: socket.socket, seconds: float, *, writing: bool = False) -> bool:
+        """Wait until a socket can be read or written; False when the time is over first."""
+        return any(select.select([] if writing else [sock], [sock] if writing else [], [sock], seconds))
 
 
 class Body:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import os
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from multiembed.wire.common import KEEP_ALIVE, TunnelRefusedError, broken, ssl_context, timed_out, unsendable
+from multiembed.address import is_number
+from multiembed.wire.common import KEEP_ALIVE, TunnelRefusedError, broken, ready, ssl_context, timed_out, unsendable
 from multiembed.wire.exchange import Answer, Tunnel, asking_for_tunnel, written
 from multiembed.wire.route import Route, route_to
 
@@ -27,6 +29,7 @@ class LoopSession:
     """
 
     def __init__(self) -> None:
+        self._pid = os.getpid()
         self._keeper: AsyncGenerator[None, None] | None = None
         self._users: weakref.WeakSet[object] = weakref.WeakSet()
         self._routes: dict[str, Route] = {}
@@ -74,18 +77,19 @@ class LoopSession:
         try:
             yield
         finally:
-            self._idle.clear()
-            leaving = [connection.lost for connection in self._open]
-            for connection in list(self._open):
-                connection.abort()
-            if leaving:
-                await asyncio.wait(leaving)
+            if os.getpid() == self._pid:  # else the parent of this process goes on with them
+                self._idle.clear()
+                leaving = [connection.lost for connection in self._open]
+                for connection in list(self._open):
+                    connection.abort()
+                if leaving:
+                    await asyncio.wait(leaving)
 
     def _kept(self, route: Route) -> _Connection | None:
         idle = self._idle.setdefault(route, [])
         while idle:
             connection = idle.pop()
-            if not connection.transport.is_closing() and time.monotonic() - connection.kept_at <= KEEP_ALIVE:
+            if connection.fresh():
                 return connection
             connection.abort()
         return None
@@ -105,7 +109,9 @@ class LoopSession:
         """
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {}
-        if isinstance(loop, asyncio.BaseEventLoop):  # uvloop does not know it
+        # uvloop does not know it. A number is one address, and asyncio's race (3.11.7) leaves a task behind when it is
+        # cancelled, and a socket open.
+        if isinstance(loop, asyncio.BaseEventLoop) and not is_number(route.host):
             options["happy_eyeballs_delay"] = 0.25
         if route.tls:
             options |= {"ssl": ssl_context(), "server_hostname": route.host, "ssl_handshake_timeout": seconds}
@@ -155,6 +161,15 @@ class _Connection(asyncio.Protocol):
             raise ConnectionResetError("the tunnel was closed")
         self.transport = begun
 
+    def fresh(self) -> bool:
+        """Whether it can carry another request: not too old, not closed by the server, and nothing came unasked.
+
+        The loop may have been held up since: what came in that time it has not yet seen.
+        """
+        if self.transport.is_closing() or time.monotonic() - self.kept_at > KEEP_ALIVE:
+            return False
+        return not ready(self.transport.get_extra_info("socket"), 0.0)
+
     def abort(self) -> None:
         """Close it, whatever was still to be sent."""
         self.transport.abort()
@@ -194,15 +209,17 @@ class _Connection(asyncio.Protocol):
             self._over.set_result(None)
 
 
-_sessions: dict[asyncio.AbstractEventLoop, LoopSession] = {}
+_sessions: dict[tuple[int, asyncio.AbstractEventLoop], LoopSession] = {}
+"""By process, too: a forked child may go on with its parent's loop, and would read the parent's answers."""
 
 
 def session_of(loop: asyncio.AbstractEventLoop) -> LoopSession:
     """The loop's session, made when it is first asked for."""
-    session = _sessions.get(loop)
+    here = os.getpid(), loop
+    session = _sessions.get(here)
     if session is None:
         _forget_closed_loops()
-        session = _sessions[loop] = LoopSession()
+        session = _sessions[here] = LoopSession()
         _close_with(loop, session)
     return session
 
@@ -222,5 +239,6 @@ def _close_with(loop: asyncio.AbstractEventLoop, session: LoopSession) -> None:
 
 @atexit.register
 def _forget_closed_loops() -> None:
-    for loop in [loop for loop in list(_sessions) if loop.is_closed()]:
-        _sessions.pop(loop, None)
+    for pid, loop in list(_sessions):
+        if pid == os.getpid() and loop.is_closed():
+            _sessions.pop((pid, loop), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import ssl
 import threading
@@ -10,7 +9,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from multiembed.wire.common import KEEP_ALIVE, TunnelRefusedError, broken, ssl_context, timed_out, unsendable
+from multiembed.wire.common import KEEP_ALIVE, TunnelRefusedError, broken, ready, ssl_context, timed_out, unsendable
 from multiembed.wire.exchange import Answer, Tunnel, asking_for_tunnel, written
 from multiembed.wire.route import Route, route_to
 
@@ -164,7 +163,7 @@ class _Connection:
             except ssl.SSLWantWriteError:
                 writing = True
             seconds = self.ends - time.monotonic()
-            if seconds <= 0 or not _ready(self.sock, seconds, writing=writing):
+            if seconds <= 0 or not ready(self.sock, seconds, writing=writing):
                 raise TimeoutError("the attempt's time is over")
 
 
@@ -202,21 +201,6 @@ class _TLSWithin(_Connection):
                 return done
             count = super().read_into(room)
             self._came.write(room[:count]) if count else self._came.write_eof()
-
-
-if hasattr(select, "poll"):
-
-    def _ready(sock: socket.socket, seconds: float, *, writing: bool) -> bool:
-        """Wait until a socket can be read or written; False when the time is over first."""
-        poll = select.poll()
-        poll.register(sock, select.POLLOUT if writing else select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
-
-else:  # Windows, where `select` takes any socket
-
-    def _ready(sock: socket.socket, seconds: float, *, writing: bool) -> bool:
-        """Wait until a socket can be read or written; False when the time is over first."""
-        return any(select.select([] if writing else [sock], [sock] if writing else [], [sock], seconds))
 
 
 class _Socket(socket.socket):
