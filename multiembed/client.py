@@ -159,7 +159,11 @@ class EmbeddingClient:
 
     @property
     def usage(self) -> Usage:
-        """What this client has spent in this process so far; grows with each finished request."""
+        """What this client has spent in this process so far; grows with each finished request.
+
+        A request that Ctrl-C or a cancelled task broke off is counted, but not its tokens: the provider may bill them,
+        and nobody tells. After Ctrl-C, what other threads had sent is counted when its answer comes.
+        """
         return self._living().tally.usage
 
     @property

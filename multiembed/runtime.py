@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from multiembed.gate import Gate, gate_of
 from multiembed.job import Lessons
 from multiembed.pace import Ceilings
+from multiembed.records import Usage
 from multiembed.tally import Tally
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from multiembed.records import WireRequest
     from multiembed.target import Target
     from multiembed.wire import Wire
+
+_BROKEN_OFF = Usage(requests=1)
+"""A request that Ctrl-C or a cancelled task broke off: it was sent all the same, and nobody tells what it costs."""
 
 
 class Runtime:
@@ -44,11 +48,19 @@ class Runtime:
 
     def send(self, request: WireRequest) -> Answer:
         """Send from a thread."""
-        return self._connected().send(request)
+        try:
+            return self._connected().send(request)
+        except BaseException:
+            self.tally.add(_BROKEN_OFF)
+            raise
 
     async def asend(self, request: WireRequest) -> Answer:
         """Send from a task."""
-        return await self._connected().asend(request)
+        try:
+            return await self._connected().asend(request)
+        except BaseException:
+            self.tally.add(_BROKEN_OFF)
+            raise
 
     @property
     def cache(self) -> VectorCache | None:

@@ -44,7 +44,10 @@ from multiembed import (
     no_waits,
     trace,
 )
+from multiembed.gate import gate_of
+from multiembed.pace import Ceilings
 from multiembed.providers.local import embed
+from multiembed.runtime import account_of
 from multiembed.simulator.exchange import Answer
 from multiembed.tally import Tally
 
@@ -294,9 +297,32 @@ def test_after_ctrl_c_what_was_under_way_in_threads_is_counted_and_kept_when_its
         for hand in hands:
             hand.join(30)
     assert answers.came == 2
+    assert client.usage.requests == 1 + 2
     assert client.usage.total_tokens == 14
     assert client.report.texts == 1 + PER_REQUEST
     assert len(list(kept.yield_keys())) == 1 + PER_REQUEST
+
+
+@pytest.mark.parametrize("door", ASYNC_DOORS.values(), ids=ASYNC_DOORS)
+async def test_what_a_cancelled_task_had_sent_is_counted(options, door):
+    came, four = [], asyncio.Event()
+
+    async def hold(request):
+        came.append(request)
+        if len(came) == 4:
+            four.set()
+        await asyncio.Event().wait()
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(hold)) as mine:
+        embedder = door.make(DASHSCOPE, max_concurrency=4, http_async_client=mine, **options)
+        gate_of(account_of(client_of(embedder).target)).place(Ceilings()).answered()
+        tasks = [asyncio.create_task(door.embed(embedder, [f"text {number}"])) for number in range(6)]
+        async with asyncio.timeout(30):
+            await four.wait()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert client_of(embedder).usage == Usage(requests=4)
 
 
 # ── LangChain's custom event ─────────────────────────────────────────────────────────────────────
