@@ -16,7 +16,7 @@ rejected  refused for the quota / all requests; "settled": in the time of `used`
 failed    texts that got no vector
 
 Results go to benchmarks/results/quotas.json, where the scenarios that are not run again keep their last results, and
-are drawn to quotas.png.
+are shown in quotas.md and quotas.png.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import json
 import multiprocessing
 import os
 import platform
+import subprocess
 import sys
 import threading
 import time
@@ -289,7 +290,9 @@ def judged(scenario: Scenario, arrivals: list[Any], seconds: float, half: float 
         "rejected": rejected_share(within),
         "rejected_settled": rejected_share(settled),
         "requests": len(within),
-        "quota_per_second": [rate if half is None or second < half else rate / 2 for second in range(int(seconds))],
+        "quota_per_second": [
+            rate if half is None or second < round(half) else rate / 2 for second in range(int(seconds))
+        ],
         "unit": "tokens" if of_tokens else "requests",
         "accepted_per_second": series["accepted"],
         "rejected_per_second": series["rejected"],
@@ -303,7 +306,19 @@ def rejected_share(arrivals: list[Any]) -> float:
 # ── what is shown ────────────────────────────────────────────────────────────────────────────────
 
 
-def table(results: dict[str, Any], scenarios: list[Scenario]) -> None:
+def markdown(about: dict[str, str], results: dict[str, Any]) -> str:
+    """What is kept: the table, and where it was measured."""
+    commits = ", ".join(sorted({one["commit"] for one in results.values()}))
+    head = (
+        f"{about['machine']}, Python {about['python']}, multiembed {about['multiembed']}, commit {commits}. Made by "
+        "`python benchmarks/quotas.py`, which says how, and what the columns mean."
+    )
+    last = max(one["when"] for one in results.values())[:10]
+    return f"# Quotas that the client is not told, {last}\n\n{head}\n\n{table(results, SCENARIOS)}\n"
+
+
+def table(results: dict[str, Any], scenarios: list[Scenario]) -> str:
+    """A row for each run."""
     rows = [["scenario", "door", "used", "rejected", "settled", "requests", "texts", "failed"]]
     for scenario in scenarios:
         for door in DOORS:
@@ -312,10 +327,14 @@ def table(results: dict[str, Any], scenarios: list[Scenario]) -> None:
                 counts = [said(one[name], ",") for name in ("requests", "embedded", "failed")]
                 rows.append([scenario.title, door, *shares, *counts])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [cell.ljust(width) if place < 2 else cell.rjust(width)
-                 for place, (cell, width) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
-        print("  ".join(cells).rstrip())
+    rows.insert(1, ["-" * width if place < 2 else "-" * (width - 1) + ":" for place, width in enumerate(widths)])
+    return "\n".join(f"| {' | '.join(padded(row, widths))} |" for row in rows)
+
+
+def padded(row: list[str], widths: list[int]) -> list[str]:
+    """The names to the left, the numbers to the right."""
+    cells = zip(row, widths, strict=True)
+    return [cell.ljust(width) if place < 2 else cell.rjust(width) for place, (cell, width) in enumerate(cells)]
 
 
 def said(value: float | None, form: str) -> str:
@@ -328,10 +347,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from PIL import Image
 
     shown = [one for one in SCENARIOS if any(f"{one.name} {door}" in results for door in DOORS)]
-    if not shown:
-        return
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.5 * rows + 0.4), squeeze=False)
@@ -342,8 +360,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
         for door, one in found.items():
             panel(axis, door, one)
         top = max(one["quota_per_second"][0] for one in found.values())
+        highest = max(max(one["accepted_per_second"]) for one in found.values())
         lowest = max(max(one["rejected_per_second"]) for one in found.values())
-        axis.set_ylim(-min(lowest * 1.15 + 0.03 * top, top), top * 1.45)
+        axis.set_ylim(-min(lowest * 1.15 + 0.03 * top, top), max(highest * 1.1, top * 1.45))
         axis.axhline(0, color="black", linewidth=0.6)
         axis.set_title(scenario.title, fontsize=9, loc="left")
         axis.set_ylabel(f"{next(iter(found.values()))['unit']} per second", fontsize=8)
@@ -362,6 +381,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+    with Image.open(path) as picture:  # few colours are enough, and a third of the size
+        picture.convert("RGB").quantize(64).save(path, optimize=True)
 
 
 def panel(axis: Any, door: str, one: dict[str, Any]) -> None:
@@ -375,13 +396,22 @@ def panel(axis: Any, door: str, one: dict[str, Any]) -> None:
     axis.bar([edge + left for edge in edges[:-1]], downwards, width=0.5, align="edge", color=colour)
 
 
+def commit() -> str:
+    """What is measured."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--exclude=*"],
+        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.stdout.strip() or "unknown"
+
+
 def main() -> None:
     names = [scenario.name for scenario in SCENARIOS]
     parser = argparse.ArgumentParser(description="Throughput over time under quotas that the client is not told.")
     parser.add_argument("scenario", nargs="*", help="run these only")
     parser.add_argument("--door", choices=DOORS, action="append", help="run this one only")
     parser.add_argument("--seconds", type=float, default=40.0, help="how long each run takes; %(default)s unless told")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for quotas.json and quotas.png")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for quotas.json, .md and .png")
     parser.add_argument("--list", action="store_true", help="list the scenarios and stop")
     parser.add_argument("--draw", action="store_true", help="run nothing: show and draw the last results")
     told = parser.parse_args()
@@ -394,11 +424,13 @@ def main() -> None:
     chosen = [scenario for scenario in SCENARIOS if not told.scenario or scenario.name in told.scenario]
     told.results.mkdir(parents=True, exist_ok=True)
     file = told.results / "quotas.json"
-    results = json.loads(file.read_text("utf-8"))["runs"] if file.exists() else {}
+    kept = json.loads(file.read_text("utf-8")) if file.exists() else {"about": {}, "runs": {}}
+    about, results = kept["about"], kept["runs"]
     for scenario in [] if told.draw else chosen:
         for door in told.door or DOORS:
             print(f"{scenario.title}, {door} …", file=sys.stderr, flush=True)
             one = run(scenario, door, told.seconds)
+            one["commit"] = commit()
             one["when"] = datetime.now(UTC).isoformat(timespec="seconds")
             for words, texts in one["errors"].items():
                 print(f"  {texts} × {words}", file=sys.stderr)
@@ -411,8 +443,10 @@ def main() -> None:
             lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in results.items())
             written = ",\n".join(lines)
             file.write_text(f'{{"about": {json.dumps(about)},\n"runs": {{\n{written}\n}}}}\n', "utf-8")
-    draw(results, told.results / "quotas.png")
-    table(results, chosen)
+    if results:
+        draw(results, told.results / "quotas.png")
+        (told.results / "quotas.md").write_text(markdown(about, results), "utf-8")
+    print(table(results, chosen))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,15 @@ from collections import deque
 
 _FALLS = (0.95, 0.88, 0.75, 0.5)
 """What is left after a refusal: little is taken at first, more when the next one follows at once."""
+_BELIEVED = (0.95, 0.95, 0.8, 0.8)
+"""What is left at least of what was seen to pass. Some of that passed before the quota fell, if refusals do not end."""
 _AT_ONCE = 1.0
 """Seconds of use after a fall within which another refusal means that it was too small."""
 _BACK = (2.0, 8.0)
 """Seconds of use from a fall until the limit is again where it was refused: few at first, and more with each refusal at
 the same place."""
+_BEYOND = 4.0
+"""Seconds of use from there until the limit is a twentieth higher, at most."""
 _SAME = 0.15
 """The share by which two refusals may lie apart and still be at the same place."""
 _PAUSES = 20.0
@@ -53,9 +57,10 @@ class Learned:
         if self.searching:
             self.value = max(self.value, min(self.value * 2.0 ** (seconds / _DOUBLES), self._most))
         else:
-            span = max(self._peak - self._low, (1.0 - _FALLS[0]) * self._peak)
-            grown = self._peak + span * ((self._age - self._back) / self._back) ** 3
-            self.value = max(self.value, grown)
+            span, past, over = (1.0 - _FALLS[0]) * self._peak, self._age - self._back, min(self._back, _BEYOND)
+            if past < 0.0:
+                span, over = max(self._peak - self._low, span), self._back
+            self.value = max(self.value, self._peak + span * (past / over) ** 3)
 
     def refused(self, at: float, passed: float = 0.0, pause: float = 0.0) -> None:
         """The provider refused at this value.
@@ -72,7 +77,10 @@ class Learned:
         self._peak = max(self._rests * reached, self._least)
         known = not self.searching and not again and abs(self._peak - before) <= _SAME * before
         back = min(self._back * 2.0, _BACK[1]) if known else _BACK[0]
-        self._low = max(reached * _FALLS[self._falls], min(passed, self._peak) * _FALLS[0], self._least)
+        believed = min(passed, self._peak) * _BELIEVED[self._falls]
+        self._low = max(reached * _FALLS[self._falls], believed, self._least)
+        if again:  # the limit lies well below what was refused
+            self._peak = max((self._peak + self._low) / 2.0, self._least)
         self._age = 0.0
         self._back = max(back, pause * _PAUSES)
         self.searching = False

@@ -115,11 +115,28 @@ def test_a_refusal_after_a_while_takes_a_little_again():
 
 def test_it_does_not_fall_much_below_what_was_seen_to_pass():
     one = fallen(100.0)
+    one.refused(one.value, passed=90.0)
+    assert one.value == pytest.approx(0.95 * 90.0)
+    one.refused(one.value, passed=1e9)  # nothing that passed lets it stay where it was refused
+    assert one.value < 0.95 * 90.0
+
+
+def test_where_refusals_do_not_end_what_passed_is_believed_less():
+    one = fallen(100.0)
     for _ in range(3):
         one.refused(one.value, passed=90.0)
-    assert one.value >= 0.95**3 * 90.0
-    one.refused(one.value, passed=1e9)  # nothing that passed lets it stay where it was refused
-    assert one.value < 90.0
+    assert 0.5 * 90.0 < one.value < 0.75 * 90.0
+
+
+def test_where_refusals_do_not_end_it_does_not_come_straight_back_to_where_the_last_one_was():
+    once, often = fallen(100.0), fallen(200.0)
+    for _ in range(2):
+        often.refused(often.value)
+    last = often.value / 0.75
+    for one in (once, often):
+        use(one, 2.0)
+    assert once.value == pytest.approx(100.0)
+    assert often.value == pytest.approx((0.75 + 1.0) / 2.0 * last)
 
 
 def test_once_it_is_known_a_refusal_far_above_counts_as_one_at_its_present_value():
@@ -164,6 +181,19 @@ def test_it_is_back_at_the_refused_value_after_two_seconds_of_use_and_beyond_it_
     assert one.value == pytest.approx(100.0, rel=0.001)
     use(one, 2.9)
     assert one.value > 110.0
+
+
+def test_however_long_it_stayed_under_the_refused_value_it_is_far_beyond_it_soon_after():
+    one = fallen(100.0)
+    for _ in range(4):
+        use(one, 2.0)
+        one.refused(100.0)
+    use(one, 8.0)
+    known = one.value
+    use(one, 4.0)
+    assert one.value == pytest.approx(1.05 * known, rel=0.01)
+    use(one, 8.0)
+    assert one.value > 2.0 * known
 
 
 def test_it_grows_steeply_at_first_and_hardly_at_all_near_the_refused_value():
@@ -230,8 +260,8 @@ def test_it_follows_a_limit_that_halves(before, then):
 
 
 @pytest.mark.parametrize(("before", "then"), [(10.0, 30.0), (8.0, 50.0)])
-def test_a_limit_that_rises_is_found_within_a_minute(before, then):
-    values, _ = play(lambda now: before if now < 30.0 else then, seconds=90.0)
+def test_a_limit_that_rises_is_found_within_half_a_minute(before, then):
+    values, _ = play(lambda now: before if now < 30.0 else then, seconds=60.0)
     assert values[-1] >= 0.9 * then
 
 
