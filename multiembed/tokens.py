@@ -31,8 +31,8 @@ _PER_LETTER = 0.025
 _PER_RUN_OF_MARKS = 0.42
 _PER_MARK = 0.47
 _PER_LINE = 0.6
-_PER_RUN_OF_IDEOGRAPHS = 0.8
-_PER_IDEOGRAPH = 0.64
+_PER_RUN_OF_IDEOGRAPHS = 0.4
+_PER_IDEOGRAPH = 0.65
 _PER_OTHER = 0.95
 _LONG = b"x" * 7
 """Letters of a word that are seldom one token."""

@@ -1,4 +1,4 @@
-"""The command line: `multiembed demo`, `simulate`, `models`, `doctor` and `cache`."""
+"""The command line: `multiembed demo`, `embed`, `simulate`, `models`, `doctor` and `cache`."""
 
 from __future__ import annotations
 

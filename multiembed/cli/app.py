@@ -138,7 +138,7 @@ def _saying_why(action: Callable[[], None]) -> None:
         action()
     except (multiembed.MultiEmbedError, OSError) as error:
         Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/] ", end="")
-        Console(stderr=True).print(str(error), markup=False, highlight=False)
+        Console(stderr=True).print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, multiembed.ConfigurationError) else 1) from None
 
 
