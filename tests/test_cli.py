@@ -63,6 +63,11 @@ def test_one_providers_models_are_shown_alone():
         (("demo", "--live", "dashscop"), "Did you mean 'dashscope'?"),
         (("demo", "--live", "dashscope"), "DASHSCOPE_API_KEY"),
         (("demo", "--live", "gateway"), "--model"),
+        (("demo", "--live", "zhipu:embedding-3", "--model", "embedding-2"), "once"),
+        (("demo", " "), "question is empty"),
+        (("demo", ""), "question is empty"),
+        (("simulate", "--api-key", ""), "api_key must be"),
+        (("simulate", "--api-key", "钥匙"), "api_key must be"),
         (("simulate", "--fault", "item-mising-last"), "item-missing-last"),
         (("simulate", "--retry-after", "2"), "requests_per_minute"),
     ],
@@ -82,14 +87,29 @@ def test_the_demo_shows_every_provider_and_framework_and_answers(small_corpus):
     assert "水温" in shown
 
 
-@pytest.mark.parametrize(("extra", "model"), [((), "embedding-3"), (("--model", "embedding-2"), "embedding-2")])
+def test_a_port_that_is_taken_ends_the_simulator_with_what_to_do(simulator):
+    port = simulator.url.rpartition(":")[2]
+    done = run("simulate", "--port", port)
+    assert done.exit_code == 2
+    assert f"Port {port} is taken" in done.output
+    assert "--port" in done.output
+
+
+@pytest.mark.parametrize(
+    ("live", "model"),
+    [
+        (("zhipu",), "embedding-3"),
+        (("zhipu", "--model", "embedding-2"), "embedding-2"),
+        (("zhipu:embedding-2",), "embedding-2"),
+    ],
+)
 def test_the_live_demo_uses_the_providers_address_and_the_environments_key(
-    small_corpus, monkeypatch, simulator, extra, model
+    small_corpus, monkeypatch, simulator, live, model
 ):
     address = {"cn": simulator.base_url("zhipu")}
     monkeypatch.setitem(PROVIDERS, "zhipu", dataclasses.replace(PROVIDERS["zhipu"], regions=address))
     monkeypatch.setenv("ZHIPUAI_API_KEY", simulator.api_key)
-    done = run("demo", "--live", "zhipu", *extra)
+    done = run("demo", "--live", *live)
     assert done.exit_code == 0, done.output
     assert f"Live: zhipu:{model}" in done.stdout
     assert "CNY" in done.stdout

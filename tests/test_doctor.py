@@ -114,6 +114,12 @@ def test_without_a_provider_all_that_have_a_key_are_examined_and_the_others_are_
     assert not server.requests
 
 
+def test_where_to_get_a_key_is_told_when_nobody_has_one(server):
+    assert "multiembed doctor PROVIDER" in doctor().words
+    environ = {"MULTIEMBED_GATEWAY_API_KEY": KEY, "MULTIEMBED_GATEWAY_BASE_URL": server.base_url("gateway")}
+    assert "multiembed doctor PROVIDER" not in doctor(**environ).words
+
+
 def test_one_ill_provider_among_others_is_named_and_makes_the_status_one(regions):
     said = doctor(SILICONFLOW_API_KEY=KEY)
     assert said.status == 1
@@ -122,14 +128,14 @@ def test_one_ill_provider_among_others_is_named_and_makes_the_status_one(regions
 
 def test_the_versions_of_everything_that_matters_are_told():
     said = doctor("local")
-    for name in ("multiembed", "Python", "httpx", "aiohttp", "urllib3", "OpenSSL"):
+    for name in ("multiembed", "Python", "httptools", "httpx", "orjson", "OpenSSL"):
         assert name in said.words
 
 
 def test_the_json_holds_what_a_bug_report_needs(server):
     told = json.loads(at(server, "zhipu", "--json").lines)
     assert told["well"] is True
-    assert {"multiembed", "Python", "urllib3"} <= set(told["versions"])
+    assert {"multiembed", "Python", "httptools"} <= set(told["versions"])
     (row,) = told["providers"]
     facts = {finding["name"]: finding["facts"] for finding in row["findings"]}
     assert (row["provider"], row["model"], row["state"]) == ("zhipu", "embedding-3", "well")

@@ -22,6 +22,7 @@ import httpx
 import numpy as np
 import pytest
 
+from multiembed.errors import ConfigurationError
 from multiembed.providers import PROVIDERS
 from multiembed.providers.local import embed
 from multiembed.records import EmbedRequest
@@ -810,7 +811,7 @@ def test_a_port_that_is_taken_is_an_error_at_once(simulator):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.org", ""])
 def test_only_loopback_is_served(host):
-    with pytest.raises(ValueError, match="loopback only"):
+    with pytest.raises(ConfigurationError, match="loopback only"):
         serve(host=host)
 
 
@@ -826,7 +827,7 @@ def test_every_name_of_loopback_will_do(client, host):
 
 @pytest.mark.parametrize("options", [{"api_key": ""}, {"api_key": " a"}, {"api_key": "钥匙"}, {"latency": -1.0}])
 def test_options_that_make_no_sense_are_refused(options):
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(ConfigurationError, match="must be"):
         Simulator(**options)
 
 

@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Embeddings for LangChain and LlamaIndex: try them without a key, test against a simulator, see the models.",
+    help="Embeddings for LangChain and LlamaIndex: try them without a key, embed files, find out why it does not work.",
 )
 console = Console()
 
@@ -47,7 +47,7 @@ def demo(
     ] = None,
     live: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Use this provider's real API, with the key from the environment."),
+        typer.Option(help="Use the real API of this provider (or provider:model), with the key from the environment."),
     ] = None,
     model: Annotated[
         Optional[str],  # noqa: UP045

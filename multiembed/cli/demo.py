@@ -58,7 +58,17 @@ class Row:
 
 
 def run(console: Console, *, question: str | None, live: str | None, model: str | None) -> None:
-    """Ingest, ask, and print what came of it."""
+    """Ingest, ask, and print what came of it.
+
+    Raises:
+        ConfigurationError: what was asked for makes no sense; nothing was ingested.
+        MultiEmbedError: the provider failed.
+    """
+    if question is not None and not question.strip():
+        raise ConfigurationError("The question is empty: leave it out, and two of the demo's own are asked.")
+    if live is None and model is not None:
+        raise ConfigurationError("--model goes with --live: the simulated demo shows every provider.")
+    name = None if live is None else _live_model(live, model)
     stores = installed_stores()
     corpus = passages()
     english = sum(passage.language == "en" for passage in corpus)
@@ -67,13 +77,10 @@ def run(console: Console, *, question: str | None, live: str | None, model: str 
         f"{len(corpus) - english} short essays in Chinese; {len(questions())} held-out questions.",
         highlight=False,
     )
-    if live is None:
-        if model is not None:
-            raise ConfigurationError("--model goes with --live: the simulated demo shows every provider.")
+    if name is None:
         with _simulated(console) as options:
             rows, asked = _through(console, stores, corpus, _SIMULATED, options, question)
     else:
-        name = _live_model(live, model)
         _tell_price(console, name, corpus, times=len(stores))
         rows, asked = _through(console, stores, corpus, (name,), lambda _: {}, question)
     console.print(_table(rows))
@@ -82,7 +89,7 @@ def run(console: Console, *, question: str | None, live: str | None, model: str 
         style="dim",
         highlight=False,
     )
-    if live is None:
+    if name is None:
         console.print(
             "The vectors come from the simulator: lexical n-grams, the same for every provider. The shares show that "
             "texts and vectors belong together, not how good a provider's model is: see --live PROVIDER for that.\n",
@@ -160,9 +167,13 @@ def _simulated(console: Console) -> Iterator[Callable[[str], Mapping[str, Any]]]
         yield options
 
 
-def _live_model(provider: str, model: str | None) -> str:
-    if model is not None:
-        return f"{provider}:{model}"
+def _live_model(live: str, model: str | None) -> str:
+    """The model that was named, in either place, or the provider's first."""
+    provider, _, inline = live.partition(":")
+    if inline and model not in (None, inline):
+        raise ConfigurationError(f"Give the model once: {live!r} and --model name two.")
+    if model or inline:
+        return f"{provider}:{model or inline}"
     for owner, facts in catalog():
         if owner.id == provider:
             return f"{provider}:{facts.name}"

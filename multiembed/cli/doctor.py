@@ -101,7 +101,7 @@ def run(
     if as_json:
         console.print_json(json_module.dumps(report.as_json(seen, missing), ensure_ascii=False))
     else:
-        report.show_without_key(console, missing)
+        report.show_without_key(console, missing, nobody=not any(who.key_variables for who in present))
         report.show_verdict(console, {name: findings for name, (_, findings) in seen.items()})
     return all(report.is_well(findings) for _, findings in seen.values())
 

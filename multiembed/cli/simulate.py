@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from multiembed.simulator import Fault
+
+_WHY_NOT = {errno.EADDRINUSE: "is taken, perhaps by another simulator", errno.EACCES: "may not be used by you"}
 
 
 def run(
@@ -36,7 +39,8 @@ def run(
     """Serve until Ctrl-C or SIGTERM, and let the faults happen and the quota hold meanwhile.
 
     Raises:
-        ConfigurationError: there is no such fault, or none was named; a quota makes no sense.
+        ConfigurationError: there is no such fault, or none was named; the key or a quota makes no sense; the port
+            cannot be had.
     """
     if not faults and (probability is not None or times is not None):
         raise ConfigurationError("Say with --fault what is to go wrong; --faults lists what can.")
@@ -70,7 +74,14 @@ def run(
         for name in faults:
             console.print(f"  {name:<28} {FAULTS[name].does}", markup=False, highlight=False, soft_wrap=True)
 
-    simulator.serve_forever(on_ready=tell)
+    try:
+        simulator.serve_forever(on_ready=tell)
+    except OSError as error:
+        if error.errno not in _WHY_NOT:
+            raise
+        raise ConfigurationError(
+            f"Port {port} {_WHY_NOT[error.errno]}: take another one with --port; 0 takes a free one."
+        ) from None
     console.print("\nThe simulator has stopped.", highlight=False)
 
 

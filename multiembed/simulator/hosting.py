@@ -26,7 +26,7 @@ class Host:
     """Runs a server on a loopback address; started and stopped as often as one likes.
 
     Raises:
-        ValueError: the host is not a loopback address.
+        ConfigurationError: the host is not a loopback address.
     """
 
     def __init__(self, host: str, port: int, behave: Behaviour, tls: ssl.SSLContext | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from multiembed.errors import ConfigurationError
 from multiembed.providers import PROVIDERS
 from multiembed.simulator.account import Account
 from multiembed.simulator.answers import FORMS, Answerer
@@ -37,8 +38,8 @@ class Simulator(Account):
             needs the package cryptography; or with your own, as (certificate file, key file).
 
     Raises:
-        ValueError: the host is not a loopback address, the key fits no header, the latency is negative, or there
-            is no such kind of certificate.
+        ConfigurationError: the host is not a loopback address, the key fits no header, the latency is negative, or
+            there is no such kind of certificate.
     """
 
     def __init__(
@@ -52,9 +53,9 @@ class Simulator(Account):
         tls: Tls | None = None,
     ) -> None:
         if not api_key.isascii() or not api_key.isprintable() or api_key != api_key.strip() or not api_key:
-            raise ValueError("api_key must be printable ASCII, without blanks around it, and not empty.")
+            raise ConfigurationError("api_key must be printable ASCII, without blanks around it, and not empty.")
         if not latency >= 0.0:
-            raise ValueError(f"latency must be 0 or more seconds, not {latency!r}.")
+            raise ConfigurationError(f"latency must be 0 or more seconds, not {latency!r}.")
         context: ssl.SSLContext | None = None
         self._authority: str | None = None
         if tls is not None:

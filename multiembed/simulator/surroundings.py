@@ -8,6 +8,8 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from multiembed.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
@@ -17,7 +19,7 @@ def loopback(host: str) -> str:
     """The address to listen on.
 
     Raises:
-        ValueError: it would be reachable from another machine.
+        ConfigurationError: it would be reachable from another machine.
     """
     if host == "localhost":
         return "127.0.0.1"
@@ -26,7 +28,7 @@ def loopback(host: str) -> str:
             return host
     except ValueError:
         pass  # a name: refused like a public address
-    raise ValueError(f"The simulator listens on loopback only: 127.0.0.1, ::1 or localhost, not {host!r}.")
+    raise ConfigurationError(f"The simulator listens on loopback only: 127.0.0.1, ::1 or localhost, not {host!r}.")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from multiembed.cli.checkup.findings import Finding, Patient
 
-_LIBRARIES = ("httpx", "aiohttp", "urllib3", "certifi", "langchain-core", "llama-index-core")
+_LIBRARIES = ("httptools", "httpx", "certifi", "numpy", "orjson", "pysimdjson", "langchain-core", "llama-index-core")
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 _NAMES = max(map(len, ("address", "regions")))
 
@@ -67,8 +67,8 @@ def show(console: Console, who: Patient, findings: Sequence[Finding]) -> None:
     console.print()
 
 
-def show_without_key(console: Console, missing: Mapping[str, Finding]) -> None:
-    """Print briefly who has no key."""
+def show_without_key(console: Console, missing: Mapping[str, Finding], *, nobody: bool) -> None:
+    """Print briefly who has no key, and what to do when nobody has one."""
     if not missing:
         return
     width = max(map(len, missing))
@@ -78,6 +78,8 @@ def show_without_key(console: Console, missing: Mapping[str, Finding]) -> None:
     for provider, finding in missing.items():
         table.add_row(Text(provider, style="bold"), Text(f"no key{finding.says.removeprefix('none')}", style="dim"))
     console.print(table)
+    if nobody:
+        console.print("Nobody has one: `multiembed doctor PROVIDER` says where to get it.", highlight=False)
     console.print()
 
 

@@ -26,7 +26,7 @@ _NOWHERE = "https://elsewhere.invalid"
 
 
 def _page(status: int, server: str, *headers: tuple[str, str]) -> Callable[[Occasion], Answer]:
-    title = f"`status` {HTTPStatus(status).phrase}"
+    title = f"{status} {HTTPStatus(status).phrase}"
     body = f"<html><head><title>{title}</title></head><body><h1>{title}</h1><hr>{server}</body></html>\n"
     return lambda _occasion: Answer(status, (*_HTML, *headers), body.encode())
 
