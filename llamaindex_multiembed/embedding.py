@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -11,35 +11,16 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager
 from pydantic import Field
 
+from llamaindex_multiembed import windows
 from llamaindex_multiembed.events import tell
 from llamaindex_multiembed.kvstore import SpacedKVStore
 from multiembed import Embedder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from multiembed import Role
 
 # The base class asks its cache for a text without saying whether it is a query; the two query methods say it here.
 _role: ContextVar[Role] = ContextVar("role", default="document")
-_windows: ContextVar[_Windows | None] = ContextVar("windows", default=None)
-
-
-class _Windows:
-    """All texts of one batch call, embedded when the first window is asked for."""
-
-    def __init__(self, owner: MultiEmbedding, texts: list[str]) -> None:
-        self.owner = owner
-        self._texts = texts
-        self._vectors: list[list[float]] | None = None
-        self._start = 0
-
-    def next(self, window: list[str]) -> list[list[float]]:
-        if self._vectors is None:
-            self._vectors = tell(self.owner.client.embed(self._texts, "document", lists=True)).to_list()
-        start = self._start
-        self._start += len(window)
-        return self._vectors[start : self._start]
 
 
 class MultiEmbedding(Embedder, BaseEmbedding):
@@ -49,10 +30,10 @@ class MultiEmbedding(Embedder, BaseEmbedding):
     "dashscope-compatible" API has no such parameter, so a query is embedded there as a document is; take "dashscope"
     where you can.
 
-    The wire's batches, retries and concurrency are multiembed's own. `embed_batch_size` is only the window that
-    LlamaIndex hands over at a time, and is better left large. When some texts fail, the indices and the kept rows of
-    the PartialFailureError are those of the call; with the async methods, an `embeddings_cache` or a `rate_limiter`,
-    those of the window.
+    The wire's batches, retries and concurrency are multiembed's own, and a batch is embedded by one call.
+    `embed_batch_size` is only the window that events and callbacks are told of at a time, `num_workers` is not needed.
+    With an `embeddings_cache` or a `rate_limiter`, each window is a call of its own, and better left large. When some
+    texts fail, the indices and the kept rows of the PartialFailureError are those of the call.
 
     Examples:
         `pip install "multiembed[llamaindex]"`, and a key in the environment (ZHIPUAI_API_KEY, SILICONFLOW_API_KEY,
@@ -109,7 +90,9 @@ class MultiEmbedding(Embedder, BaseEmbedding):
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
     ) -> list[list[float]]:
         """Embed documents; with `show_progress`, in a bar that moves with each request and not with each window."""
-        with self._bar(texts, show=show_progress), self._at_once(texts):
+        with self._bar(texts, show=show_progress):
+            if self._free:
+                return windows.embed(self, list(texts), self._get_text_embeddings)
             vectors: list[list[float]] = super().get_text_embedding_batch(texts, show_progress=False, **kwargs)
             return vectors
 
@@ -118,24 +101,18 @@ class MultiEmbedding(Embedder, BaseEmbedding):
     ) -> list[list[float]]:
         """As `get_text_embedding_batch`, without blocking the event loop."""
         with self._bar(texts, show=show_progress):
+            if self._free:
+                return await windows.aembed(self, list(texts), self._aget_text_embeddings)
             vectors: list[list[float]] = await super().aget_text_embedding_batch(texts, show_progress=False, **kwargs)
             return vectors
 
+    @property
+    def _free(self) -> bool:
+        """Whether nothing stands between that must see each window before it is embedded."""
+        return self.embeddings_cache is None and self.rate_limiter is None
+
     def _bar(self, texts: list[str], *, show: bool) -> AbstractContextManager[None]:
         return self.client.progress(len(texts)) if show or self.show_progress else nullcontext()
-
-    @contextmanager
-    def _at_once(self, texts: list[str]) -> Iterator[None]:
-        """Let windows be cut from one call for all texts, where nothing stands between that must see each window.
-
-        The base class asks for one window after another, and the last requests of each would leave the others idle.
-        """
-        free = self.embeddings_cache is None and self.rate_limiter is None and len(texts) > self.embed_batch_size
-        token = _windows.set(_Windows(self, texts) if free else None)
-        try:
-            yield
-        finally:
-            _windows.reset(token)
 
     def _get_query_embedding(self, query: str) -> list[float]:
         return tell(self.client.embed([query], "query", lists=True)).to_list()[0]
@@ -150,9 +127,6 @@ class MultiEmbedding(Embedder, BaseEmbedding):
         return tell(await self.client.aembed([text], "document", lists=True)).to_list()[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        windows = _windows.get()
-        if windows is not None and windows.owner is self:
-            return windows.next(texts)
         return tell(self.client.embed(texts, "document", lists=True)).to_list()
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:

@@ -10,6 +10,8 @@ import pickle
 import sys
 import threading
 import warnings
+from datetime import datetime
+from typing import Any
 
 import pytest
 from adapters_common import (
@@ -31,13 +33,15 @@ from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from llama_index.core.ingestion import IngestionCache, IngestionPipeline
 from llama_index.core.ingestion.pipeline import get_transformation_hash
 from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.dispatcher import instrument_tags
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent
+from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
 from llama_index.core.rate_limiter import BaseRateLimiter
 from llama_index.core.schema import TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 
-from llamaindex_multiembed import MultiEmbedding
+from llamaindex_multiembed import MultiEmbedding, windows
 from multiembed import AuthenticationError, ConfigurationError, PartialFailureError
 
 SECRET = "sk-simulator"  # the one key that the simulator takes
@@ -126,7 +130,7 @@ def test_3000_texts_pass_the_window_of_2048_in_order(simulator, method, show_pro
     embedding = MultiEmbedding(model_name=model, dimensions=256, **options_for(simulator, model))
     texts = texts_of(3000)
     assert are_right(call(getattr(embedding, method), texts, show_progress=show_progress), texts, 256)
-    assert len(simulator.requests) == 2048 // 64 + -(-952 // 64)
+    assert len(simulator.requests) == -(-3000 // 64)  # one call, and not one for each window
 
 
 @pytest.mark.parametrize("method", BATCH_METHODS)
@@ -441,6 +445,127 @@ def test_callbacks_and_events_are_told_texts_and_plain_lists(options, end_events
         assert {type(number) for number in embeddings[0]} == {float}
 
 
+class Plain(BaseEmbedding):
+    """What LlamaIndex itself tells of windows: a subclass that does no more than it must."""
+
+    def _get_text_embedding(self, text):
+        if text == "too long":
+            raise ValueError(text)
+        return [float(len(text)), 1.0]
+
+    _get_query_embedding = _get_text_embedding
+
+    async def _aget_query_embedding(self, query):
+        return self._get_text_embedding(query)
+
+
+class Windowed(Plain):
+    """The same numbers, told of by this package's windows."""
+
+    def get_text_embedding_batch(self, texts, show_progress=False, **_):
+        return windows.embed(self, texts, self._get_text_embeddings)
+
+    async def aget_text_embedding_batch(self, texts, show_progress=False, **_):
+        return await windows.aembed(self, texts, self._aget_text_embeddings)
+
+
+class Everything(BaseCallbackHandler):
+    """Keeps all that callbacks, events and spans say, in one order."""
+
+    def __init__(self):
+        super().__init__([], [])
+        self.said, self.ids = [], {}
+
+    def _keep(self, *words):
+        self.said.append(repr(words))
+
+    def _number(self, its_id):
+        return self.ids.setdefault(its_id, len(self.ids))
+
+    def start_trace(self, trace_id=None):
+        self._keep("trace", trace_id)
+
+    def end_trace(self, trace_id=None, trace_map=None):
+        self._keep("end of trace", trace_id)
+
+    def on_event_start(self, event_type, payload=None, event_id="", parent_id="", **_):
+        self._keep("start", event_type, payload, self._number(event_id), self._number(parent_id))
+        return event_id
+
+    def on_event_end(self, event_type, payload=None, event_id="", **_):
+        self._keep("end", event_type, payload, self._number(event_id))
+
+    def handle(self, event):
+        told = event.model_dump()
+        assert (type(told.pop("timestamp")), len(told.pop("id_"))) == (datetime, 36)
+        self._keep(type(event), {**told, "span_id": self._number(told["span_id"])})
+
+    def span(self, what, *, id_, bound_args, instance=None, parent_id=None, tags=None, result=None, err=None):
+        name = id_.partition(".")[2].partition("-")[0]
+        if not name.startswith("_"):  # how often the hooks are called is what differs
+            self._keep(what, name, self._number(id_), self._number(parent_id), bound_args.arguments, tags, result, err)
+
+
+class EverythingOfEvents(BaseEventHandler):
+    keeper: Any
+
+    def handle(self, event, **_):
+        self.keeper.handle(event)
+
+
+class EverythingOfSpans(BaseSpanHandler):
+    keeper: Any = None
+
+    def span_enter(self, **told):
+        self.keeper.span("enter", **told)
+
+    def span_exit(self, **told):
+        self.keeper.span("exit", **told)
+
+    def span_drop(self, **told):
+        self.keeper.span("drop", **told)
+
+    def new_span(self, *_, **__):
+        pass
+
+    prepare_to_exit_span = prepare_to_drop_span = new_span
+
+
+def all_that_is_said(kind, method, texts, window):
+    keeper, dispatcher = Everything(), get_dispatcher()
+    handlers = EverythingOfEvents(keeper=keeper), EverythingOfSpans()
+    handlers[1].keeper = keeper
+    embedding = kind(embed_batch_size=window, callback_manager=CallbackManager([keeper]))
+    dispatcher.event_handlers.append(handlers[0])
+    dispatcher.span_handlers.append(handlers[1])
+    try:
+        with instrument_tags({"run": "a"}):
+            keeper._keep(call(getattr(embedding, method), texts))
+    except ValueError as error:
+        keeper._keep(error)
+    finally:
+        dispatcher.event_handlers.remove(handlers[0])
+        dispatcher.span_handlers.remove(handlers[1])
+    return [words.replace("Windowed", "Plain") for words in keeper.said]
+
+
+@pytest.mark.parametrize("method", BATCH_METHODS)
+@pytest.mark.parametrize("texts", [[], ["a"], ["a", "bb", "ccc"], [*texts_of(7), "a"], ["too long"], ["a", "too long"]])
+def test_windows_over_one_call_are_told_of_as_the_base_class_tells_of_its_own(method, texts):
+    said = all_that_is_said(Windowed, method, texts, 3)
+    assert said == all_that_is_said(Plain, method, texts, 3)
+    assert len(said) >= 3 + 4 * -(-len(texts) // 3) * ("too long" not in texts)  # a handler that fails is not heard
+
+
+@pytest.mark.parametrize("method", BATCH_METHODS)
+def test_handlers_get_the_vectors_themselves_window_by_window(options, end_events, method):
+    embedding = MultiEmbedding(model_name=DASHSCOPE, embed_batch_size=10, **options)
+    vectors = call(getattr(embedding, method), texts_of(25))
+    assert [event.chunks for event in end_events] == [texts_of(25)[:10], texts_of(25)[10:20], texts_of(25)[20:]]
+    told = [vector for event in end_events for vector in event.embeddings]
+    assert all(its is vector for its, vector in zip(told, vectors, strict=True))
+
+
 class Counter(BaseRateLimiter):
     """Lets everybody pass, and counts."""
 
@@ -666,7 +791,7 @@ from adapters_common import are_right, texts_of
 from llama_index.core import Document
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.storage.kvstore import SimpleKVStore
-from llamaindex_multiembed import MultiEmbedding
+from llamaindex_multiembed import MultiEmbedding, windows
 
 run, base_url, key = sys.argv[1:]
 
