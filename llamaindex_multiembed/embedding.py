@@ -90,9 +90,10 @@ class MultiEmbedding(Embedder, BaseEmbedding):
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
     ) -> list[list[float]]:
         """Embed documents; with `show_progress`, in a bar that moves with each request and not with each window."""
+        texts = self._listed(texts)
         with self._bar(texts, show=show_progress):
             if self._free:
-                return windows.embed(self, list(texts), self._get_text_embeddings)
+                return windows.embed(self, texts, self._get_text_embeddings)
             vectors: list[list[float]] = super().get_text_embedding_batch(texts, show_progress=False, **kwargs)
             return vectors
 
@@ -100,9 +101,10 @@ class MultiEmbedding(Embedder, BaseEmbedding):
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
     ) -> list[list[float]]:
         """As `get_text_embedding_batch`, without blocking the event loop."""
+        texts = self._listed(texts)
         with self._bar(texts, show=show_progress):
             if self._free:
-                return await windows.aembed(self, list(texts), self._aget_text_embeddings)
+                return await windows.aembed(self, texts, self._aget_text_embeddings)
             vectors: list[list[float]] = await super().aget_text_embedding_batch(texts, show_progress=False, **kwargs)
             return vectors
 

@@ -19,7 +19,7 @@ from multiembed.plan import pack
 from multiembed.progress import Progress, shared
 from multiembed.records import Estimate, Usage
 from multiembed.texts import check_texts
-from multiembed.tokens import estimate_tokens
+from multiembed.tokens import estimate_tokens, told_by
 from multiembed.trace import Span
 from multiembed.waits import waiting
 
@@ -77,7 +77,7 @@ class Call:
             lessons=runtime.lessons,
             gate=runtime.gate,
             ceilings=runtime.gate.ceilings(runtime.ceilings),
-            count=options.token_counter or estimate_tokens,
+            count=told_by(options.token_counter) if options.token_counter else estimate_tokens,
             max_retries=MAX_RETRIES if options.max_retries is None else options.max_retries,
             patience=waiting(PATIENCE) if options.max_retries is None else 0.0,
             timeout=options.timeout,

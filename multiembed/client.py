@@ -139,14 +139,15 @@ class EmbeddingClient:
     def estimate(self, texts: Iterable[str], role: Role = "document") -> Estimate:
         """What embedding these texts would take. Nothing is sent."""
         from multiembed.call import foresee
-        from multiembed.tokens import estimate_tokens, expected_tokens
+        from multiembed.tokens import estimate_tokens, expected_tokens, told_by
 
+        counter = self._options.token_counter
         return foresee(
             texts,
             _checked(role),
             target=self.target,
-            count=self._options.token_counter or estimate_tokens,
-            expect=self._options.token_counter or expected_tokens,
+            count=told_by(counter) if counter else estimate_tokens,
+            expect=told_by(counter) if counter else expected_tokens,
             runtime=self._living(),
         )
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import PrivateAttr
 
 from multiembed.client import EmbeddingClient
 from multiembed.errors import ConfigurationError
 from multiembed.options import EmbeddingOptions, configured
+from multiembed.texts import many
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Embedder(EmbeddingOptions):
@@ -35,6 +39,15 @@ class Embedder(EmbeddingOptions):
         if client is None:  # in a copy; threads that come here together get the same one
             client = self._clients.setdefault("own", self._make())
         return client
+
+    @staticmethod
+    def _listed(texts: Iterable[str]) -> list[str]:
+        """The texts, for a framework that counts and cuts before it hands them over: of one text it takes the letters.
+
+        Raises:
+            ConfigurationError: it is no list of texts.
+        """
+        return list(many(texts))
 
     def _make(self) -> EmbeddingClient:
         if self.output == "sparse":

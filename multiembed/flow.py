@@ -90,7 +90,7 @@ def _alone(part: Batch, job: Job, outcome: Outcome) -> Story:
         most = max(1, most - job.target.overhead(job.role, job.count))
     while True:
         if most is not None and job.count(text) > most:
-            if job.target.on_too_long == "split":
+            if job.target.on_too_long == "split" and len(text) > 1:  # one character is as short as it gets
                 return (yield from _in_pieces(cut_up(text, most, job.count), part, job, outcome))
             text = shorten(text, most, job.count)
         came = yield from attempt(Batch(part.places, (text,)), job, outcome)
@@ -116,6 +116,8 @@ def _in_pieces(pieces: Sequence[str], part: Batch, job: Job, outcome: Outcome) -
     sizes = [(job.count(piece), len(piece.encode())) for piece in pieces]
     for bin_ in pack(sizes, job.target.limits):
         yield from _settle(Batch(bin_.places, [pieces[place] for place in bin_.places]), job, inner)
+        if inner.failures:
+            break  # without this piece there is no mean, so the others need not be paid for
     outcome.requests += inner.requests
     outcome.retries += inner.retries
     outcome.rate_errors += inner.rate_errors

@@ -212,9 +212,11 @@ def error_of(
 
 
 def _without_key(words: str, target: Target) -> str:
-    """A gateway may repeat what it was sent. What is shorter than any real key is left alone."""
+    """A gateway may repeat what it was sent, or its beginning. What is shorter than any real key is left alone."""
     key = target.key.reveal() if target.key else ""
-    return words.replace(key, "…") if len(key) >= _SHORTEST_KEY else words
+    for length in range(len(key), _SHORTEST_KEY - 1, -1):
+        words = words.replace(key[:length], "…")
+    return words
 
 
 def _parse(body: bytes, target: Target) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -57,7 +57,7 @@ def _bar(name: str, total: int) -> Any:
     from tqdm.auto import tqdm
 
     settings: dict[str, Any] = {}
-    if sys.stderr is None:  # a program without a console
+    if sys.stderr is None or getattr(sys.stderr, "closed", False):  # a program without a console
         settings = {"disable": True}
     elif not sys.stderr.isatty() and "ipykernel" not in sys.modules:
         settings = {"file": _Lines(sys.stderr), "mininterval": _EVERY, "ncols": 80}
@@ -74,11 +74,13 @@ class _Lines:
     def write(self, text: str) -> None:
         line = text.strip()
         if line and line != self._last:
-            self._out.write(f"{line}\n")
+            with suppress(OSError, ValueError):  # a closed or full log is no reason to lose vectors
+                self._out.write(f"{line}\n")
             self._last = line
 
     def flush(self) -> None:
-        self._out.flush()
+        with suppress(OSError, ValueError):
+            self._out.flush()
 
 
 @contextmanager

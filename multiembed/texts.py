@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from multiembed.errors import ConfigurationError
@@ -43,6 +44,10 @@ def many(texts: Iterable[str]) -> Iterator[str]:
     """
     if isinstance(texts, (str, bytes)):
         raise ConfigurationError("Give a list of texts, not one text: [text], or embed_query(text) for a query.")
+    if isinstance(texts, Mapping) or hasattr(texts, "columns"):  # both give their names and not their texts
+        raise ConfigurationError(
+            f"Give a list of texts, not {type(texts).__name__}: its values(), or one column of it."
+        )
     try:
         return iter(texts)
     except TypeError:

@@ -5,6 +5,13 @@ from __future__ import annotations
 import math
 import re
 import string
+from operator import index
+from typing import TYPE_CHECKING
+
+from multiembed.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Tokens per character, measured with the Qwen tokenizer (vocabulary of 151,936) in November 2026: Chinese prose
 # 0.54, English 0.16 to 0.25, code 0.37, digits 1.0, random ideographs 1.64, ideographs outside the basic plane
@@ -86,6 +93,26 @@ def expected_tokens(text: str) -> float:
         tokens += runs * _PER_RUN_OF_IDEOGRAPHS + ideographs * _PER_IDEOGRAPH
         tokens += astral * _ASTRAL + other * _PER_OTHER
     return tokens
+
+
+def told_by(counter: Callable[[str], int]) -> Callable[[str], int]:
+    """A user's counter, believed only as far as it gives whole numbers: NaN would stop the whole account.
+
+    Raises:
+        ConfigurationError: it gave something else.
+    """
+
+    def count(text: str) -> int:
+        tokens = counter(text)
+        try:
+            whole = index(tokens)
+        except TypeError:
+            raise ConfigurationError(f"token_counter gave {tokens!r:.40}, which is no whole number.") from None
+        if whole < 0:
+            raise ConfigurationError(f"token_counter gave {whole}: a text has 0 tokens or more.")
+        return whole
+
+    return count
 
 
 def most_tokens(text: str) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import traceback
 
 import numpy as np
 import pytest
 
-from multiembed import ConfigurationError, EmbeddingClient, InvalidRequestError, MultiEmbedError
+from multiembed import ConfigurationError, EmbeddingClient, InputTooLongError, InvalidRequestError, MultiEmbedError
 from multiembed.options import EmbeddingOptions
 from multiembed.providers import PROVIDERS, local
+from multiembed.simulator import Answer, Simulator
 from multiembed.target import aim
 
 SECRET = "".join(["sk-", "verysecret", "0123456789", "abcdef"])
@@ -198,7 +200,18 @@ def test_something_that_is_no_text_is_named_by_its_position_and_type(wrong, mode
     assert simulator.requests == []
 
 
-@pytest.mark.parametrize("wrong", ["one text", b"bytes", 7, None, object()], ids=lambda wrong: type(wrong).__name__)
+class Frame:
+    """As pandas and polars have it: what it is made of are its columns' names."""
+
+    columns = ("text",)
+
+    def __iter__(self):
+        return iter(self.columns)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["one text", b"bytes", 7, None, object(), {"id": "text"}, Frame()], ids=lambda wrong: type(wrong).__name__
+)
 def test_what_is_no_list_of_texts_is_refused(wrong, door, connect, simulator):
     error = call(door, connect("dashscope:text-embedding-v4"), wrong)
     assert type(error) is ConfigurationError
@@ -309,6 +322,52 @@ def test_an_error_in_the_callers_own_iterator_comes_out_as_it_is(door, connect, 
     with pytest.raises(KeyError, match="the caller's"):
         door(connect("dashscope:text-embedding-v4"), texts())
     assert simulator.requests == []
+
+
+@pytest.mark.parametrize("told", [None, float("nan"), 1.5, "3", -1], ids=repr)
+def test_a_counter_that_gives_no_number_of_tokens_is_told_so_and_harms_no_other_embedder(
+    told, door, connect, simulator
+):
+    model = "dashscope:text-embedding-v4"
+    wrong = connect(model, token_counter=lambda _: told, tokens_per_minute=60_000)
+    error = call(door, wrong, ["a", "b"])
+    assert type(error) is ConfigurationError
+    assert_tells(error, "token_counter", secret=simulator.api_key)
+    assert simulator.requests == []
+    assert len(door(connect(model, deadline=20), ["a"]).vectors) == 1
+
+
+def test_a_character_that_is_counted_as_too_long_is_sent_as_it_is(door, connect, simulator):
+    client = connect("zhipu:embedding-3", on_too_long="split", limits={"max_tokens_per_item": 1})
+    assert len(door(client, ["\U0001f600\U0001f600"]).vectors) == 1
+    assert {text for request in simulator.requests for text in request.body["input"]} == {"\U0001f600"}
+
+
+def test_pieces_of_a_text_that_is_lost_are_not_paid_for(door, connect, simulator):
+    """The prefix alone is longer than the model takes, so that no piece can be short enough."""
+    client = connect("siliconflow:BAAI/bge-large-zh-v1.5", on_too_long="split", document_prefix="天地玄黄 " * 300)
+    error = call(door, client, ["宇宙洪荒" * 200])
+    assert type(error) is InputTooLongError
+    assert len(simulator.requests) < 100
+
+
+@pytest.mark.parametrize("path", ["redis://host/0", "file:///vectors.sqlite", "a\0b"])
+def test_a_cache_that_is_no_path_is_told_so(path, connect, simulator):
+    error = call(EmbeddingClient.embed, connect("dashscope:text-embedding-v4", cache=path), ["a"])
+    assert type(error) is ConfigurationError
+    assert_tells(error, "no path", secret=simulator.api_key)
+    assert simulator.requests == []
+
+
+@pytest.mark.parametrize("length", [len(SECRET), 20, 8])
+def test_the_beginning_of_a_key_that_the_server_repeats_is_not_shown(length, door):
+    with Simulator(api_key=SECRET) as simulator:
+        words = json.dumps({"code": "InvalidApiKey", "message": f"Wrong key: {SECRET[:length]}…"}).encode()
+        simulator.fail(lambda _request, answer: Answer(401, answer.headers, words))
+        client = EmbeddingClient(
+            "dashscope:text-embedding-v4", api_key=SECRET, base_url=simulator.base_url("dashscope")
+        )
+        assert_tells(call(door, client, ["a"]), "Wrong key")
 
 
 # ── models, dimensions, instructions, outputs ────────────────────────────────────────────────────

@@ -934,3 +934,24 @@ async def test_sync_async_and_nested_calls_of_one_instance_mix_in_one_loop(embed
 
 def test_every_hook_is_its_own_and_not_the_base_classs():
     assert {hook for hook in HOOKS if getattr(MultiEmbedding, hook) is getattr(BaseEmbedding, hook)} == set()
+
+
+@pytest.mark.parametrize(
+    "wrong", ["one text", b"bytes", 7, None, {"id": "text"}], ids=lambda wrong: type(wrong).__name__
+)
+def test_what_is_no_list_of_texts_is_refused_and_not_embedded_letter_by_letter(wrong, simulator):
+    embedding = MultiEmbedding(
+        model_name="zhipu:embedding-3", api_key=simulator.api_key, base_url=simulator.base_url("zhipu")
+    )
+    with pytest.raises(ConfigurationError, match="list of texts"):
+        embedding.get_text_embedding_batch(wrong)
+    with pytest.raises(ConfigurationError, match="list of texts"):
+        asyncio.run(embedding.aget_text_embedding_batch(wrong))
+    assert simulator.requests == []
+
+
+def test_texts_from_a_generator_all_have_a_vector(simulator):
+    embedding = MultiEmbedding(
+        model_name="zhipu:embedding-3", api_key=simulator.api_key, base_url=simulator.base_url("zhipu")
+    )
+    assert len(embedding.get_text_embedding_batch(text for text in "abc")) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import re
 import sys
@@ -211,8 +212,25 @@ def test_an_unchanged_line_is_not_repeated(monkeypatch):
     assert len(log.getvalue().splitlines()) == 1
 
 
-def test_a_program_without_a_console_embeds_all_the_same(monkeypatch, options, door):
-    monkeypatch.setattr(sys, "stderr", None)
+class Broken(io.StringIO):
+    """A standard error whose descriptor is closed."""
+
+    def write(self, _text):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    def flush(self):
+        self.write("")
+
+
+def closed():
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("stream", [lambda: None, closed, Broken], ids=["missing", "closed", "broken"])
+def test_a_program_without_a_console_embeds_all_the_same(stream, monkeypatch, options, door):
+    monkeypatch.setattr(sys, "stderr", stream())
     vectors = call(door.embed, door.make(DASHSCOPE, show_progress=True, **options), texts_of(25))
     assert len(vectors) == 25
 

@@ -52,6 +52,8 @@ def _open_file(path: str | os.PathLike[str]) -> VectorCache:
             "cache is no path of a file. For a cache in memory give LangChain's InMemoryByteStore or LlamaIndex's "
             "SimpleKVStore."
         )
+    if "\0" in told or "://" in told:
+        raise ConfigurationError(f"cache is no path of a file: {told[:80]!r}. Name a file on a local disk.")
     opened = SqliteCache(told)
     opened.check()
     return opened
