@@ -110,6 +110,9 @@ class _Connection:
             self.write(data)
         except (BrokenPipeError, ConnectionResetError) as error:  # it may have said why before it closed
             refused = error
+        else:
+            # Not read in vain first: no answer is there yet, and every system call gives the GIL away.
+            self._wait(writing=False)
         room = _room.view
         while not answer.over:
             count = self.read_into(room)
@@ -162,9 +165,12 @@ class _Connection:
                 writing = False
             except ssl.SSLWantWriteError:
                 writing = True
-            seconds = self.ends - time.monotonic()
-            if seconds <= 0 or not ready(self.sock, seconds, writing=writing):
-                raise TimeoutError("the attempt's time is over")
+            self._wait(writing=writing)
+
+    def _wait(self, *, writing: bool) -> None:
+        seconds = self.ends - time.monotonic()
+        if seconds <= 0 or not ready(self.sock, seconds, writing=writing):
+            raise TimeoutError("the attempt's time is over")
 
 
 class _TLSWithin(_Connection):
