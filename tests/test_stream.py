@@ -196,7 +196,9 @@ def test_an_empty_source_gives_nothing_and_sends_nothing(door, simulator, dashsc
     assert simulator.requests == []
 
 
-@pytest.mark.parametrize("make", [list, tuple, iter, dict.fromkeys, lambda texts: (text for text in texts)])
+@pytest.mark.parametrize(
+    "make", [list, tuple, iter, lambda texts: dict.fromkeys(texts).keys(), lambda texts: (text for text in texts)]
+)
 def test_any_iterable_will_do(door, local, make):
     texts = texts_of(20)
     assert right(door(local, make(texts)), texts)
