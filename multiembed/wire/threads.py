@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from multiembed.records import TransportFailure, WireReply, WireRequest
 
 _MOST_KEPT = 200
-_PIECE = 1 << 17
+_PIECE = 1 << 18
 """Bytes read at once. Every read gives the GIL away, and waits for it while another thread decodes."""
 _ADDRESS_TIME = 5.0
 """Seconds for each of a host's addresses but the last, which has all the time that is left."""
