@@ -18,8 +18,8 @@ from multiembed.tokens import most_tokens
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from multiembed.gate import Place
     from multiembed.job import Answer, Batch, Job, Outcome, Step
+    from multiembed.place import Place
     from multiembed.records import FaultKind
     from multiembed.target import Target
 

@@ -20,8 +20,8 @@ from multiembed.job import WITHHELD, Send
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterator
 
-    from multiembed.gate import Place
     from multiembed.job import Answer, Batch, Job, Outcome, Step
+    from multiembed.place import Place
     from multiembed.records import WireRequest
 
 _T = TypeVar("_T")

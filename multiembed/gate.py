@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import threading
 import time
@@ -13,12 +11,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from multiembed.pace import Ceilings, Pace
+from multiembed.place import Place, TooLateError
 from multiembed.waits import waiting
 from multiembed.weather import Weather
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from types import TracebackType
 
     from multiembed.records import Quota
     from multiembed.window import Ticket
@@ -97,7 +95,8 @@ class Gate:
 
     # ── the verdicts ─────────────────────────────────────────────────────────────────────────────
 
-    def _answered(self, ticket: Ticket | None, billed: int | None) -> None:
+    def answered(self, ticket: Ticket | None, billed: int | None) -> None:
+        """A request was answered as it should be, and billed so many tokens."""
         with self._lock:
             now = self.last_answer = self._clock()
             if ticket is not None:
@@ -105,14 +104,16 @@ class Gate:
             if self.weather.answered():
                 self.pace.recovered()
 
-    def _failed(self, delay: float) -> None:
+    def failed(self, delay: float) -> None:
+        """A request failed, and will wait so many seconds."""
         with self._lock:
             self.weather.failed(self._clock(), delay)
             self._wake()
 
-    def _slowed(
+    def slowed(
         self, ticket: Ticket | None, quota: Quota | None, usual: Quota | None, delay: float, *, asked: bool
     ) -> None:
+        """A request was refused because the account is too fast; see `Place.slowed`."""
         with self._lock:
             now = self._clock()
             self.weather.slowed(now, delay, asked=asked, sent=None if ticket is None else ticket.sent)
@@ -122,7 +123,8 @@ class Gate:
 
     # ── the queue ────────────────────────────────────────────────────────────────────────────────
 
-    def _enter(self, place: Place) -> None:
+    def enter(self, place: Place) -> None:
+        """Let it in, or put it at the end of the queue."""
         with self._lock:
             self._clear()
             if (not self._waiting or place.blocks is not None) and self._wait(place) <= 0.0:
@@ -130,26 +132,26 @@ class Gate:
             else:
                 self._waiting.append(place)
 
-    def _look_again(self, place: Place) -> float:
+    def look_again(self, place: Place) -> float:
         """Admit whoever may come in; the seconds until it is worth looking again.
 
         Raises:
-            _TooLateError: that is after the place's end.
+            TooLateError: that is after the place's end.
         """
         with self._lock:
             soonest = self._admit()
             now = self._clock()
             if place.ticket is None and max(now, self.weather.closed_until) >= place.ends:
-                raise _TooLateError
+                raise TooLateError
             return max(_BLINK, min(place.ends - now, soonest, _LOOK_UP))
 
-    def _leave(self, place: Place) -> None:
+    def leave(self, place: Place) -> None:
         """Give the place back, or the place in the queue when the wait was cut short. Twice is as good as once."""
         with self._lock:
             self._let_out(place)
             self._admit()
 
-    def _forsake(self, place: Place) -> None:
+    def forsake(self, place: Place) -> None:
         """Have the place given back by the next one who comes by, at most as late as those who wait look again.
 
         For the garbage collector, which ends the tasks of a loop that is gone in any thread that it likes, also in one
@@ -212,130 +214,6 @@ class Gate:
 
 def _lowest(numbers: Iterable[int | None]) -> int | None:
     return min((number for number in numbers if number is not None), default=None)
-
-
-class _TooLateError(Exception):
-    pass
-
-
-class Place:
-    """One request's place, waited for by a thread or by a task, and told how the request fared."""
-
-    __slots__ = ("_gate", "_loop", "_wake", "blocks", "ceilings", "ends", "ticket", "tokens")
-
-    def __init__(self, gate: Gate, ceilings: Ceilings, tokens: float, ends: float) -> None:
-        self._gate = gate
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._wake: Callable[[], object] = bool
-        self.ceilings = ceilings
-        self.tokens = tokens
-        self.ends = ends
-        self.ticket: Ticket | None = None
-        """Of the request, once it was let in."""
-        self.blocks: asyncio.AbstractEventLoop | None = None
-        """The event loop that cannot run while this place is waited for, because a sync call was made in it. What that
-        loop holds, or queues for, is not waited for."""
-
-    # ── the verdict ──────────────────────────────────────────────────────────────────────────────
-
-    def answered(self, billed: int | None = None) -> None:
-        """The provider answered as it should, and billed so many tokens."""
-        self._gate._answered(self.ticket, billed)
-
-    def failed(self, delay: float) -> None:
-        """The request failed, and will wait so many seconds."""
-        self._gate._failed(delay)
-
-    def slowed(self, delay: float, *, asked: bool, quota: Quota | None = None, usual: Quota | None = None) -> None:
-        """The provider finds the account too fast.
-
-        Args:
-            delay: seconds that the request will wait.
-            asked: whether the provider wants to be left alone for as long.
-            quota: what is used up, where the refusal tells.
-            usual: what the provider's documents say it limits.
-        """
-        self._gate._slowed(self.ticket, quota, usual, delay, asked=asked)
-
-    # ── the end of the wait, or of the request ───────────────────────────────────────────────────
-
-    def withdraw(self) -> None:
-        """Wait no longer, as if its end had come. May be called from any thread."""
-        self.ends = float("-inf")
-        self.wake()
-
-    def leave(self) -> None:
-        """Give it back, if that was not done: Ctrl-C may have come while it was."""
-        self._gate._leave(self)
-
-    # ── the wait ─────────────────────────────────────────────────────────────────────────────────
-
-    def moves(self, blocked: asyncio.AbstractEventLoop | None) -> bool:
-        """Whether whoever holds this place can go on while a loop is blocked."""
-        return self._loop is None or (self._loop is not blocked and self._loop.is_running())
-
-    def wake(self) -> bool:
-        """Wake whoever waits for it; False when its event loop is closed and nobody does."""
-        try:
-            self._wake()
-        except RuntimeError:
-            return False
-        return True
-
-    def __enter__(self) -> bool:
-        event = threading.Event()
-        self._wake = event.set
-        try:
-            self._gate._enter(self)
-            while self.ticket is None:
-                shut = self._gate._look_again(self)
-                if self.ticket is None:
-                    event.wait(shut)
-                    event.clear()
-        except _TooLateError:
-            return self.ticket is not None
-        except BaseException:
-            self._gate._leave(self)
-            raise
-        return True
-
-    async def __aenter__(self) -> bool:
-        self._loop = loop = asyncio.get_running_loop()
-        event = asyncio.Event()
-        self._wake = lambda: loop.call_soon_threadsafe(event.set)
-        try:
-            self._gate._enter(self)
-            while self.ticket is None:
-                shut = self._gate._look_again(self)
-                if self.ticket is None:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(shut):
-                            await event.wait()
-                    event.clear()
-        except _TooLateError:
-            return self.ticket is not None
-        except BaseException as error:
-            self._leave_task(type(error))
-            raise
-        return True
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._gate._leave(self)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leave_task(kind)
-
-    def _leave_task(self, kind: type[BaseException] | None) -> None:
-        """Give it back: at once, or where it is not the task's loop that ends the task, later."""
-        try:
-            collected = kind is GeneratorExit or asyncio.get_running_loop() is not self._loop
-        except RuntimeError:
-            collected = True
-        (self._gate._forsake if collected else self._gate._leave)(self)
 
 
 _gates: dict[str, Gate] = {}

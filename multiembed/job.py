@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from multiembed.believe import Believed
     from multiembed.block import Block
     from multiembed.errors import MultiEmbedError
-    from multiembed.gate import Gate, Place
+    from multiembed.gate import Gate
     from multiembed.pace import Ceilings
+    from multiembed.place import Place
     from multiembed.records import Role, WireReply
     from multiembed.target import Target
 
