@@ -329,7 +329,7 @@ def test_a_crew_that_is_closed_leaves_the_queue_and_uses_nothing_of_what_was_tol
 
 def test_ctrl_c_while_a_place_is_given_back_keeps_no_place(monkeypatch):
     job, pressed = job_of(told=1), []
-    leave = Gate._leave
+    leave = Gate.leave
 
     def interrupted(gate, place):
         if not pressed:
@@ -337,7 +337,7 @@ def test_ctrl_c_while_a_place_is_given_back_keeps_no_place(monkeypatch):
             raise KeyboardInterrupt
         leave(gate, place)
 
-    monkeypatch.setattr(Gate, "_leave", interrupted)
+    monkeypatch.setattr(Gate, "leave", interrupted)
     plan = iter(batches(1))
     with pytest.raises(KeyboardInterrupt):
         Crew(Work(take=lambda: next(plan, None), job=job, workers=8, done=lambda *_: None), answer).run()
