@@ -5,11 +5,12 @@ from __future__ import annotations
 import lzma
 import os
 import zlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multiembed.files.arrow import to_json
+from multiembed.files.arrow import arrow, to_json
 from multiembed.files.lines import decompressed, known_encoding, marked, undecoded
 from multiembed.files.rows import InputError, Row, chunk_of, fault_of, gathered
 
@@ -42,7 +43,27 @@ class Listed:
         return [to_json(dict(zip(self.lists, row, strict=True))) for row in rows]
 
 
-class TextLines:
+class _Texts(ABC):
+    """A source whose columns are known before it is read, and all text."""
+
+    @abstractmethod
+    def kinds(self) -> dict[str, str]:
+        """The columns, with what they hold."""
+
+    def types(self) -> dict[str, Any]:
+        """The columns, with their arrow types."""
+        return dict.fromkeys(self.kinds(), arrow().string())
+
+    def names(self) -> Collection[str]:
+        """The names of the columns."""
+        return self.kinds()
+
+    def seen(self, chunk: Chunk) -> dict[str, Any]:  # noqa: ARG002
+        """Nothing more."""
+        return {}
+
+
+class TextLines(_Texts):
     """A text on each line. An empty line is a row too, with a fault: leaving it out would shift the rows."""
 
     def __init__(self, lines: Lines, column: str | None) -> None:
@@ -53,18 +74,6 @@ class TextLines:
     def kinds(self) -> dict[str, str]:
         """The columns, with what they hold."""
         return {self.column: "text"}
-
-    def types(self) -> dict[str, Any]:
-        """The columns, with their arrow types."""
-        return _strings(self.column)
-
-    def names(self) -> Collection[str]:
-        """The names of the columns."""
-        return self.kinds()
-
-    def seen(self, chunk: Chunk) -> dict[str, Any]:  # noqa: ARG002
-        """Nothing more."""
-        return {}
 
     def read(self, *, whole: bool = True) -> Iterator[Chunk]:  # noqa: ARG002 - there are no other columns
         """The rows, from the first."""
@@ -82,7 +91,7 @@ class TextLines:
             yield Row(number, text, fault, len(text))
 
 
-class Documents:
+class Documents(_Texts):
     """Files that are one text each, with their paths: one file, or a folder's, in the order of their names.
 
     Hidden files and folders are left out, and links to folders are not followed.
@@ -101,18 +110,6 @@ class Documents:
     def kinds(self) -> dict[str, str]:
         """The columns, with what they hold."""
         return {PATH: "path", self.column: "text"}
-
-    def types(self) -> dict[str, Any]:
-        """The columns, with their arrow types."""
-        return _strings(PATH, self.column)
-
-    def names(self) -> Collection[str]:
-        """The names of the columns."""
-        return self.kinds()
-
-    def seen(self, chunk: Chunk) -> dict[str, Any]:  # noqa: ARG002
-        """Nothing more."""
-        return {}
 
     def read(self, *, whole: bool = True) -> Iterator[Chunk]:  # noqa: ARG002 - there are no other columns
         """The rows, from the first."""
@@ -149,9 +146,3 @@ class Documents:
             for name in sorted(files):
                 if name.lower().endswith(DOCUMENT_SUFFIXES) and not name.startswith("."):
                     yield Path(folder, name)
-
-
-def _strings(*names: str) -> dict[str, Any]:
-    from multiembed.files.arrow import arrow
-
-    return dict.fromkeys(names, arrow().string())
