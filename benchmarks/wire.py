@@ -45,17 +45,22 @@ def ours(url):
     from multiembed.wire import Wire
 
     wire = Wire()
-    return lambda body: wire.send(WireRequest(url, HEADERS, body, TIMEOUT, 4_000_000)).body
+
+    async def send(body, reactor):
+        return (await wire.send(WireRequest(url, HEADERS, body, TIMEOUT, 4_000_000), reactor)).body
+
+    return send
 
 
 async def ours_async(url):
+    from multiembed.reactor.tasks import TaskReactor
     from multiembed.records import WireRequest
     from multiembed.wire import Wire
 
-    wire = Wire()
+    wire, reactor = Wire(), TaskReactor(print)
 
     async def send(body):
-        return (await wire.asend(WireRequest(url, HEADERS, body, TIMEOUT, 4_000_000))).body
+        return (await wire.send(WireRequest(url, HEADERS, body, TIMEOUT, 4_000_000), reactor)).body
 
     return send, wire.aclose
 
@@ -126,7 +131,7 @@ async def aiohttp_async(url):
 
 
 WAYS = {
-    "multiembed, threads": (ours, "multiembed"),
+    "multiembed, one thread": (ours, "multiembed"),
     "http.client, threads": (http_client, "http"),
     "urllib3, threads": (urllib3, "urllib3"),
     "httpx2, threads": (httpx2, "httpx2"),
@@ -161,6 +166,26 @@ def in_threads(send, concurrency):
         thread.join()
 
 
+def in_one_thread(send, concurrency):
+    from multiembed.reactor.threads import ThreadReactor
+
+    broken = []
+    numbers, reactor = iter(range(REQUESTS)), ThreadReactor(broken.append)
+
+    async def hand():
+        try:
+            for number in numbers:
+                check(number, await send(body_of(number), reactor))
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            broken.append(error)
+
+    for _ in range(concurrency):
+        reactor.start(hand())
+    reactor.run()
+    if broken:
+        raise broken[0]
+
+
 async def in_tasks(send, concurrency):
     numbers = iter(range(REQUESTS))
 
@@ -185,9 +210,9 @@ def run(name, concurrency, url):
     make = WAYS[name][0]
     if not asyncio.iscoroutinefunction(make):
         send = make(url)
-        check(0, send(body_of(0)))
+        play = in_one_thread if make is ours else in_threads
         with measured():
-            in_threads(send, concurrency)
+            play(send, concurrency)
         return
 
     async def main():

@@ -83,7 +83,7 @@ class EmbeddingClient:
 
         with self._call(role) as call:
             block = await aside(partial(call.open, lists=lists), texts, blocks=call.blocks)
-            await TaskCrew(call.work(), self._living().asend).run()
+            await TaskCrew(call.work(), self._living().send).run()
             return whole(block)
 
     def stream(
@@ -124,7 +124,7 @@ class EmbeddingClient:
 
         make = partial(self._call, _checked(role))
         source = texts if isinstance(texts, AsyncIterable) else many(texts)
-        return astream(make, self._living().asend, source, _checked_choice(on_error))
+        return astream(make, self._living().send, source, _checked_choice(on_error))
 
     def progress(self, total: int) -> AbstractContextManager[None]:
         """One bar for all calls made inside, in this thread or task and those started there.

@@ -1,18 +1,17 @@
-"""One request's place in flight, as a thread or a task waits for it, holds it and gives it back."""
+"""One request's place in flight, as a hand waits for it, holds it and gives it back."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
     from types import TracebackType
 
     from multiembed.gate import Gate
     from multiembed.pace import Ceilings
+    from multiembed.reactor.contract import Reactor
     from multiembed.records import Quota
     from multiembed.window import Ticket
 
@@ -22,22 +21,20 @@ class TooLateError(Exception):
 
 
 class Place:
-    """One request's place, waited for by a thread or by a task, and told how the request fared."""
+    """One request's place, waited for by a hand, and told how the request fared."""
 
-    __slots__ = ("_gate", "_loop", "_wake", "blocks", "ceilings", "ends", "ticket", "tokens")
+    __slots__ = ("_gate", "_wake", "ceilings", "ends", "reactor", "ticket", "tokens")
 
     def __init__(self, gate: Gate, ceilings: Ceilings, tokens: float, ends: float) -> None:
         self._gate = gate
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: Callable[[], object] = bool
         self.ceilings = ceilings
         self.tokens = tokens
         self.ends = ends
         self.ticket: Ticket | None = None
         """Of the request, once it was let in."""
-        self.blocks: asyncio.AbstractEventLoop | None = None
-        """The event loop that cannot run while this place is waited for, because a sync call was made in it. What that
-        loop holds, or queues for, is not waited for."""
+        self.reactor: Reactor
+        """Where the hand runs that wants it, told before it is waited for."""
 
     # ── the verdict ──────────────────────────────────────────────────────────────────────────────
 
@@ -67,15 +64,29 @@ class Place:
         self.ends = float("-inf")
         self.wake()
 
-    def leave(self) -> None:
-        """Give it back, if that was not done: Ctrl-C may have come while it was."""
-        self._gate.leave(self)
+    def let_go(self, kind: type[BaseException] | None) -> None:
+        """Give it back: at once, or where the garbage collector ends the hand, later. Twice is as good as once.
+
+        Args:
+            kind: of the error that ends the hand.
+        """
+        collected = kind is GeneratorExit or not self.reactor.here
+        (self._gate.forsake if collected else self._gate.leave)(self)
 
     # ── the wait ─────────────────────────────────────────────────────────────────────────────────
 
+    @property
+    def blocks(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that cannot run while this place is waited for, because a sync call was made in it.
+
+        What that loop holds, or queues for, is not waited for.
+        """
+        return self.reactor.blocked
+
     def moves(self, blocked: asyncio.AbstractEventLoop | None) -> bool:
         """Whether whoever holds this place can go on while a loop is blocked."""
-        return self._loop is None or (self._loop is not blocked and self._loop.is_running())
+        loop = self.reactor.loop
+        return loop is None or (loop is not blocked and loop.is_running())
 
     def wake(self) -> bool:
         """Wake whoever waits for it; False when its event loop is closed and nobody does."""
@@ -85,57 +96,23 @@ class Place:
             return False
         return True
 
-    def __enter__(self) -> bool:
-        event = threading.Event()
-        self._wake = event.set
-        try:
-            self._gate.enter(self)
-            while self.ticket is None:
-                shut = self._gate.look_again(self)
-                if self.ticket is None:
-                    event.wait(shut)
-                    event.clear()
-        except TooLateError:
-            return self.ticket is not None
-        except BaseException:
-            self._gate.leave(self)
-            raise
-        return True
-
     async def __aenter__(self) -> bool:
-        self._loop = loop = asyncio.get_running_loop()
-        event = asyncio.Event()
-        self._wake = lambda: loop.call_soon_threadsafe(event.set)
+        signal = self.reactor.signal()
+        self._wake = signal.set
         try:
             self._gate.enter(self)
             while self.ticket is None:
                 shut = self._gate.look_again(self)
                 if self.ticket is None:
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(shut):
-                            await event.wait()
-                    event.clear()
+                    await signal.wait(shut)
         except TooLateError:
             return self.ticket is not None
         except BaseException as error:
-            self._leave_task(type(error))
+            self.let_go(type(error))
             raise
         return True
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._gate.leave(self)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave_task(kind)
-
-    def _leave_task(self, kind: type[BaseException] | None) -> None:
-        """Give it back: at once, or where it is not the task's loop that ends the task, later."""
-        try:
-            collected = kind is GeneratorExit or asyncio.get_running_loop() is not self._loop
-        except RuntimeError:
-            collected = True
-        (self._gate.forsake if collected else self._gate.leave)(self)
+        self.let_go(kind)

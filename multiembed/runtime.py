@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from multiembed.cache.contract import VectorCache
     from multiembed.job import Answer
     from multiembed.options import EmbeddingOptions
+    from multiembed.reactor.contract import Reactor
     from multiembed.records import WireRequest
     from multiembed.target import Target
     from multiembed.wire import Wire
@@ -46,18 +47,10 @@ class Runtime:
         self._wire: Wire | None = None
         self._lock = threading.Lock()
 
-    def send(self, request: WireRequest) -> Answer:
-        """Send from a thread."""
+    async def send(self, request: WireRequest, reactor: Reactor) -> Answer:
+        """Send one request."""
         try:
-            return self._connected().send(request)
-        except BaseException:
-            self.tally.add(_BROKEN_OFF)
-            raise
-
-    async def asend(self, request: WireRequest) -> Answer:
-        """Send from a task."""
-        try:
-            return await self._connected().asend(request)
+            return await self._connected().send(request, reactor)
         except BaseException:
             self.tally.add(_BROKEN_OFF)
             raise

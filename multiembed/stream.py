@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from multiembed.call import Call
     from multiembed.job import Answer
+    from multiembed.reactor.contract import Reactor
     from multiembed.records import EmbeddingResult, WireRequest
 
 OnError: TypeAlias = Literal["raise", "keep"]
@@ -73,7 +74,7 @@ class _Reading:
 
 def stream(
     make: Callable[[Callable[[], object]], Call],
-    send: Callable[[WireRequest], Answer],
+    send: Callable[[WireRequest, Reactor], Awaitable[Answer]],
     texts: Iterable[str],
     on_error: OnError,
 ) -> Iterator[EmbeddingResult]:
@@ -107,7 +108,7 @@ def stream(
 
 async def astream(
     make: Callable[[Callable[[], object]], Call],
-    send: Callable[[WireRequest], Awaitable[Answer]],
+    send: Callable[[WireRequest, Reactor], Awaitable[Answer]],
     texts: Iterable[str] | AsyncIterable[str],
     on_error: OnError,
 ) -> AsyncIterator[EmbeddingResult]:

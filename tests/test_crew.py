@@ -66,53 +66,44 @@ class Play:
         self.most_hands = self.most_sending = 0
         self.sent = []
         self.done = []
-        self._sending = 0
-        self._lock = threading.Lock()
+        self._taken = self._sending = 0
 
     def __call__(self, job, count, *, workers=MOST_IN_FLIGHT, seconds=0.005, breaks_at=None):
         plan = iter(batches(count))
-        work = Work(
-            take=lambda: next(plan, None),
-            job=job,
-            workers=workers,
-            done=lambda batch, outcome: self.done.append((batch, outcome)),
-        )
 
-        def begin(request):
-            with self._lock:
-                self._sending += 1
-                self.sent.append(request)
-                self.most_sending = max(self.most_sending, self._sending)
-                self.most_hands = max(self.most_hands, self._hands())
-                if len(self.sent) == breaks_at:
-                    raise ZeroDivisionError
+        def take():
+            batch = next(plan, None)
+            self._taken += batch is not None
+            return batch
 
-        def end():
-            with self._lock:
-                self._sending -= 1
-
-        def send(request):
-            begin(request)
-            time.sleep(seconds)
-            end()
+        async def send(request, reactor):
+            self._sending += 1
+            self.sent.append(request)
+            self.most_sending = max(self.most_sending, self._sending)
+            self.most_hands = max(self.most_hands, self._taken - len(self.done))  # each has a batch
+            if len(self.sent) == breaks_at:
+                raise ZeroDivisionError
+            await reactor.signal().wait(seconds)
+            self._sending -= 1
             return answer(request)
 
-        async def asend(request):
-            begin(request)
-            await asyncio.sleep(seconds)
-            end()
-            return answer(request)
+        def done(batch, outcome):
+            self.done.append((batch, outcome))
 
-        if self.kind == "threads":
-            Crew(work, send).run()
-        else:
-            asyncio.run(TaskCrew(work, asend).run())
+        run(self.kind, Work(take=take, job=job, workers=workers, done=done), send)
 
-    def _hands(self):
-        """The caller is one of them."""
-        if self.kind == "threads":
-            return len(helpers()) + 1
-        return len(asyncio.all_tasks())
+
+def run(kind, work, send):
+    """All of it, by a crew of either kind."""
+
+    async def in_tasks():
+        await TaskCrew(work, send).run()
+
+    Crew(work, send).run() if kind == "threads" else asyncio.run(in_tasks())
+
+
+async def answer_at_once(request, _):
+    return answer(request)
 
 
 def helpers():
@@ -219,13 +210,9 @@ def test_an_error_while_an_outcome_is_put_away_reaches_the_caller(play):
     def done(*_):
         raise ZeroDivisionError
 
-    async def asend(request):
-        return answer(request)
-
     work = Work(take=lambda: next(plan, None), job=job, workers=8, done=done)
-    run = Crew(work, answer).run if play.kind == "threads" else lambda: asyncio.run(TaskCrew(work, asend).run())
     with pytest.raises(ZeroDivisionError):
-        run()
+        run(play.kind, work, answer_at_once)
     assert nobody_is_left()
     assert job.gate.in_flight == 0
 
@@ -250,7 +237,7 @@ def test_work_that_comes_while_the_last_hand_is_leaving_is_done():
         return None
 
     work = Work(take=take, job=job_of(told=2), workers=8, done=lambda batch, _: done.append(batch.places[0]))
-    crew = Crew(work, answer)
+    crew = Crew(work, answer_at_once)
     crew.hire()
     deadline = time.monotonic() + PATIENCE / 10
     while len(done) < 2 and time.monotonic() < deadline:
@@ -262,16 +249,13 @@ def test_work_that_comes_while_the_last_hand_is_leaving_is_done():
 async def test_tasks_do_work_that_comes_later():
     plan, done = batches(1), []
 
-    async def asend(request):
-        return answer(request)
-
     work = Work(
         take=lambda: plan.pop() if plan else None,
         job=job_of(told=2),
         workers=8,
         done=lambda batch, _: done.append(batch.places[0]),
     )
-    crew = TaskCrew(work, asend)
+    crew = TaskCrew(work, answer_at_once)
     for number in range(3):
         plan[:] = batches(number + 1)[number:]
         crew.hire()
@@ -285,12 +269,12 @@ async def test_tasks_do_work_that_comes_later():
 async def test_a_hand_that_somebody_else_cancels_ends_the_call_and_never_leaves_rows_unsaid():
     plan, done = iter(batches(100)), []
 
-    async def asend(request):
+    async def send(request, _):
         await asyncio.sleep(0.005)
         return answer(request)
 
     work = Work(take=lambda: next(plan, None), job=job_of(told=8), workers=8, done=lambda *told: done.append(told))
-    call = asyncio.ensure_future(TaskCrew(work, asend).run())
+    call = asyncio.ensure_future(TaskCrew(work, send).run())
     await asyncio.sleep(0.001)
     for hand in asyncio.all_tasks() - {call, asyncio.current_task()}:  # one of them has not begun yet
         hand.cancel()
@@ -298,23 +282,22 @@ async def test_a_hand_that_somebody_else_cancels_ends_the_call_and_never_leaves_
         await call
 
 
-def test_a_crew_that_is_hired_again_and_again_does_not_remember_every_thread():
+def test_a_crew_that_is_hired_again_and_again_serves_each_time_and_leaves_no_thread():
     plan, arrived = [], threading.Semaphore(0)
     work = Work(take=lambda: plan.pop() if plan else None, job=job_of(), workers=8, done=lambda *_: arrived.release())
-    crew = Crew(work, answer)
+    crew = Crew(work, answer_at_once)
     for _ in range(200):
         plan[:] = batches(1)
         crew.hire()
         assert arrived.acquire(timeout=PATIENCE)
         assert nobody_is_left()
-    assert len(crew._helpers) < 50
 
 
 def test_a_crew_that_is_closed_leaves_the_queue_and_uses_nothing_of_what_was_told():
     job, plan, sent = job_of(), iter(batches(1000)), threading.Semaphore(0)
     job.ceilings = Ceilings(requests_per_minute=3)
 
-    def send(request):
+    async def send(request, _):
         sent.release()
         return answer(request)
 
@@ -340,16 +323,16 @@ def test_ctrl_c_while_a_place_is_given_back_keeps_no_place(monkeypatch):
     monkeypatch.setattr(Gate, "leave", interrupted)
     plan = iter(batches(1))
     with pytest.raises(KeyboardInterrupt):
-        Crew(Work(take=lambda: next(plan, None), job=job, workers=8, done=lambda *_: None), answer).run()
+        Crew(Work(take=lambda: next(plan, None), job=job, workers=8, done=lambda *_: None), answer_at_once).run()
     assert job.gate.in_flight == 0
 
 
 def test_a_crew_that_is_closed_sends_no_more():
     plan, job, sent = iter(batches(1000)), job_of(told=3), []
 
-    def send(request):
+    async def send(request, reactor):
         sent.append(request)
-        time.sleep(0.005)
+        await reactor.signal().wait(0.005)
         return answer(request)
 
     crew = Crew(Work(take=lambda: next(plan, None), job=job, workers=8, done=lambda *_: None), send)

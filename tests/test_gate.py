@@ -9,6 +9,7 @@ import time
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 
 import pytest
+from hands import Held
 
 import multiembed
 from multiembed.gate import Gate, gate_of
@@ -86,12 +87,12 @@ def test_threads_and_loops_together_never_exceed_the_ceiling_and_all_are_served(
 
     def thread():
         for _ in range(40):
-            with gate.place(width(ceiling)), crowd.counted():
+            with Held(gate.place(width(ceiling))), crowd.counted():
                 pass
 
     async def task():
         for _ in range(10):
-            async with gate.place(width(ceiling)):
+            async with Held(gate.place(width(ceiling))):
                 with crowd.counted():
                     await asyncio.sleep(0)
 
@@ -108,7 +109,7 @@ def test_as_many_threads_as_the_ceiling_are_inside_at_once():
     gate, meeting = trusted_gate(), threading.Barrier(4)
 
     def thread():
-        with gate.place(width(4)):
+        with Held(gate.place(width(4))):
             meeting.wait(PATIENCE)  # breaks unless all four are inside
 
     in_threads(*[thread] * 8)
@@ -119,7 +120,7 @@ async def test_as_many_tasks_as_the_ceiling_are_inside_at_once_and_one_more_wait
     gate, entered, leave = trusted_gate(), [], asyncio.Event()
 
     async def task(name):
-        async with gate.place(width(3)):
+        async with Held(gate.place(width(3))):
             entered.append(name)
             await leave.wait()
 
@@ -135,17 +136,17 @@ async def test_a_thread_that_leaves_lets_a_task_in_and_a_task_that_leaves_a_thre
     gate, entered = trusted_gate(), []
 
     def thread():
-        with gate.place(width(1)):
+        with Held(gate.place(width(1))):
             entered.append("thread")
 
     async def task():
-        async with gate.place(width(1)):
+        async with Held(gate.place(width(1))):
             entered.append("task")
             worker.start()
             await settle()
 
     worker = threading.Thread(target=thread, daemon=True)
-    with gate.place(width(1)):
+    with Held(gate.place(width(1))):
         waiting = asyncio.create_task(task())
         await settle()
         assert entered == []
@@ -162,11 +163,11 @@ async def test_those_who_wait_are_let_in_in_the_order_they_came():
     gate, entered = trusted_gate(), []
 
     async def task(name):
-        async with gate.place(width(1)):
+        async with Held(gate.place(width(1))):
             entered.append(name)
             await asyncio.sleep(0)
 
-    with gate.place(width(1)):
+    with Held(gate.place(width(1))):
         tasks = [asyncio.create_task(task(name)) for name in range(20)]
         await settle()
     await asyncio.gather(*tasks)
@@ -175,11 +176,11 @@ async def test_those_who_wait_are_let_in_in_the_order_they_came():
 
 async def test_a_caller_with_a_low_ceiling_is_not_overtaken_by_those_with_a_high_one():
     gate, entered, first, second = trusted_gate(), [], ExitStack(), ExitStack()
-    first.enter_context(gate.place(width(3)))
-    second.enter_context(gate.place(width(3)))
+    first.enter_context(Held(gate.place(width(3))))
+    second.enter_context(Held(gate.place(width(3))))
 
     async def task(name, ceiling):
-        async with gate.place(width(ceiling)):
+        async with Held(gate.place(width(ceiling))):
             entered.append(name)
 
     careful = asyncio.create_task(task("careful", 1))
@@ -204,10 +205,10 @@ async def test_a_task_that_is_cancelled_in_the_queue_leaves_it_and_nobody_waits_
     gate, entered = trusted_gate(), []
 
     async def task(name):
-        async with gate.place(width(1)):
+        async with Held(gate.place(width(1))):
             entered.append(name)
 
-    with gate.place(width(1)):
+    with Held(gate.place(width(1))):
         tasks = [asyncio.create_task(task(name)) for name in range(3)]
         await settle()
         tasks[place].cancel()
@@ -223,10 +224,10 @@ async def test_a_task_that_is_cancelled_at_the_moment_it_is_let_in_gives_its_pla
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
 
     async def task(name):
-        async with gate.place(width(1)):
+        async with Held(gate.place(width(1))):
             entered.append(name)
 
-    with gate.place(width(1)):
+    with Held(gate.place(width(1))):
         cancelled, patient = (asyncio.create_task(task(name)) for name in ("cancelled", "patient"))
         await settle()
     assert gate.in_flight == 1  # it is let in, and does not know it yet
@@ -241,7 +242,7 @@ async def test_a_task_that_is_cancelled_inside_gives_its_place_back():
     gate = trusted_gate()
 
     async def task():
-        async with gate.place(width(1)):
+        async with Held(gate.place(width(1))):
             await asyncio.Event().wait()
 
     inside = asyncio.create_task(task())
@@ -249,16 +250,16 @@ async def test_a_task_that_is_cancelled_inside_gives_its_place_back():
     assert gate.in_flight == 1
     inside.cancel()
     await asyncio.gather(inside, return_exceptions=True)
-    async with gate.place(width(1)):
+    async with Held(gate.place(width(1))):
         assert gate.in_flight == 1
 
 
 async def test_an_error_inside_gives_the_place_back():
     gate = trusted_gate()
-    with pytest.raises(ZeroDivisionError), gate.place(width(1)):
+    with pytest.raises(ZeroDivisionError), Held(gate.place(width(1))):
         raise ZeroDivisionError
     with pytest.raises(ZeroDivisionError):
-        async with gate.place(width(1)):
+        async with Held(gate.place(width(1))):
             raise ZeroDivisionError
     assert gate.in_flight == 0
 
@@ -269,14 +270,14 @@ def test_a_loop_that_was_closed_while_its_task_waited_keeps_nobody_out():
     loop.set_exception_handler(lambda *_: None)  # it complains of the task, which is left pending on purpose
 
     async def task():
-        async with gate.place(width(1)):
+        async with Held(gate.place(width(1))):
             entered.append("the dead")
 
     def thread():
-        with gate.place(width(1)):
+        with Held(gate.place(width(1))):
             entered.append("the living")
 
-    with gate.place(width(1)):
+    with Held(gate.place(width(1))):
         lost = loop.create_task(task())
         loop.run_until_complete(settle())
         loop.close()
@@ -291,7 +292,7 @@ def test_loops_one_after_another_pass_the_same_gate():
     gate, served = trusted_gate(), []
 
     async def task(name):
-        async with gate.place(width(2)):
+        async with Held(gate.place(width(2))):
             await asyncio.sleep(0)
             served.append(name)
 
@@ -308,7 +309,7 @@ async def test_a_ceiling_that_rises_lets_more_in():
     gate = trusted_gate()
     async with AsyncExitStack() as stack:
         for ceiling in (1, 2, 3):
-            await asyncio.wait_for(stack.enter_async_context(gate.place(width(ceiling))), PATIENCE)
+            await asyncio.wait_for(stack.enter_async_context(Held(gate.place(width(ceiling)))), PATIENCE)
             assert gate.in_flight == ceiling
 
 
@@ -346,23 +347,23 @@ def test_what_an_embedder_is_told_holds_for_the_calls_of_others_that_began_befor
 
     told = Embedder()
     gate.tell(told, Ceilings(requests_per_minute=1))
-    with gate.place(began, ends=time.monotonic() + 0.01) as admitted:
+    with Held(gate.place(began, ends=time.monotonic() + 0.01)) as admitted:
         assert admitted
-    with gate.place(began, ends=time.monotonic() + 0.01) as admitted:
+    with Held(gate.place(began, ends=time.monotonic() + 0.01)) as admitted:
         assert not admitted
     del told
     gc.collect()
-    with gate.place(began) as admitted:
+    with Held(gate.place(began)) as admitted:
         assert admitted
 
 
 def test_a_place_whose_loop_was_closed_is_not_waited_for():
     gate = trusted_gate()
     loop = asyncio.new_event_loop()
-    place = gate.place(width(1))
+    place = Held(gate.place(width(1)))
     assert loop.run_until_complete(place.__aenter__())
     loop.close()
-    with gate.place(width(1)) as admitted:
+    with Held(gate.place(width(1))) as admitted:
         assert admitted
     place.__exit__(None, None, None)
     assert gate.in_flight == 0
@@ -385,7 +386,7 @@ def test_the_collector_may_end_a_forgotten_task_in_the_very_thread_that_has_the_
     loop.set_exception_handler(lambda *_: None)
 
     async def stay():
-        async with gate.place(width(1)):
+        async with Held(gate.place(width(1))):
             await asyncio.sleep(PATIENCE)
 
     tasks = [loop.create_task(stay()) for _ in range(1 if inside else 2)]
@@ -404,7 +405,7 @@ def test_the_collector_may_end_a_forgotten_task_in_the_very_thread_that_has_the_
 
 
 def pass_through(gate):
-    with gate.place(width(1)) as admitted:
+    with Held(gate.place(width(1))) as admitted:
         assert admitted
 
 
@@ -417,18 +418,15 @@ def test_a_count_that_ctrl_c_cut_short_is_put_right_by_the_next_request():
 
 async def test_who_blocks_a_loop_overtakes_those_who_wait_for_it():
     gate = trusted_gate()
-    loop = asyncio.get_running_loop()
 
     async def stay():
-        async with gate.place(width(1)):
+        async with Held(gate.place(width(1))):
             await asyncio.sleep(0)
 
     inside = [asyncio.create_task(stay()) for _ in range(3)]
     await asyncio.sleep(0)
     assert gate.in_flight == 1
-    place = gate.place(width(1))
-    place.blocks = loop
-    with place as admitted:
+    with Held(gate.place(width(1))) as admitted:
         assert admitted
     await asyncio.gather(*inside)
     assert gate.in_flight == 0
@@ -437,7 +435,7 @@ async def test_who_blocks_a_loop_overtakes_those_who_wait_for_it():
 def test_no_place_comes_where_the_gate_is_shut_beyond_the_end():
     gate = trusted_gate()
     gate.place(width(1)).slowed(1000.0, asked=True)
-    with gate.place(width(1), ends=time.monotonic() + 500.0) as admitted:
+    with Held(gate.place(width(1), ends=time.monotonic() + 500.0)) as admitted:
         assert not admitted
     assert gate.in_flight == 0
 
@@ -446,13 +444,13 @@ def test_requests_that_were_let_go_without_waits_make_nobody_wait_afterwards():
     gate = trusted_gate()
     with multiembed.no_waits():
         for _ in range(50):
-            with gate.place(width(1)) as admitted:
+            with Held(gate.place(width(1))) as admitted:
                 assert admitted
     place = gate.place(width(1))
-    with place:
+    with Held(place):
         place.slowed(0.0, asked=False, quota="requests")
     with multiembed.no_waits():
         for _ in range(50):
-            with gate.place(width(1)):
+            with Held(gate.place(width(1))):
                 pass
     assert gate.pace.wait(time.monotonic(), width(1), 1.0) <= 5.0

@@ -147,7 +147,7 @@ def test_an_outage_of_thirty_seconds_costs_no_text_and_a_fifth_more_requests_at_
     )
     sent, outcomes = [], []
 
-    async def send(request):
+    async def send(request, _):
         sent.append(loop.now)
         await asyncio.sleep(0.1)
         if 2.0 <= loop.now < 32.0:
@@ -161,8 +161,12 @@ def test_an_outage_of_thirty_seconds_costs_no_text_and_a_fifth_more_requests_at_
 
     plan = iter([Batch(range(n * size, (n + 1) * size), [f"{n} {m}" for m in range(size)]) for n in range(batches)])
     work = Work(lambda: next(plan, None), job, 8, lambda _, outcome: outcomes.append(outcome))
+
+    async def all_of_it():
+        await TaskCrew(work, send).run()
+
     try:
-        loop.run_until_complete(TaskCrew(work, send).run())
+        loop.run_until_complete(all_of_it())
     finally:
         loop.close()
     assert all(not outcome.failures for outcome in outcomes)

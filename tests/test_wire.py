@@ -7,9 +7,11 @@ import base64
 import socket
 import threading
 from contextlib import contextmanager, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from hands import beside_others, in_this_thread
 
 from multiembed.errors import ConfigurationError
 from multiembed.records import TransportFailure, WireReply, WireRequest
@@ -30,11 +32,11 @@ def send_often(door, url, times, **changes):
     wire = Wire()
     try:
         if door == "sync":
-            return [wire.send(request) for _ in range(times)]
+            return [in_this_thread(partial(wire.send, request)) for _ in range(times)]
 
         async def later():
             try:
-                return [await wire.asend(request) for _ in range(times)]
+                return [await wire.send(request, beside_others()) for _ in range(times)]
             finally:
                 await wire.aclose()
 
@@ -285,16 +287,16 @@ def test_what_came_unasked_while_the_loop_was_held_up_is_no_answer_to_the_next_r
             assert came.wait(5)
 
         async def in_tasks():
-            first = await wire.asend(request)
+            first = await wire.send(request, beside_others())
             hold_up()  # no step of the loop from here to the next request
-            second = await wire.asend(request)
+            second = await wire.send(request, beside_others())
             await wire.aclose()
             return first, second
 
         def in_threads():
-            first = wire.send(request)
+            first = in_this_thread(partial(wire.send, request))
             hold_up()
-            second = wire.send(request)
+            second = in_this_thread(partial(wire.send, request))
             wire.close()
             return first, second
 
@@ -306,7 +308,7 @@ def test_a_request_that_is_cancelled_while_it_connects_leaves_no_task_behind():
     async def cancelled_after(steps, url):
         wire = Wire()
         request = WireRequest(url=url, headers={}, body=b"{}", timeout=5.0, max_reply_bytes=10_000)
-        sending = asyncio.ensure_future(wire.asend(request))
+        sending = asyncio.ensure_future(wire.send(request, beside_others()))
         for _ in range(steps):
             await asyncio.sleep(0)
         sending.cancel()
@@ -327,7 +329,7 @@ def test_a_connection_that_the_server_closed_while_it_lay_idle_is_not_used(door)
         async def later():
             answers = []
             for thread in range(3):
-                answers.append(await wire.asend(request))
+                answers.append(await wire.send(request, beside_others()))
                 await asyncio.to_thread(server._threads[thread + 1].join)
                 await asyncio.sleep(0.05)
             await wire.aclose()
@@ -336,7 +338,7 @@ def test_a_connection_that_the_server_closed_while_it_lay_idle_is_not_used(door)
         def now():
             answers = []
             for thread in range(3):
-                answers.append(wire.send(request))
+                answers.append(in_this_thread(partial(wire.send, request)))
                 server._threads[thread + 1].join()
             wire.close()
             return answers

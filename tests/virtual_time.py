@@ -141,7 +141,7 @@ class Account:
         )
         return Work(take, job, MOST_IN_FLIGHT, lambda _, outcome: self.failures.extend(outcome.failures.values()))
 
-    async def _send(self, wire):
+    async def _send(self, wire, _):
         request = Request(
             id=f"{self._chances.getrandbits(128):032x}",
             method="POST",

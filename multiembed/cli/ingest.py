@@ -15,7 +15,7 @@ from multiembed import ConfigurationError, EmbeddingClient
 from multiembed.cli.forecast import foretell
 from multiembed.cli.join import joined
 from multiembed.cli.leftovers import SideFile, remove_cache
-from multiembed.cli.meter import Meter, Spinner, counted
+from multiembed.cli.meter import Meter, Spinner
 from multiembed.cli.telling import tell_forecast, tell_result, tell_resume
 from multiembed.files import InputError, Inputs, Output, check_place, open_output, output_format
 
@@ -178,7 +178,7 @@ def _wait_for_answers(errors: Console) -> None:
     waiting = [thread for thread in threading.enumerate() if thread.name == "multiembed"]
     if not waiting:
         return
-    errors.print(f"Hearing {counted(len(waiting), 'last answer')}; Ctrl-C again leaves at once.", highlight=False)
+    errors.print("Hearing the last answers; Ctrl-C again leaves at once.", highlight=False)
     with suppress(KeyboardInterrupt):
         for thread in waiting:
             thread.join(max(0.0, until - time.monotonic()))

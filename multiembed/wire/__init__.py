@@ -30,7 +30,10 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
+from multiembed.reactor.threads import ThreadReactor
+
 if TYPE_CHECKING:
+    from multiembed.reactor.contract import Reactor
     from multiembed.records import TransportFailure, WireReply, WireRequest
     from multiembed.wire.threads import Pool
 
@@ -53,16 +56,14 @@ class Wire:
         self._lock = threading.Lock()
         self._pool: Pool | None = None
 
-    def send(self, request: WireRequest) -> WireReply | TransportFailure:
-        """Send from a thread."""
-        if self._given is not None:
-            from multiembed.wire.http import send
+    async def send(self, request: WireRequest, reactor: Reactor) -> WireReply | TransportFailure:
+        """Send one request, by the connections of threads or of the running event loop."""
+        if isinstance(reactor, ThreadReactor):
+            if self._given is not None:
+                from multiembed.wire.http import send
 
-            return send(self._given, request)
-        return self._threads().send(request)
-
-    async def asend(self, request: WireRequest) -> WireReply | TransportFailure:
-        """Send from a task."""
+                return await reactor.aside(send, self._given, request)
+            return await self._threads().send(request, reactor)
         if self._given_async is not None:
             from multiembed.wire.http import asend
 

@@ -1,21 +1,25 @@
-"""Sending from threads: blocking sockets, every attempt under one clock, and the connections that stay open."""
+"""Sending from threads: sockets that a reactor waits for, every attempt under one clock, and what stays open."""
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from multiembed.wire.common import KEEP_ALIVE, TunnelRefusedError, broken, ready, ssl_context, timed_out, unsendable
+from multiembed.address import is_number
+from multiembed.wire.common import KEEP_ALIVE, TunnelRefusedError, broken, ssl_context, timed_out, unsendable
 from multiembed.wire.exchange import Answer, Tunnel, asking_for_tunnel, written
 from multiembed.wire.route import Route, route_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from multiembed.reactor.threads import ThreadReactor
     from multiembed.records import TransportFailure, WireReply, WireRequest
 
 _MOST_KEPT = 200
@@ -33,7 +37,7 @@ class Pool:
         self._idle: dict[Route, list[_Connection]] = {}
         self._closed = False
 
-    def send(self, request: WireRequest) -> WireReply | TransportFailure:
+    async def send(self, request: WireRequest, reactor: ThreadReactor) -> WireReply | TransportFailure:
         """One attempt, which ends within `request.timeout` seconds whatever the server does."""
         begun = time.monotonic()
         ends = begun + request.timeout
@@ -42,8 +46,9 @@ class Pool:
         answer = Answer(request.max_reply_bytes)
         connection = None
         try:
-            connection = self._kept(route, ends) or _connect(route, ends)
-            connection.exchange(data, answer)
+            connection = self._kept(route) or await _connect(route, reactor, ends)
+            connection.reactor, connection.ends = reactor, ends
+            await connection.exchange(data, answer)
             return answer.result(time.monotonic() - begun)
         except OSError as error:
             return timed_out(request) if time.monotonic() >= ends else broken(error)
@@ -61,7 +66,7 @@ class Pool:
             while idle:
                 idle.pop().close()
 
-    def _kept(self, route: Route, ends: float) -> _Connection | None:
+    def _kept(self, route: Route) -> _Connection | None:
         idle = self._idle.setdefault(route, [])
         while True:
             try:
@@ -69,7 +74,6 @@ class Pool:
             except IndexError:
                 return None
             if connection.fresh():
-                connection.ends = ends
                 return connection
             connection.close()
 
@@ -93,50 +97,60 @@ _room = _Room()
 class _Connection:
     """A socket under a clock: a socket's own timeout would begin anew with every byte.
 
-    The socket never blocks. What cannot be done at once is waited for in one place, which is also fewest system calls,
-    and so fewest times that the GIL is given away.
+    The socket never blocks. What cannot be done at once is waited for in one place.
     """
 
-    def __init__(self, sock: socket.socket, ends: float) -> None:
+    def __init__(self, sock: socket.socket, reactor: ThreadReactor, ends: float) -> None:
         self.sock = sock
+        self.reactor = reactor
+        """Of the request that it carries."""
         self.ends = ends
         """When the attempt must be over."""
         self.kept_at = 0.0
 
-    def exchange(self, data: bytes, answer: Answer) -> None:
+    async def open(self, address: Any) -> None:
+        """Connect."""
+        try:
+            self.sock.connect(address)
+        except BlockingIOError:
+            await self._wait(writing=True)
+        error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
+
+    async def exchange(self, data: bytes, answer: Answer) -> None:
         """Send, and read until the answer is over."""
         refused: OSError | None = None
         try:
-            self.write(data)
+            await self.write(data)
         except (BrokenPipeError, ConnectionResetError) as error:  # it may have said why before it closed
             refused = error
         else:
-            # Not read in vain first: no answer is there yet, and every system call gives the GIL away.
-            self._wait(writing=False)
+            await self._wait(writing=False)  # not read in vain first: no answer is there yet
         room = _room.view
         while not answer.over:
-            count = self.read_into(room)
+            count = await self.read_into(room)
             answer.feed(room[:count]) if count else answer.end(refused)
         if refused is not None:
             answer.end()
 
-    def begin_tls(self, host: str) -> None:
+    async def begin_tls(self, host: str) -> None:
         """Begin TLS on what has been in the open."""
         context = ssl_context()
         context.sslsocket_class = _TLSSocket
         sock = context.wrap_socket(self.sock, server_hostname=host, do_handshake_on_connect=False)
         self.sock = sock
-        self._when_ready(sock.do_handshake)
+        await self._when_ready(sock.do_handshake)
 
-    def write(self, data: bytes) -> None:
+    async def write(self, data: bytes) -> None:
         """Send all."""
         rest = memoryview(data)
         while rest:
-            rest = rest[self._when_ready(self.sock.send, rest, writing=True) :]
+            rest = rest[await self._when_ready(self.sock.send, rest, writing=True) :]
 
-    def read_into(self, room: memoryview) -> int:
+    async def read_into(self, room: memoryview) -> int:
         """Read what is there, at least one byte; none at the end."""
-        return int(self._when_ready(self.sock.recv_into, room))
+        return int(await self._when_ready(self.sock.recv_into, room))
 
     def fresh(self) -> bool:
         """Whether it can carry another request: not too old, not closed by the server, and nothing came unasked."""
@@ -144,10 +158,10 @@ class _Connection:
             return False
         self.ends = 0.0  # reads what is there and does not wait
         try:
-            self.read_into(memoryview(bytearray(1)))
+            self.read_into(memoryview(bytearray(1))).send(None)
         except TimeoutError:
             return True
-        except OSError:
+        except (OSError, StopIteration):
             pass
         return False
 
@@ -155,7 +169,7 @@ class _Connection:
         """Close it."""
         self.sock.close()
 
-    def _when_ready(self, step: Callable[..., Any], *args: Any, writing: bool = False) -> Any:
+    async def _when_ready(self, step: Callable[..., Any], *args: Any, writing: bool = False) -> Any:
         while True:
             try:
                 return step(*args)
@@ -165,11 +179,11 @@ class _Connection:
                 writing = False
             except ssl.SSLWantWriteError:
                 writing = True
-            self._wait(writing=writing)
+            await self._wait(writing=writing)
 
-    def _wait(self, *, writing: bool) -> None:
-        seconds = self.ends - time.monotonic()
-        if seconds <= 0 or not ready(self.sock, seconds, writing=writing):
+    async def _wait(self, *, writing: bool) -> None:
+        wait = self.reactor.writable if writing else self.reactor.readable
+        if self.ends <= time.monotonic() or not await wait(self.sock, self.ends):
             raise TimeoutError("the attempt's time is over")
 
 
@@ -177,35 +191,38 @@ class _TLSWithin(_Connection):
     """TLS within a TLS connection, which `ssl` does not do by itself: a server behind a proxy reached by https."""
 
     def __init__(self, outer: _Connection, host: str) -> None:
-        super().__init__(outer.sock, outer.ends)
+        super().__init__(outer.sock, outer.reactor, outer.ends)
         self._came, self._goes = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = ssl_context().wrap_bio(self._came, self._goes, server_hostname=host)
-        self._do(self._tls.do_handshake)
 
-    def write(self, data: bytes) -> None:
+    async def shake_hands(self) -> None:
+        """Begin TLS."""
+        await self._do(self._tls.do_handshake)
+
+    async def write(self, data: bytes) -> None:
         """Send all."""
         rest = memoryview(data)
         while rest:
-            rest = rest[self._do(self._tls.write, rest) :]
+            rest = rest[await self._do(self._tls.write, rest) :]
 
-    def read_into(self, room: memoryview) -> int:
+    async def read_into(self, room: memoryview) -> int:
         """Read what is there."""
         try:
-            return int(self._do(self._tls.read, len(room), room))
+            return int(await self._do(self._tls.read, len(room), room))
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return 0
 
-    def _do(self, step: Callable[..., Any], *args: Any) -> Any:
+    async def _do(self, step: Callable[..., Any], *args: Any) -> Any:
         room = memoryview(bytearray(_PIECE))
         while True:
             try:
                 done, wants = step(*args), False
             except ssl.SSLWantReadError:
                 done, wants = None, True
-            super().write(self._goes.read())
+            await super().write(self._goes.read())
             if not wants:
                 return done
-            count = super().read_into(room)
+            count = await super().read_into(room)
             self._came.write(room[:count]) if count else self._came.write_eof()
 
 
@@ -219,48 +236,50 @@ class _TLSSocket(ssl.SSLSocket):
         self.close()
 
 
-def _connect(route: Route, ends: float) -> _Connection:
+async def _connect(route: Route, reactor: ThreadReactor, ends: float) -> _Connection:
     """A connection that reaches the server, by way of its proxy.
 
     Raises:
         OSError: it cannot be reached.
     """
-    connection = _Connection(_dial(route.host, route.port, ends), ends)
+    connection = await _dial(route.host, route.port, reactor, ends)
     try:
         if route.tls:
-            connection.begin_tls(route.host)
+            await connection.begin_tls(route.host)
         if route.tunnel:
             answer = Tunnel()
-            connection.exchange(asking_for_tunnel(route), answer)
+            await connection.exchange(asking_for_tunnel(route), answer)
             if not answer.open:
                 raise TunnelRefusedError(answer.status)
             if route.tls:
-                return _TLSWithin(connection, route.server)
-            connection.begin_tls(route.server)
+                inner = _TLSWithin(connection, route.server)
+                await inner.shake_hands()
+                return inner
+            await connection.begin_tls(route.server)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _dial(host: str, port: int, ends: float) -> socket.socket:
-    """A socket that is connected to the first of the host's addresses that answers."""
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    for family, kind, protocol, _, address in addresses[:-1]:
+async def _dial(host: str, port: int, reactor: ThreadReactor, ends: float) -> _Connection:
+    """A connection to the first of the host's addresses that answers."""
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    addresses = look_up() if is_number(host) else await reactor.aside(look_up)
+    for address in addresses[:-1]:
         with suppress(OSError):
-            return _connected(family, kind, protocol, address, min(ends, time.monotonic() + _ADDRESS_TIME))
-    family, kind, protocol, _, address = addresses[-1]
-    return _connected(family, kind, protocol, address, ends)
+            return await _connected(address, reactor, min(ends, time.monotonic() + _ADDRESS_TIME))
+    return await _connected(addresses[-1], reactor, ends)
 
 
-def _connected(family: int, kind: int, protocol: int, address: Any, ends: float) -> socket.socket:
-    sock = _Socket(family, kind, protocol)
+async def _connected(info: Any, reactor: ThreadReactor, ends: float) -> _Connection:
+    family, kind, protocol, _, address = info
+    connection = _Connection(_Socket(family, kind, protocol), reactor, ends)
     try:
-        sock.settimeout(max(0.001, ends - time.monotonic()))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.connect(address)
-        sock.setblocking(False)  # noqa: FBT003
+        connection.sock.setblocking(False)  # noqa: FBT003
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await connection.open(address)
     except BaseException:
-        sock.close()
+        connection.close()
         raise
-    return sock
+    return connection
