@@ -136,6 +136,7 @@ class Call:
             workers=self.job.ceilings.in_flight or MOST_IN_FLIGHT,
             done=self._take,
             blocks=self.blocks,
+            briefly=getattr(self._runtime.cache, "local", False),
             wake=self._wake,
         )
 

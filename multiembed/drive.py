@@ -44,7 +44,9 @@ class Work:
     done: Callable[[Batch, Outcome], None]
     """Is told each batch's outcome."""
     blocks: bool = False
-    """Whether `done` may take long, so that it must not hold up the other hands."""
+    """Whether `done` may take long, so that nobody is held up by it."""
+    briefly: bool = False
+    """Whether that is no longer than a local disk takes: other hands may wait for it, an event loop may not."""
     wake: Callable[[], object] = _nobody
     """Called when a hand broke down, for whoever waits for the outcomes."""
 
@@ -132,7 +134,7 @@ class _Hands:
             self._queueing -= 1
 
     async def _put_away(self, batch: Batch, outcome: Outcome) -> None:
-        if self._work.blocks:
+        if self._work.blocks and not (self._work.briefly and self.reactor.loop is None):
             await self.reactor.aside(self._work.done, batch, outcome)
         else:
             self._work.done(batch, outcome)

@@ -31,7 +31,8 @@ class VectorCache(Protocol):
     """Vectors by space and text. May be used from many threads at once.
 
     A space is EmbeddingClient.fingerprint(role): a name for everything that changes a vector but the text. A cache
-    that has `describe(space, words)` too is told once what a space is in human words.
+    that has `describe(space, words)` too is told once what a space is in human words. One that has `local`, and there
+    True, takes no longer than a local disk, so that a sync call need not start threads for `put`.
     """
 
     def get(self, space: str, texts: Sequence[str]) -> Found:

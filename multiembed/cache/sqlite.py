@@ -44,6 +44,8 @@ class SqliteCache:
         path: of the file. Its directory must exist and be on a local disk.
     """
 
+    local = True
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).expanduser().absolute()
         self._guard = Guard(str(self.path))
