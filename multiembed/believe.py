@@ -90,21 +90,13 @@ def _in_order(items: Sequence[RawItem], texts: int) -> list[RawItem]:
 
 
 def _dense(raw: Sequence[object], dimensions: int | None) -> Vectors:
-    expected = dimensions
-    rows = []
-    for place, value in enumerate(raw):
-        row = _row(value, place)
-        expected = expected or len(row)
-        if len(row) != expected:
-            raise ValueError(f"vector {place} has {len(row)} dimensions where {expected} were expected")
-        rows.append(row)
+    rows = [_row(value, place) for place, value in enumerate(raw)]
+    vectors = np.empty((len(rows), dimensions or len(rows[0])), dtype=np.float32)
     with np.errstate(over="ignore"):  # too large for float32 becomes infinity, which is refused
-        # One conversion for all of them: numpy lets another thread in at each, and with 50 threads that adds up.
-        same = all(row.dtype == rows[0].dtype for row in rows)
-        joined = (
-            np.frombuffer(b"".join(row.data for row in rows), dtype=rows[0].dtype) if same else np.concatenate(rows)
-        )
-        vectors = joined.astype(np.float32).reshape(len(rows), -1)
+        for place, row in enumerate(rows):
+            if len(row) != vectors.shape[1]:  # numpy would spread a single number over all of them
+                raise ValueError(f"vector {place} has {len(row)} dimensions where {vectors.shape[1]} were expected")
+            vectors[place] = row
     # One pass tells both: a sum of squares that is not finite holds a NaN or an infinity, and 0 is all zeros. In
     # float32 it is quick, but so are overflow and underflow: what it does not find good is summed up again.
     squares = np.einsum("ij,ij->i", vectors, vectors)

@@ -26,20 +26,13 @@ if TYPE_CHECKING:
 
 
 def sizes(texts: Sequence[str], role: Role, target: Target, count: Callable[[str], int]) -> Iterator[tuple[int, int]]:
-    """Tokens and bytes of each text as it goes on the wire."""
+    """Tokens and bytes of each text as it goes on the wire; 0 bytes where they do not matter."""
     overhead = target.overhead(role, count)
+    if target.limits.max_bytes_per_request is None:
+        return ((count(text) + overhead, 0) for text in texts)
     prefix = len(target.prepare([""], role)[0].encode())
-    # With its escapes where the body's size matters: a control character takes six bytes.
-    size = _escaped if target.limits.max_bytes_per_request else _unescaped
-    return ((count(text) + overhead, size(text) + prefix) for text in texts)
-
-
-def _escaped(text: str) -> int:
-    return len(orjson.dumps(text))
-
-
-def _unescaped(text: str) -> int:
-    return len(text.encode())
+    # With its escapes: a control character takes six bytes.
+    return ((count(text) + overhead, len(orjson.dumps(text)) + prefix) for text in texts)
 
 
 class Block:

@@ -1,7 +1,7 @@
 """The story of one batch, told once: what to send, when to split, and what to do about a text that is too long.
 
 `exchange` is a generator. It yields what it wants done (Send, Wait) and is sent what came of it; it never sleeps, never
-opens a socket and never reads a clock that it was not given. A driver plays it, one for threads and one for tasks.
+opens a socket and never reads a clock that it was not given. The hands of a call play it (`drive`).
 """
 
 from __future__ import annotations

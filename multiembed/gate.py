@@ -63,6 +63,8 @@ class Gate:
             return own
         with self._lock:
             told = [own, *self._told.values()]
+        if all(each is own for each in told):
+            return own
         return replace(
             own,
             in_flight=own.in_flight or _lowest(each.in_flight for each in told),

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 class Key:
     """A key that gives itself away only when it is asked in so many words."""
 
-    __slots__ = ("_read",)
+    __slots__ = ("_read", "fixed")
 
-    def __init__(self, read: Callable[[], str]) -> None:
+    def __init__(self, read: Callable[[], str], *, fixed: bool = True) -> None:
         self._read = read
+        self.fixed = fixed
+        """Whether it is the same each time."""
 
     def reveal(self) -> str:
         """The key as it goes into the Authorization header."""
@@ -37,13 +39,12 @@ def find_key(given: SecretStr | Callable[[], str] | None, provider: Provider, en
     if not provider.key_env:
         return None
     if given is not None and not isinstance(given, SecretStr):
-        return Key(partial(_ask, given))
+        return Key(partial(_ask, given), fixed=False)
     candidates = {"api_key": given.get_secret_value() if given else ""}
     candidates |= {name: environ.get(name, "") for name in provider.key_env}
     for source, value in candidates.items():
         if value.strip():
-            check_key(value, source)
-            return Key(partial(check_key, value, source))
+            return Key(partial(str, check_key(value, source)))
     raise ConfigurationError(
         f"No key for {provider.id}: set {' or '.join(provider.key_env)}, or pass api_key. "
         f"Keys come from {provider.key_page}. In a worker process, set the variable there too, or pass "

@@ -82,7 +82,7 @@ class Target:
         Raises:
             ConfigurationError: the function failed, or gave none.
         """
-        if self.key is None:
+        if self.key is None or self.key.fixed:
             return self
         key = self.key.reveal()
         return replace(self, key=Key(lambda: key))

@@ -14,11 +14,12 @@ import socket
 import threading
 import time
 from collections import deque
+from concurrent.futures import Future
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from types import coroutine
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
@@ -137,10 +138,8 @@ class ThreadReactor:
                 return True
             self._running = True
         over = self._over = threading.Event()
-        live = partial(self._context.copy().run, self._live, over)
-        thread = threading.Thread(target=live, name="multiembed", daemon=True)
         try:
-            thread.start()
+            _beside(partial(self._live, over), self._context.copy())
         except RuntimeError:
             self._running = False
             return False
@@ -183,19 +182,21 @@ class ThreadReactor:
         """See Reactor."""
         if self._borrowed and len(self._hands) == 1:  # nobody else goes on meanwhile: as good in this thread
             return act(*args)
-        done, outcome = self.signal(), _Outcome(act, args)
+        done, outcome = self.signal(), Future[_T]()
 
         def do() -> None:
-            outcome.work()
+            try:
+                outcome.set_result(act(*args))
+            except BaseException as error:  # noqa: BLE001 - raised again in the hand
+                outcome.set_exception(error)
             done.set()
 
         try:
-            threading.Thread(target=copy_context().run, args=(do,), name="multiembed", daemon=True).start()
+            _beside(do, copy_context())
         except RuntimeError:
             return act(*args)
-        while not await done.wait(_NEVER):
-            pass
-        return outcome.get()
+        await done.wait(_NEVER)
+        return outcome.result()
 
     def listen(self) -> None:
         """Be ready to be woken by other threads from here on."""
@@ -235,7 +236,6 @@ class ThreadReactor:
 
     def _live(self, over: threading.Event) -> None:
         try:
-            self.listen()
             self._take_turns()
         except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
             self._failed(error)
@@ -245,6 +245,8 @@ class ThreadReactor:
     def _take_turns(self) -> None:
         self._ident = threading.get_ident()
         try:
+            if not self._borrowed:
+                self.listen()
             while self._turn():
                 pass
         except BaseException as error:
@@ -320,23 +322,10 @@ class ThreadReactor:
         self._alarm = self._selector = None
 
 
-class _Outcome(Generic[_T]):
-    """What came of something done aside."""
+def _beside(act: Callable[[], object], context: Context) -> None:
+    """Do something in a thread that no program's end waits for.
 
-    def __init__(self, act: Callable[..., _T], args: tuple[Any, ...]) -> None:
-        self._act, self._args = act, args
-        self._value: _T
-        self._error: BaseException | None = None
-
-    def work(self) -> None:
-        """Do it."""
-        try:
-            self._value = self._act(*self._args)
-        except BaseException as error:  # noqa: BLE001 - raised again in the hand
-            self._error = error
-
-    def get(self) -> _T:
-        """Its value, or its error."""
-        if self._error is not None:
-            raise self._error
-        return self._value
+    Raises:
+        RuntimeError: no thread can be started, for instance while the interpreter shuts down.
+    """
+    threading.Thread(target=context.run, args=(act,), name="multiembed", daemon=True).start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import functools
 import os
 import time
 import weakref
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from multiembed.records import TransportFailure, WireReply, WireRequest
+
+_FREE = 4 << 20
 
 
 class LoopSession:
@@ -209,6 +212,18 @@ class _Connection(asyncio.Protocol):
             self._over.set_result(None)
 
 
+@functools.cache
+def _keep_memory() -> None:
+    """Have the C library keep a few megabytes that are free, once and for all.
+
+    Answers of 200 KB come and go by the dozen in one step of a loop. glibc gives the system back what is free at the
+    end of its heap, beyond twice the largest piece that it has seen go, and asks for it again with the next answers:
+    50 page faults a request, and an eighth of a call's time (mallopt(3), M_MMAP_THRESHOLD, 2026-11-21). Other libraries
+    take no notice.
+    """
+    bytes(_FREE)  # neither filled nor kept
+
+
 _sessions: dict[tuple[int, asyncio.AbstractEventLoop], LoopSession] = {}
 """By process, too: a forked child may go on with its parent's loop, and would read the parent's answers."""
 
@@ -219,6 +234,7 @@ def session_of(loop: asyncio.AbstractEventLoop) -> LoopSession:
     session = _sessions.get(here)
     if session is None:
         _forget_closed_loops()
+        _keep_memory()
         session = _sessions[here] = LoopSession()
         _close_with(loop, session)
     return session
