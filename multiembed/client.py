@@ -163,7 +163,7 @@ class EmbeddingClient:
         """What this client has spent in this process so far; grows with each finished request.
 
         A request that Ctrl-C or a cancelled task broke off is counted, but not its tokens: the provider may bill them,
-        and nobody tells. After Ctrl-C in a sync call of several requests, what was sent is counted when its answer comes.
+        and nobody tells. A sync call of several requests loses none: after Ctrl-C they are counted as answers come.
         """
         return self._living().tally.usage
 

@@ -38,7 +38,10 @@ class EmbeddingOptions(BaseModel):
     )
 
     api_key: SecretStr | Callable[[], str] | None = _changes_no_vector(repr=False)
-    """The key, or a function that returns it and is asked for every request; else the environment."""
+    """The key, or a function that returns it; else the environment.
+
+    A function is asked for every request, and the call's other requests wait meanwhile: it had better remember.
+    """
     key_in_pickle: bool = _changes_no_vector(default=False)
     """False: a key given as text stays out of pickles, and the other process reads its environment."""
     base_url: str | None = None
