@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import math
 from base64 import b64decode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,8 @@ def _dense(raw: Sequence[object], dimensions: int | None) -> Vectors:
     # One pass tells both: a sum of squares that is not finite holds a NaN or an infinity, and 0 is all zeros. In
     # float32 it is quick, but so are overflow and underflow: what it does not find good is summed up again.
     squares = np.einsum("ij,ij->i", vectors, vectors)
-    if np.isfinite(squares).all() and squares.all():
+    each = squares.tolist()
+    if math.isfinite(sum(each)) and min(each) > 0.0:
         return vectors
     squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
     if not np.isfinite(squares).all():

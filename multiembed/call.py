@@ -59,7 +59,7 @@ class Call:
         self._target = target
         self._runtime = runtime
         self._wake = wake
-        self._space = target.fingerprint(role)
+        self._space = target.fingerprint(role) if runtime.caches else ""
         self._lock = threading.Lock()
         self._telling = threading.Lock()
         self._open: deque[Block] = deque()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _NEVER = float("inf")
 _PIECE = 4096
+_ForFew = getattr(selectors, "PollSelector", selectors.DefaultSelector)
+"""The cheapest to make and to close: in the caller's thread there is one socket, as a rule."""
 
 
 class _Hand:
@@ -295,7 +297,7 @@ class ThreadReactor:
             self._soonest = min((hand.until for hand in self._hands if hand.waits), default=_NEVER)
 
     def _open(self) -> selectors.BaseSelector:
-        selector = self._selector = selectors.DefaultSelector()
+        selector = self._selector = _ForFew() if self._borrowed else selectors.DefaultSelector()
         return selector
 
     def _break_off(self, error: BaseException) -> None:
