@@ -217,6 +217,36 @@ def test_an_error_while_an_outcome_is_put_away_reaches_the_caller(play):
     assert job.gate.in_flight == 0
 
 
+# ── outcomes that take long to put away ──────────────────────────────────────────────────────────
+
+
+def test_what_may_take_long_is_done_aside_and_holds_up_no_other_hand(play):
+    plan, meeting = iter(batches(2)), threading.Barrier(2)
+
+    def done(*_):
+        meeting.wait(PATIENCE)  # breaks unless both are there together
+
+    run(play.kind, Work(lambda: next(plan, None), job_of(told=2), 8, done, blocks=True), answer_at_once)
+    assert nobody_is_left()
+
+
+def test_what_a_local_disk_does_is_done_in_the_hands_own_thread_but_never_in_a_loops(play):
+    plan, senders, keepers = iter(batches(20)), set(), set()
+
+    async def send(request, _):
+        senders.add(threading.get_ident())
+        return answer(request)
+
+    def done(*_):
+        keepers.add(threading.get_ident())
+
+    run(play.kind, Work(lambda: next(plan, None), job_of(told=4), 8, done, blocks=True, briefly=True), send)
+    if play.kind == "threads":
+        assert keepers == senders
+    else:
+        assert not keepers & senders
+
+
 # ── work that comes later ────────────────────────────────────────────────────────────────────────
 
 
