@@ -57,7 +57,7 @@ async def ours_async(url):
     from multiembed.records import WireRequest
     from multiembed.wire import Wire
 
-    wire, reactor = Wire(), TaskReactor(print)
+    wire, reactor = Wire(), TaskReactor()
 
     async def send(body):
         return (await wire.send(WireRequest(url, HEADERS, body, TIMEOUT, 4_000_000), reactor)).body
@@ -170,7 +170,7 @@ def in_one_thread(send, concurrency):
     from multiembed.reactor.threads import ThreadReactor
 
     broken = []
-    numbers, reactor = iter(range(REQUESTS)), ThreadReactor(broken.append)
+    numbers, reactor = iter(range(REQUESTS)), ThreadReactor()
 
     async def hand():
         try:
@@ -180,7 +180,7 @@ def in_one_thread(send, concurrency):
             broken.append(error)
 
     for _ in range(concurrency):
-        reactor.start(hand())
+        reactor.start(hand, broken.append)
     reactor.run()
     if broken:
         raise broken[0]

@@ -8,8 +8,9 @@ same ones for both doors; what differs is the reactor that they run on.
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from multiembed.flow import exchange
@@ -59,13 +60,14 @@ async def aside(act: Callable[..., _T], *args: Any, blocks: bool) -> _T:
 class _Hands:
     """All hands of one call. What is here is called where the reactor runs, or while it does not."""
 
-    def __init__(self, work: Work, send: Callable[[WireRequest, Reactor], Awaitable[Answer]]) -> None:
-        self.reactor: Reactor
+    def __init__(self, work: Work, send: Callable[[WireRequest, Reactor], Awaitable[Answer]], reactor: Reactor) -> None:
         self.error: BaseException | None = None
         """What broke a hand."""
         self._work = work
         self._send = send
-        self._stopped = False
+        self._reactor = reactor
+        self.stopped = False
+        """No further request goes out."""
         self._count = 0
         self._queueing = 0
         """Those on their way to the gate, or in the queue there."""
@@ -85,7 +87,7 @@ class _Hands:
         if batch is not None:
             self._count += 1
             self._queueing += 1
-            self.reactor.start(self._help(batch))
+            self._reactor.start(partial(self._help, batch), self.fail)
 
     def more(self) -> bool:
         """Whether there is another batch, which is then taken up next."""
@@ -97,11 +99,12 @@ class _Hands:
 
     def stop(self) -> None:
         """No further request goes out; those that are sent are heard to their end, and nobody stays in the queue."""
-        self._stopped = True
+        self.stopped = True
         for place in list(self._queue):
             place.withdraw()
         for signal in self._resting:
-            signal.set()
+            with suppress(RuntimeError):  # its event loop is closed
+                signal.set()
 
     def fail(self, error: BaseException) -> None:
         """The call cannot be brought to its end."""
@@ -116,7 +119,7 @@ class _Hands:
 
     def _take(self) -> Batch | None:
         left, self._left = self._left, None
-        return None if self._stopped else left or self._work.take()
+        return None if self.stopped else left or self._work.take()
 
     async def _help(self, batch: Batch | None) -> None:
         try:
@@ -125,7 +128,7 @@ class _Hands:
                 if outcome is not None:
                     await self._put_away(batch, outcome)
                 batch = self._take()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             raise
         except BaseException as error:  # noqa: BLE001 - it is raised again by the door
             self.fail(error)
@@ -134,8 +137,8 @@ class _Hands:
             self._queueing -= 1
 
     async def _put_away(self, batch: Batch, outcome: Outcome) -> None:
-        if self._work.blocks and not (self._work.briefly and self.reactor.loop is None):
-            await self.reactor.aside(self._work.done, batch, outcome)
+        if self._work.blocks and not (self._work.briefly and self._reactor.loop is None):
+            await self._reactor.aside(self._work.done, batch, outcome)
         else:
             self._work.done(batch, outcome)
 
@@ -143,10 +146,10 @@ class _Hands:
         place: Place | None = None
         try:
             step = next(flow)
-            while not self._stopped:
+            while not self.stopped:
                 if isinstance(step, Send):
-                    place = step.place
-                    place.reactor = self.reactor
+                    step.place.reactor = self._reactor
+                    place = step.place  # from here on Ctrl-C gives it back
                     self._queue.add(place)
                     async with place as admitted:
                         self._queue.discard(place)
@@ -170,12 +173,12 @@ class _Hands:
         return None
 
     async def _answer(self, step: Send) -> Answer:
-        if self._stopped or self._work.job.fatal is not None:  # what happened while it stood in the queue
+        if self.stopped or self._work.job.fatal is not None:  # what happened while it stood in the queue
             return WITHHELD
-        return await self._send(step.request, self.reactor)
+        return await self._send(step.request, self._reactor)
 
     async def _rest(self, seconds: float) -> None:
-        signal = self.reactor.signal()
+        signal = self._reactor.signal()
         self._resting.add(signal)
         try:
             await signal.wait(seconds)
@@ -197,8 +200,8 @@ class Crew:
     """The hands of one sync call, in one thread."""
 
     def __init__(self, work: Work, send: Callable[[WireRequest, Reactor], Awaitable[Answer]]) -> None:
-        self._hands = _Hands(work, send)
-        self._reactor = self._hands.reactor = ThreadReactor(self._hands.fail)
+        self._reactor = ThreadReactor()
+        self._hands = _Hands(work, send, self._reactor)
 
     def run(self) -> None:
         """Play every batch: a single one in the caller's thread, more in one beside it.
@@ -216,15 +219,16 @@ class Crew:
 
     def hire(self) -> None:
         """One more hand, soon, if there is a batch for it and none stands in the queue."""
-        self._reactor.post(self._hands.hire)
-        self._reactor.begin()
+        self._reactor.begin(self._hands.hire)
 
     def alone(self) -> bool:
         """Play in the caller's thread what no thread could be started for; whether there was such a thing."""
+        self._reactor.look_around()  # a stream may be begun in one place and read on in another
         return self._reactor.run()
 
     def close(self) -> None:
         """No further request goes out; those that are sent are heard to their end, and nobody stays in the queue."""
+        self._hands.stopped = True  # first: Ctrl-C may come a second time, and while this one is told
         self._reactor.post(self._hands.stop)
 
     def check(self) -> None:
@@ -236,8 +240,8 @@ class TaskCrew:
     """The hands of one async call, in tasks of the running loop; a cancelled call leaves none behind."""
 
     def __init__(self, work: Work, send: Callable[[WireRequest, Reactor], Awaitable[Answer]]) -> None:
-        self._hands = _Hands(work, send)
-        self._reactor = self._hands.reactor = TaskReactor(self._hands.fail)
+        self._reactor = TaskReactor()
+        self._hands = _Hands(work, send, self._reactor)
 
     async def run(self) -> None:
         """Play every batch."""

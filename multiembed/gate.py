@@ -78,7 +78,7 @@ class Gate:
         return len(self._inside)
 
     def place(self, ceilings: Ceilings, tokens: float = 0.0, ends: float | None = None) -> Place:
-        """A place inside for one request, to be held `with` or `async with`, once there is room.
+        """A place inside for one request, to be held `async with`, once there is room.
 
         What the context gives is whether there was one: False when none came, or none can come, before `ends`. The
         verdict on the answer is told to the place while it is held. Nobody holds one while waiting out a back-off.

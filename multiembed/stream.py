@@ -29,6 +29,8 @@ _BLOCK_CHARACTERS = 2_000_000
 """Characters of one result's texts, unless its last text has more."""
 _MOST_UNSENT = 2
 """Blocks with texts yet to send, with which nothing more is read."""
+_LOOK_UP = 1.0
+"""Seconds after which whoever waits looks again: on Windows Ctrl-C breaks no wait off."""
 _MOST_OPEN = 8
 """Blocks not handed out yet, with which nothing more is read: one slow answer may hold up those behind it."""
 
@@ -101,7 +103,7 @@ def stream(
                 reading.open(call)
                 crew.hire()
             elif not crew.alone():
-                woken.wait()
+                woken.wait(_LOOK_UP)
                 woken.clear()
         reading.check()
 

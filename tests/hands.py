@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from multiembed.reactor.tasks import TaskReactor
 from multiembed.reactor.threads import ThreadReactor
 
 
 def in_this_thread(hand):
     """Run a coroutine as a sync call does; what it returns."""
-    reactor, came, broken = ThreadReactor(lambda error: broken.append(error)), [], []
+    return all_in_this_thread(hand)[0]
 
-    async def run():
+
+def all_in_this_thread(*hands):
+    """Run coroutines, each of a function of the reactor, side by side; what they return."""
+    reactor, came, broken = ThreadReactor(), {}, []
+
+    async def run(place, hand):
         try:
-            came.append(await hand(reactor))
+            came[place] = await hand(reactor)
         except BaseException as error:  # noqa: BLE001 - raised again below
             broken.append(error)
 
-    reactor.start(run())
+    for place, hand in enumerate(hands):
+        reactor.start(partial(run, place, hand), broken.append)
     reactor.run()
     if broken:
         raise broken[0]
-    return came[0]
+    return [came[place] for place in range(len(hands))]
 
 
 def beside_others():
     """A reactor for tasks of the running loop."""
-    return TaskReactor(lambda _: None)
+    return TaskReactor()
 
 
 class Held:

@@ -549,6 +549,38 @@ def test_a_file_that_was_deleted_is_made_anew(cache, path):
     assert open_cache(path).get(SPACE, texts_of(range(6))).positions == [3, 4, 5]
 
 
+class Interrupted:
+    """A connection in which Ctrl-C comes as soon as a transaction stands."""
+
+    def __init__(self, real):
+        self._real = real
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+    def execute(self, statement, *values):
+        done = self._real.execute(statement, *values)
+        if statement.startswith("BEGIN"):
+            raise KeyboardInterrupt
+        return done
+
+
+def test_ctrl_c_as_soon_as_a_transaction_stands_keeps_nobody_from_the_file(cache, path, monkeypatch):
+    fill(cache, [1])
+    opened = connection.Connection._opened
+    with monkeypatch.context() as patched:
+        patched.setattr(connection.Connection, "_opened", lambda each: Interrupted(opened(each)))
+        with pytest.raises(KeyboardInterrupt):
+            fill(cache, [2])
+        with pytest.raises(KeyboardInterrupt):
+            holds(cache, [1])
+    with closing(sqlite3.connect(path, timeout=0.1, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("ROLLBACK")
+    fill(cache, [3])
+    assert holds(cache, [1, 3])
+
+
 # ── damage ───────────────────────────────────────────────────────────────────────────────────────
 
 

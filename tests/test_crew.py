@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import signal
+import sys
 import threading
 import time
 
@@ -15,6 +17,7 @@ from multiembed.drive import Crew, TaskCrew, Work
 from multiembed.gate import Gate
 from multiembed.job import Batch, Job, Lessons
 from multiembed.pace import FIRST_IN_FLIGHT, MOST_IN_FLIGHT, Ceilings
+from multiembed.reactor.threads import ThreadReactor
 from multiembed.records import WireReply
 from multiembed.simulator import Simulator
 from multiembed.target import aim
@@ -372,4 +375,29 @@ def test_a_crew_that_is_closed_sends_no_more():
     crew.close()
     assert nobody_is_left()
     assert len(sent) < 20
+    assert job.gate.in_flight == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one thread there")
+def test_a_second_ctrl_c_while_the_first_ends_the_call_does_not_let_it_run_on(monkeypatch):
+    post, sent, job = ThreadReactor.post, [], job_of(told=4)
+
+    def interrupted(reactor, act):
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        post(reactor, act)
+
+    async def send(request, reactor):
+        sent.append(request)
+        if len(sent) == 10:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        await reactor.signal().wait(0.005)
+        return answer(request)
+
+    monkeypatch.setattr(ThreadReactor, "post", interrupted)
+    plan = iter(batches(100_000))
+    with pytest.raises(KeyboardInterrupt):
+        Crew(Work(take=lambda: next(plan, None), job=job, workers=8, done=lambda *_: None), send).run()
+    assert nobody_is_left()
+    assert len(sent) < 1000
     assert job.gate.in_flight == 0

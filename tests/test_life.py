@@ -40,6 +40,7 @@ from adapters_common import (
 )
 
 from multiembed import ConfigurationError, EmbeddingClient, MultiEmbedError, PartialFailureError
+from multiembed.block import Block
 from multiembed.gate import gate_of
 from multiembed.pace import Ceilings
 from multiembed.providers.local import embed
@@ -630,6 +631,29 @@ def test_ctrl_c_ends_a_call_at_once_and_frees_its_places(holding, kind, count, a
     assert said == "(1, 1024)\n"
     assert complaints == ""
     assert program.returncode == 0
+
+
+# -- what it keeps
+
+
+@pytest.mark.parametrize("count", [1, 45], ids=["one batch", "many batches"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_call_that_is_over_keeps_nothing_of_its_texts_and_vectors(options, monkeypatch, kind, count):
+    blocks, make = [], Block.__init__
+
+    def noted(block, *args, **how):
+        make(block, *args, **how)
+        blocks.append(weakref.ref(block))
+
+    monkeypatch.setattr(Block, "__init__", noted)
+    client = EmbeddingClient(DASHSCOPE, **options)
+    gc.collect()
+    gc.disable()  # and this without the collector
+    try:
+        client.embed(texts_of(count)) if kind == "sync" else asyncio.run(client.aembed(texts_of(count)))
+        assert [block() for block in blocks] == [None]
+    finally:
+        gc.enable()
 
 
 # -- the end

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import errno
 import gc
 import os
+import selectors
 import socket
 import threading
 import time
+from functools import partial
 
 import pytest
 
+from multiembed.reactor import threads
 from multiembed.reactor.tasks import TaskReactor
 from multiembed.reactor.threads import ThreadReactor
 
@@ -33,17 +37,17 @@ def play(kind, *hands):
 
     def start(reactor):
         for place, hand in enumerate(hands):
-            reactor.start(run(place, hand, reactor))
+            reactor.start(partial(run, place, hand, reactor), broken.append)
 
     async def in_tasks():
-        reactor = TaskReactor(broken.append)
+        reactor = TaskReactor()
         start(reactor)
         await reactor.run()
 
     if kind == "tasks":
         asyncio.run(asyncio.wait_for(in_tasks(), PATIENCE))
     else:
-        reactor = ThreadReactor(broken.append)
+        reactor = ThreadReactor()
         start(reactor)
         if kind == "a thread":
             assert reactor.begin()
@@ -146,6 +150,24 @@ def test_shorter_waits_end_sooner(kind):
     assert ended == [0.05, 0.1, 0.15]
 
 
+@pytest.mark.parametrize("where", ["a thread", "the caller's thread"])
+def test_a_wait_for_nothing_but_a_time_asks_the_system_for_no_socket(where, monkeypatch):
+    """Windows' select refuses to wait for none."""
+
+    class Picky(selectors.SelectSelector):
+        def select(self, timeout=None):
+            assert self.get_map()
+            return super().select(timeout)
+
+    monkeypatch.setattr(selectors, "DefaultSelector", Picky)
+    monkeypatch.setattr(threads, "_ForFew", Picky)
+
+    async def hand(reactor):
+        return [await reactor.signal().wait(seconds) for seconds in (0.0, 0.001)]
+
+    assert play(where, hand, hand) == [[False] * 2] * 2
+
+
 # ── aside ────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -192,9 +214,36 @@ def test_where_no_thread_can_be_started_what_blocks_is_done_all_the_same(monkeyp
     async def hand(reactor):
         return await reactor.aside(threading.get_ident)
 
-    reactor = ThreadReactor(lambda _: None)
+    reactor = ThreadReactor()
     assert not reactor.begin()
     assert play("the caller's thread", hand, hand) == [threading.get_ident()] * 2
+
+
+def test_where_the_system_is_out_of_files_the_callers_thread_does_it_all(monkeypatch):
+    def socketpair():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket, "socketpair", socketpair)
+
+    async def hand(reactor):
+        await reactor.signal().wait(0.001)
+        return await reactor.aside(threading.get_ident)
+
+    assert not ThreadReactor().begin()
+    assert play("the caller's thread", hand, hand) == [threading.get_ident()] * 2
+
+
+def test_what_is_done_aside_is_waited_for_no_longer_than_it_may():
+    let_go = threading.Event()
+
+    async def hand(reactor):
+        with pytest.raises(TimeoutError):
+            await reactor.aside(let_go.wait, PATIENCE, ends=time.monotonic() + 0.01)
+
+    play("the caller's thread", hand)
+    play("a thread", hand)
+    let_go.set()
+    assert nobody_is_left()
 
 
 # ── sockets ──────────────────────────────────────────────────────────────────────────────────────
@@ -227,28 +276,26 @@ def test_sockets_are_waited_for_together_and_no_longer_than_they_may(where):
 
 
 def test_a_thread_begins_when_there_is_something_to_do_and_ends_with_the_last_hand():
-    reactor, done = ThreadReactor(lambda _: None), threading.Semaphore(0)
+    reactor, done = ThreadReactor(), threading.Semaphore(0)
 
     async def hand():
         done.release()
 
     for _ in range(50):
-        reactor.post(lambda: reactor.start(hand()))
-        assert reactor.begin()
+        assert reactor.begin(lambda: reactor.start(hand, print))
         assert done.acquire(timeout=PATIENCE)
     assert nobody_is_left()
     assert not reactor.run()
 
 
 def test_what_is_posted_while_all_hands_wait_is_done_at_once():
-    reactor, posted = ThreadReactor(lambda _: None), threading.Event()
+    reactor, posted = ThreadReactor(), threading.Event()
     signal = reactor.signal()
 
     async def hand():
         await signal.wait(PATIENCE)
 
-    reactor.post(lambda: reactor.start(hand()))
-    reactor.begin()
+    reactor.begin(lambda: reactor.start(hand, print))
     time.sleep(0.02)
     reactor.post(posted.set)
     assert posted.wait(PATIENCE)
@@ -260,11 +307,11 @@ def test_what_is_posted_while_all_hands_wait_is_done_at_once():
 @pytest.mark.parametrize("where", ["a thread", "the caller's thread"])
 def test_when_it_breaks_all_hands_hear_of_it_and_clean_up(where):
     broken, heard = [], []
-    reactor = ThreadReactor(broken.append)
+    reactor = ThreadReactor()
     one, other = socket.socketpair()
 
     def breaks():
-        reactor.start(has_not_begun())
+        reactor.start(has_not_begun, broken.append)
         raise KeyboardInterrupt
 
     async def waits():
@@ -287,17 +334,17 @@ def test_when_it_breaks_all_hands_hear_of_it_and_clean_up(where):
         await reactor.signal().wait(0.0)
         reactor.post(breaks)
 
-    for hand in (waits(), rests(), breaks_it()):
-        reactor.start(hand)
+    for hand in (waits, rests, breaks_it):
+        reactor.start(hand, broken.append)
     with one, other:
         if where == "a thread":
             reactor.begin()
             reactor.wait()
-            assert [type(error) for error in broken] == [KeyboardInterrupt]
         else:
             with pytest.raises(KeyboardInterrupt):
                 reactor.run()
     assert sorted(heard) == ["resting", "sending"]
+    assert [type(error) for error in broken] == [KeyboardInterrupt] * 3
     assert nobody_is_left()
     gc.collect()
     assert not reactor.run()
@@ -305,28 +352,29 @@ def test_when_it_breaks_all_hands_hear_of_it_and_clean_up(where):
 
 def test_a_running_loop_is_known_to_stand_still_meanwhile():
     async def look():
-        return ThreadReactor(lambda _: None).blocked is asyncio.get_running_loop()
+        return ThreadReactor().blocked is asyncio.get_running_loop()
 
     assert asyncio.run(look())
-    assert ThreadReactor(lambda _: None).blocked is None
+    assert ThreadReactor().blocked is None
 
 
 @forks
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_leaves_its_parents_hands_alone():
-    reactor, ended = ThreadReactor(lambda _: None), threading.Event()
+    reactor, ended = ThreadReactor(), threading.Event()
     signal = reactor.signal()
 
     async def hand():
         await signal.wait(PATIENCE)
         ended.set()
 
-    reactor.start(hand())
+    reactor.start(hand, print)
     reactor.begin()
     with reactor._lock:  # as another thread may hold it at a fork
         pid = os.fork()
         if not pid:
             signal.set()
+            reactor.begin(signal.set)
             os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
     assert not ended.wait(0.05)

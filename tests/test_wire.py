@@ -6,18 +6,19 @@ import asyncio
 import base64
 import socket
 import threading
+import time
 from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from hands import beside_others, in_this_thread
+from hands import all_in_this_thread, beside_others, in_this_thread
 
 from multiembed.errors import ConfigurationError
 from multiembed.records import TransportFailure, WireReply, WireRequest
 from multiembed.simulator import Simulator
 from multiembed.simulator.tls import certified
-from multiembed.wire import Wire, common, route
+from multiembed.wire import Wire, common, route, threads
 from multiembed.wire.common import Body, broken, proxy_for
 
 
@@ -25,7 +26,7 @@ def send(door, url, **changes):
     return send_often(door, url, 1, **changes)[0]
 
 
-def send_often(door, url, times, **changes):
+def send_often(door, url, times, *, on_end=bool, **changes):
     """The answers to requests one after another, by one wire."""
     given = {"headers": {}, "body": b"{}", "timeout": 5.0, "max_reply_bytes": 10_000, **changes}
     request = WireRequest(url=url, **given)
@@ -38,10 +39,12 @@ def send_often(door, url, times, **changes):
             try:
                 return [await wire.send(request, beside_others()) for _ in range(times)]
             finally:
+                on_end()
                 await wire.aclose()
 
         return asyncio.run(later())
     finally:
+        on_end()
         wire.close()
 
 
@@ -460,3 +463,134 @@ def test_a_server_in_the_open_is_asked_for_by_its_whole_address_and_the_login_is
     assert server.seen[0]["Host"] == "api.example:81"
     assert server.seen[0]["Proxy-Authorization"] == f"Basic {base64.b64encode(b'us:er').decode()}"
     assert server.paths == ["http://api.example:81/v1?q=1"]
+
+
+# ── an attempt's time ────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_answer_that_never_ends_though_it_never_pauses_is_given_up_in_time(door):
+    class Endless(Scripted):
+        def _serve(self, peer):
+            with peer, suppress(OSError):
+                peer.recv(65536)
+                peer.sendall(http(200, b"2\r\n{}\r\n0\r\n", transfer_encoding="chunked"))
+                while True:
+                    peer.sendall(b"a: b\r\n" * 100_000)
+
+    with Endless(b"") as server:
+        assert send(door, server.url, timeout=0.3).kind == "timeout"
+
+
+def test_a_name_that_is_looked_up_for_ever_is_given_up_in_time(door, monkeypatch):
+    let_go = threading.Event()
+
+    def look_up(*_, **__):
+        let_go.wait(20)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    begun = threading.Timer(10, let_go.set)
+    begun.start()
+    try:
+        answer = send_often(door, "http://slow.example/v1", 1, timeout=0.1, on_end=let_go.set)[0]
+        assert answer.kind == "timeout"
+    finally:
+        begun.cancel()
+
+
+def test_of_a_host_with_two_addresses_only_the_connecting_is_hurried(monkeypatch):
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **how: 2 * real(*args, **how))
+    monkeypatch.setattr(threads, "_ADDRESS_TIME", 0.05)
+
+    class Slow(Scripted):
+        def _serve(self, peer):
+            with peer, suppress(OSError):
+                peer.recv(65536)
+                time.sleep(0.15)
+                peer.sendall(http(407, content_length=0))
+
+    with Slow(b"") as server:
+        monkeypatch.setenv("HTTPS_PROXY", server.url)
+        assert send("sync", "https://api.example/v1").kind == "proxy"
+        assert server.connections == 1
+
+
+# ── several requests in one thread ───────────────────────────────────────────────────────────────
+
+
+def test_answers_that_come_in_pieces_by_turns_are_each_their_own():
+    both = threading.Barrier(2)
+
+    class ByTurns(Scripted):
+        def _serve(self, peer):
+            with peer, suppress(OSError):
+                name = peer.recv(65536).rpartition(b"\r\n\r\n")[2]
+                peer.sendall(http(200, content_length=60 * len(name)))
+                for _ in range(60):
+                    both.wait(5)
+                    peer.sendall(name)
+
+    wire = Wire()
+
+    async def ask(reactor, body):
+        request = WireRequest(url=server.url, headers={}, body=body, timeout=5.0, max_reply_bytes=10_000)
+        return (await wire.send(request, reactor)).body
+
+    with ByTurns(b"") as server:
+        assert all_in_this_thread(*(partial(ask, body=body) for body in (b"first", b"other"))) == [
+            b"first" * 60,
+            b"other" * 60,
+        ]
+        wire.close()
+
+
+def test_tls_within_tls_keeps_what_it_read_while_it_waits_to_send(monkeypatch):
+    """A renewed key must be told before an answer is given, and the socket may be full."""
+
+    class Full:
+        full = True
+
+        def send(self, data):
+            if self.full:
+                raise BlockingIOError
+            return len(data)
+
+    class Inner:
+        def __init__(self, word):
+            self._word = word
+
+        def read(self, *_):
+            return self._word
+
+    class Outgoing:
+        def read(self):
+            return b"a new key"
+
+    def connection(word, reactor):
+        made = threads._TLSWithin.__new__(threads._TLSWithin)
+        made.sock, made.reactor, made.ends = Full(), reactor, time.monotonic() + 5.0
+        made._tls, made._goes = Inner(word), Outgoing()
+        return made
+
+    room, first_waits = memoryview(bytearray(100)), []
+
+    async def first(reactor):
+        mine = connection(b"mine", reactor)
+
+        async def writable(*_):
+            first_waits.append(mine.sock)
+            return await reactor.signal().wait(0.0) or True
+
+        monkeypatch.setattr(reactor, "writable", writable)
+        return bytes(room[: await mine.read_into(room)])
+
+    async def other(reactor):
+        while not first_waits:
+            await reactor.signal().wait(0.0)
+        others = connection(b"another's", reactor)
+        others.sock.full = False
+        await others.read_into(room)
+        first_waits[0].full = False
+
+    assert all_in_this_thread(first, other)[0] == b"mine"

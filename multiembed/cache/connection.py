@@ -61,8 +61,8 @@ class Connection:
         """
         with self.use() as connection:
             connection.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
-            connection.execute("BEGIN IMMEDIATE")
-            try:
+            try:  # Ctrl-C may come as soon as the transaction stands
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:

@@ -85,11 +85,12 @@ class SqliteCache:
         gathering = Gathering(digests(space, texts))
         try:
             with self._reading.use() as connection:
-                connection.execute("BEGIN")  # one state of the file for the whole lookup
                 try:
+                    connection.execute("BEGIN")  # one state of the file for the whole lookup
                     _look_up(connection, gathering)
                 finally:
-                    connection.execute("ROLLBACK")
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
         except (sqlite3.Error, OSError, ConfigurationError) as error:
             self._guard.cannot_read(error)
             return Found()

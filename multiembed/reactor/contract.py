@@ -40,8 +40,13 @@ class Reactor(Protocol):
     def here(self) -> bool:
         """Whether it runs in this thread, now."""
 
-    def start(self, hand: Coroutine[Any, Any, None]) -> None:
-        """Let one more hand run, which raises nothing."""
+    def start(self, make: Callable[[], Coroutine[Any, Any, None]], failed: Callable[[BaseException], None]) -> None:
+        """Let one more hand run, which raises nothing.
+
+        Args:
+            make: makes it, at its first turn at the latest.
+            failed: is told what has ended it before it could tell itself.
+        """
 
     def signal(self) -> Signal:
         """A new signal."""

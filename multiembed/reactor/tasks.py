@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -39,17 +40,12 @@ class TaskSignal:
 
 
 class TaskReactor:
-    """The hands of one async call; a cancelled call leaves none behind.
-
-    Args:
-        failed: is told when somebody else cancels one of them.
-    """
+    """The hands of one async call; a cancelled call leaves none behind."""
 
     blocked = None
 
-    def __init__(self, failed: Callable[[BaseException], None]) -> None:
+    def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self._failed = failed
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -61,11 +57,11 @@ class TaskReactor:
         except RuntimeError:
             return False
 
-    def start(self, hand: Coroutine[Any, Any, None]) -> None:
+    def start(self, make: Callable[[], Coroutine[Any, Any, None]], failed: Callable[[BaseException], None]) -> None:
         """See Reactor."""
-        task = asyncio.ensure_future(hand)
+        task = asyncio.ensure_future(make())
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(partial(self._ended, failed))
 
     def signal(self) -> TaskSignal:
         """See Reactor."""
@@ -83,12 +79,14 @@ class TaskReactor:
     async def aclose(self) -> None:
         """End all hands, what they sent included."""
         self._closing = True
+        if self.loop.is_closed():  # the collector ends the call, and nobody can be waited for any more
+            return
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, failed: Callable[[BaseException], None], task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if task.cancelled() and not self._closing:  # its texts have no answer, and the call ends
-            self._failed(asyncio.CancelledError("one of the call's tasks was cancelled"))
+        if task.cancelled() and not self._closing:  # by somebody else: its texts have no answer, and the call ends
+            failed(asyncio.CancelledError("one of the call's tasks was cancelled"))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _NEVER = float("inf")
 _PIECE = 4096
+_LOOK_UP = 1.0
 _ForFew = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 """The cheapest to make and to close: in the caller's thread there is one socket, as a rule."""
 
@@ -34,10 +35,13 @@ _ForFew = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 class _Hand:
     """A coroutine, and what it waits for."""
 
-    __slots__ = ("coroutine", "in_time", "until", "waits")
+    __slots__ = ("coroutine", "failed", "in_time", "make", "until", "waits")
 
-    def __init__(self, runs: Coroutine[Any, Any, None]) -> None:
-        self.coroutine = runs
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, None]], failed: Callable[[BaseException], None]) -> None:
+        self.make = make
+        """Called at its first turn, because one that is made and never run would be complained of."""
+        self.failed = failed
+        self.coroutine: Coroutine[Any, Any, None] | None = None
         self.waits = False
         self.until = _NEVER
         self.in_time = False
@@ -66,7 +70,8 @@ class ThreadSignal:
         if not self._set:
             self._hand = self._reactor.hand
             if seconds > 0.0:
-                self._reactor.listen()
+                with suppress(OSError):  # no file is left for that: whoever waits at the gate looks again soon
+                    self._reactor.listen()
             try:
                 await self._reactor.pause(time.monotonic() + seconds)
             finally:
@@ -83,15 +88,11 @@ class ThreadReactor:
     """The hands of one sync call, in a thread of their own or in the caller's.
 
     The thread is a daemon, so a program that ends does not wait for it, and it ends when no hand is left.
-
-    Args:
-        failed: is told what broke it.
     """
 
     loop = None
 
-    def __init__(self, failed: Callable[[BaseException], None]) -> None:
-        self._failed = failed
+    def __init__(self) -> None:
         self._context = copy_context()
         self._pid = os.getpid()
         # The collector may end a stream in the very thread that holds it, which then closes its crew.
@@ -110,11 +111,9 @@ class ThreadReactor:
         self._selector: selectors.BaseSelector | None = None
         self._alarm: tuple[socket.socket, socket.socket] | None = None
         self.hand: _Hand
-        """The one whose turn it is."""
-        try:
-            self.blocked: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:
-            self.blocked = None
+        """The one whose turn it is, and no longer: it leads to the call, and so to all its texts and vectors."""
+        self.blocked: asyncio.AbstractEventLoop | None = None
+        self.look_around()
 
     # ── from any thread ──────────────────────────────────────────────────────────────────────────
 
@@ -124,32 +123,52 @@ class ThreadReactor:
         return self._ident == threading.get_ident()
 
     def post(self, act: Callable[[], object]) -> None:
-        """Have something done in its thread, soon, or when it runs next."""
+        """Have something done in its thread, soon; nothing when it does not run."""
         if os.getpid() != self._pid:  # a forked child: the lock may be held for ever, the alarm is its parent's
             return
         with self._lock:
-            self._posted.append(act)
-            if self._asleep and self._alarm is not None:
-                self._asleep = False
-                self._alarm[1].send(b"\0")
-
-    def begin(self) -> bool:
-        """Run in a thread, if it does not yet; False at interpreter shutdown, where no thread starts any more."""
-        with self._lock:
             if self._running:
+                self._posted.append(act)
+                self._ring()
+
+    def begin(self, act: Callable[[], object] = bool) -> bool:
+        """Have something done in its thread, which is begun if it does not run.
+
+        Returns:
+            Whether there is one: at interpreter shutdown, and where the system is out of threads or files, none can be
+            begun. Then `run` does it.
+        """
+        if os.getpid() != self._pid:  # as in `post`
+            return True
+        with self._lock:
+            self._posted.append(act)
+            if self._running:
+                self._ring()
                 return True
             self._running = True
         over = self._over = threading.Event()
         try:
+            self.listen()
             _beside(partial(self._live, over), self._context.copy())
-        except RuntimeError:
-            self._running = False
+        except (RuntimeError, OSError):
+            with self._lock:
+                self._end()
             return False
         return True
 
+    def look_around(self) -> None:
+        """Note which event loop stands still while this thread waits."""
+        try:
+            self.blocked = asyncio.get_running_loop()
+        except RuntimeError:
+            self.blocked = None
+
     def wait(self) -> None:
         """Wait until the thread that was begun is through."""
-        self._over.wait()  # not `Thread.join`: where Ctrl-C breaks that off, a thread counts as ended (3.11)
+        # Not `Thread.join`: where Ctrl-C breaks that off, a thread counts as ended (3.11). And not without end: where
+        # the system is Windows, Ctrl-C would not break it off.
+        while not self._over.wait(_LOOK_UP):
+            pass
 
     def run(self) -> bool:
         """Run in the caller's thread; False when it runs elsewhere, or there is nothing to do."""
@@ -162,9 +181,9 @@ class ThreadReactor:
 
     # ── for the hands ────────────────────────────────────────────────────────────────────────────
 
-    def start(self, hand: Coroutine[Any, Any, None]) -> None:
+    def start(self, make: Callable[[], Coroutine[Any, Any, None]], failed: Callable[[BaseException], None]) -> None:
         """See Reactor."""
-        new = _Hand(hand)
+        new = _Hand(make, failed)
         self._hands.add(new)
         self._ready.append(new)
 
@@ -180,9 +199,22 @@ class ThreadReactor:
         """Wait until a socket can be written; False when the time is over first."""
         return await self._socket(sock, selectors.EVENT_WRITE, ends)
 
-    async def aside(self, act: Callable[..., _T], *args: Any) -> _T:
-        """See Reactor."""
-        if self._borrowed and len(self._hands) == 1:  # nobody else goes on meanwhile: as good in this thread
+    async def aside(self, act: Callable[..., _T], *args: Any, ends: float = _NEVER) -> _T:
+        """See Reactor.
+
+        Args:
+            act: what blocks.
+            *args: its arguments.
+            ends: when it is waited for no longer.
+
+        Raises:
+            TimeoutError: it was not done by then.
+        """
+        if self._borrowed and len(self._hands) == 1 and ends == _NEVER:  # nobody else goes on: as good in this thread
+            return act(*args)
+        try:
+            self.listen()
+        except OSError:  # nobody could tell that it is done
             return act(*args)
         done, outcome = self.signal(), Future[_T]()
 
@@ -197,7 +229,8 @@ class ThreadReactor:
             _beside(do, copy_context())
         except RuntimeError:
             return act(*args)
-        await done.wait(_NEVER)
+        if not await done.wait(ends - time.monotonic()):
+            raise TimeoutError("the time is over")
         return outcome.result()
 
     def listen(self) -> None:
@@ -207,8 +240,8 @@ class ThreadReactor:
             ours, theirs = socket.socketpair()
             ours.setblocking(False)  # noqa: FBT003
             theirs.setblocking(False)  # noqa: FBT003
-            selector.register(ours, selectors.EVENT_READ)
             self._alarm = ours, theirs
+            selector.register(ours, selectors.EVENT_READ)
 
     @coroutine
     def pause(self, until: float) -> Generator[None, None, bool]:
@@ -238,17 +271,14 @@ class ThreadReactor:
 
     def _live(self, over: threading.Event) -> None:
         try:
-            self._take_turns()
-        except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
-            self._failed(error)
+            with suppress(BaseException):  # the hands have heard of it
+                self._take_turns()
         finally:
             over.set()
 
     def _take_turns(self) -> None:
-        self._ident = threading.get_ident()
         try:
-            if not self._borrowed:
-                self.listen()
+            self._ident = threading.get_ident()
             while self._turn():
                 pass
         except BaseException as error:
@@ -274,15 +304,22 @@ class ThreadReactor:
     def _let(self, hand: _Hand) -> None:
         self.hand = hand
         try:
+            if hand.coroutine is None:
+                hand.coroutine = hand.make()
             hand.coroutine.send(None)
         except StopIteration:
             self._hands.discard(hand)
+        finally:
+            del self.hand
 
     def _look(self) -> None:
         """Wait for a socket, the alarm or the next end of a wait."""
-        selector = self._selector or self._open()
         seconds = None if self._soonest == _NEVER else max(0.0, self._soonest - time.monotonic())
-        came = selector.select(seconds)
+        if self._selector is not None and self._selector.get_map():
+            came = self._selector.select(seconds)
+        else:  # only a time is waited for; Windows' `select` takes no empty lists
+            time.sleep(seconds or 0.0)
+            came = []
         self._asleep = False
         for key, _ in came:
             if key.data is not None:
@@ -302,14 +339,22 @@ class ThreadReactor:
 
     def _break_off(self, error: BaseException) -> None:
         for hand in list(self._hands):
-            self.hand = hand
-            with suppress(BaseException):
-                hand.coroutine.throw(error)
-            hand.coroutine.close()
+            if hand.coroutine is not None:
+                with suppress(BaseException):
+                    hand.coroutine.throw(error)
+                hand.coroutine.close()
+            hand.failed(error)
         self._hands.clear()
         self._ready.clear()
         with self._lock:
+            self._posted.clear()
             self._end()
+
+    def _ring(self) -> None:
+        """Wake it, under the lock."""
+        if self._asleep and self._alarm is not None:
+            self._asleep = False
+            self._alarm[1].send(b"\0")
 
     def _end(self) -> None:
         """Nobody is left. Under the lock, so that whoever posts finds either a reactor that runs or one that may."""

@@ -60,19 +60,13 @@ def proxy_for(url: str) -> str | None:
     return proxy
 
 
-if hasattr(select, "poll"):
-
-    def ready(sock: socket.socket, seconds: float, *, writing: bool = False) -> bool:
-        """Wait until a socket can be read or written; False when the time is over first."""
+def readable(sock: socket.socket) -> bool:
+    """Whether something can be read from a socket now, be it its end."""
+    if hasattr(select, "poll"):
         poll = select.poll()
-        poll.register(sock, select.POLLOUT if writing else select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
-
-else:  # Windows, where `select` takes any socket
-
-    def ready(sock: socket.socket, seconds: float, *, writing: bool = False) -> bool:
-        """Wait until a socket can be read or written; False when the time is over first."""
-        return any(select.select([] if writing else [sock], [sock] if writing else [], [sock], seconds))
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(0))
+    return bool(select.select([sock], [], [], 0)[0])  # Windows, where it takes any socket
 
 
 class Body:

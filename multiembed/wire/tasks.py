@@ -12,7 +12,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from multiembed.address import is_number
-from multiembed.wire.common import KEEP_ALIVE, TunnelRefusedError, broken, ready, ssl_context, timed_out, unsendable
+from multiembed.wire.common import KEEP_ALIVE, TunnelRefusedError, broken, readable, ssl_context, timed_out, unsendable
 from multiembed.wire.exchange import Answer, Tunnel, asking_for_tunnel, written
 from multiembed.wire.route import Route, route_to
 
@@ -171,7 +171,7 @@ class _Connection(asyncio.Protocol):
         """
         if self.transport.is_closing() or time.monotonic() - self.kept_at > KEEP_ALIVE:
             return False
-        return not ready(self.transport.get_extra_info("socket"), 0.0)
+        return not readable(self.transport.get_extra_info("socket"))
 
     def abort(self) -> None:
         """Close it, whatever was still to be sent."""

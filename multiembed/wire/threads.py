@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _MOST_KEPT = 200
 _PIECE = 1 << 18
-"""Bytes read at once. Every read gives the GIL away, and waits for it while another thread decodes."""
+"""Bytes read at once: most answers whole."""
 _ADDRESS_TIME = 5.0
 """Seconds for each of a host's addresses but the last, which has all the time that is left."""
 
@@ -83,6 +83,7 @@ class Pool:
             connection.close()
         else:
             connection.kept_at = time.monotonic()
+            del connection.reactor  # it leads to the call, and so to all its texts and vectors
             idle.append(connection)
 
 
@@ -131,6 +132,8 @@ class _Connection:
         while not answer.over:
             count = await self.read_into(room)
             answer.feed(room[:count]) if count else answer.end(refused)
+            if not answer.over:
+                self._check()  # a server that sends without end is never waited for
         if refused is not None:
             answer.end()
 
@@ -182,8 +185,13 @@ class _Connection:
             await self._wait(writing=writing)
 
     async def _wait(self, *, writing: bool) -> None:
+        self._check()
         wait = self.reactor.writable if writing else self.reactor.readable
-        if self.ends <= time.monotonic() or not await wait(self.sock, self.ends):
+        if not await wait(self.sock, self.ends):
+            raise TimeoutError("the attempt's time is over")
+
+    def _check(self) -> None:
+        if self.ends <= time.monotonic():
             raise TimeoutError("the attempt's time is over")
 
 
@@ -208,9 +216,11 @@ class _TLSWithin(_Connection):
     async def read_into(self, room: memoryview) -> int:
         """Read what is there."""
         try:
-            return int(await self._do(self._tls.read, len(room), room))
+            data = await self._do(self._tls.read, len(room))
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return 0
+        room[: len(data)] = data  # only now: others may have read into it while this one waited
+        return len(data)
 
     async def _do(self, step: Callable[..., Any], *args: Any) -> Any:
         room = memoryview(bytearray(_PIECE))
@@ -228,7 +238,8 @@ class _TLSWithin(_Connection):
 
 class _Socket(socket.socket):
     def __del__(self) -> None:
-        self.close()  # an idle connection may be left to the collector, and is no leak to warn of
+        with suppress(AttributeError):  # it could not be made at all
+            self.close()  # an idle connection may be left to the collector, and is no leak to warn of
 
 
 class _TLSSocket(ssl.SSLSocket):
@@ -265,10 +276,12 @@ async def _connect(route: Route, reactor: ThreadReactor, ends: float) -> _Connec
 async def _dial(host: str, port: int, reactor: ThreadReactor, ends: float) -> _Connection:
     """A connection to the first of the host's addresses that answers."""
     look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-    addresses = look_up() if is_number(host) else await reactor.aside(look_up)
+    addresses = look_up() if is_number(host) else await reactor.aside(look_up, ends=ends)
     for address in addresses[:-1]:
         with suppress(OSError):
-            return await _connected(address, reactor, min(ends, time.monotonic() + _ADDRESS_TIME))
+            connection = await _connected(address, reactor, min(ends, time.monotonic() + _ADDRESS_TIME))
+            connection.ends = ends  # what follows, TLS for instance, has all the time that is left
+            return connection
     return await _connected(addresses[-1], reactor, ends)
 
 
