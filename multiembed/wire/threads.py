@@ -83,7 +83,6 @@ class Pool:
             connection.close()
         else:
             connection.kept_at = time.monotonic()
-            del connection.reactor  # it leads to the call, and so to all its texts and vectors
             idle.append(connection)
 
 
