@@ -633,6 +633,32 @@ def test_ctrl_c_ends_a_call_at_once_and_frees_its_places(holding, kind, count, a
     assert program.returncode == 0
 
 
+@pytest.mark.parametrize("door", ["aembed", "astream"])
+def test_a_loop_that_is_closed_in_the_middle_of_a_call_leaves_places_free_and_nothing_to_complain_of(slow, door):
+    """The collector ends the tasks; what goes wrong then is a warning, and so an error here."""
+    client = EmbeddingClient(DASHSCOPE, max_concurrency=4, **options_for(slow))
+
+    async def embed_all():
+        if door == "aembed":
+            await client.aembed(texts_of(200))
+        else:
+            async for _ in client.astream(texts_of(200)):
+                pass
+
+    def begin_and_close():
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda *_: None)  # it complains of its tasks, which are left pending on purpose
+        call_in_flight = loop.create_task(embed_all())
+        loop.run_until_complete(asyncio.sleep(LATENCY * 1.5))
+        loop.close()
+        assert not call_in_flight.done()
+
+    begin_and_close()
+    gc.collect()
+    assert are_right(client.embed(texts_of(60, "after")).to_list(), texts_of(60, "after"))
+    assert gate_of(account_of(client.target)).in_flight == 0
+
+
 # -- what it keeps
 
 

@@ -464,6 +464,25 @@ def test_where_no_thread_can_be_started_the_texts_are_embedded_all_the_same(serv
     assert right(results, texts)
 
 
+def test_a_stream_begun_outside_a_loop_is_read_on_within_it_though_the_loops_calls_hold_the_account(served):
+    client, results = served(lambda _: 0.002, max_concurrency=1), []
+    texts = texts_of(12 * BLOCK_TEXTS)
+    stream = client.stream(texts)
+    results.append(next(stream))
+
+    async def within():
+        calls = [asyncio.ensure_future(client.aembed(texts_of(5 * BLOCK_TEXTS, "another"))) for _ in range(3)]
+        await asyncio.sleep(0.003)
+        results.extend(stream)
+        await asyncio.gather(*calls)
+
+    reader = threading.Thread(target=lambda: asyncio.run(within()), daemon=True)
+    reader.start()
+    reader.join(PATIENCE)
+    assert not reader.is_alive(), "the loop and the stream wait for each other"
+    assert right(results, texts)
+
+
 # ── its end ──────────────────────────────────────────────────────────────────────────────────────
 
 
