@@ -21,67 +21,16 @@ from functools import partial
 from types import coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from multiembed.reactor.hand import NEVER, Hand, ThreadSignal
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
 _T = TypeVar("_T")
-_NEVER = float("inf")
 _PIECE = 4096
 _LOOK_UP = 1.0
 _ForFew = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 """The cheapest to make and to close: in the caller's thread there is one socket, as a rule."""
-
-
-class _Hand:
-    """A coroutine, and what it waits for."""
-
-    __slots__ = ("coroutine", "failed", "in_time", "make", "until", "waits")
-
-    def __init__(self, make: Callable[[], Coroutine[Any, Any, None]], failed: Callable[[BaseException], None]) -> None:
-        self.make = make
-        """Called at its first turn, because one that is made and never run would be complained of."""
-        self.failed = failed
-        self.coroutine: Coroutine[Any, Any, None] | None = None
-        self.waits = False
-        self.until = _NEVER
-        self.in_time = False
-
-
-class ThreadSignal:
-    """Set from any thread, waited for by one hand."""
-
-    __slots__ = ("_hand", "_reactor", "_set")
-
-    def __init__(self, reactor: ThreadReactor) -> None:
-        self._reactor = reactor
-        self._hand: _Hand | None = None
-        self._set = False
-
-    def set(self) -> None:
-        """See Signal."""
-        self._set = True
-        if self._reactor.here:
-            self._wake()
-        else:
-            self._reactor.post(self._wake)
-
-    async def wait(self, seconds: float) -> bool:
-        """See Signal."""
-        if not self._set:
-            self._hand = self._reactor.hand
-            if seconds > 0.0:
-                with suppress(OSError):  # no file is left for that: whoever waits at the gate looks again soon
-                    self._reactor.listen()
-            try:
-                await self._reactor.pause(time.monotonic() + seconds)
-            finally:
-                self._hand = None
-        was_set, self._set = self._set, False
-        return was_set
-
-    def _wake(self) -> None:
-        if self._hand is not None:
-            self._reactor.resume(self._hand)
 
 
 class ThreadReactor:
@@ -104,13 +53,13 @@ class ThreadReactor:
         """Whether the thread it runs in is the caller's."""
         self._over = threading.Event()
         self._ident: int | None = None
-        self._hands: set[_Hand] = set()
-        self._ready: deque[_Hand] = deque()
-        self._soonest = _NEVER
+        self._hands: set[Hand] = set()
+        self._ready: deque[Hand] = deque()
+        self._soonest = NEVER
         """When the first wait ends, or earlier."""
         self._selector: selectors.BaseSelector | None = None
         self._alarm: tuple[socket.socket, socket.socket] | None = None
-        self.hand: _Hand
+        self.hand: Hand
         """The one whose turn it is, and no longer: it leads to the call, and so to all its texts and vectors."""
         self.blocked: asyncio.AbstractEventLoop | None = None
         self.look_around()
@@ -183,7 +132,7 @@ class ThreadReactor:
 
     def start(self, make: Callable[[], Coroutine[Any, Any, None]], failed: Callable[[BaseException], None]) -> None:
         """See Reactor."""
-        new = _Hand(make, failed)
+        new = Hand(make, failed)
         self._hands.add(new)
         self._ready.append(new)
 
@@ -199,7 +148,7 @@ class ThreadReactor:
         """Wait until a socket can be written; False when the time is over first."""
         return await self._socket(sock, selectors.EVENT_WRITE, ends)
 
-    async def aside(self, act: Callable[..., _T], *args: Any, ends: float = _NEVER) -> _T:
+    async def aside(self, act: Callable[..., _T], *args: Any, ends: float = NEVER) -> _T:
         """See Reactor.
 
         Args:
@@ -210,7 +159,7 @@ class ThreadReactor:
         Raises:
             TimeoutError: it was not done by then.
         """
-        if self._borrowed and len(self._hands) == 1 and ends == _NEVER:  # nobody else goes on: as good in this thread
+        if self._borrowed and len(self._hands) == 1 and ends == NEVER:  # nobody else goes on: as good in this thread
             return act(*args)
         try:
             self.listen()
@@ -252,7 +201,7 @@ class ThreadReactor:
         yield
         return hand.in_time
 
-    def resume(self, hand: _Hand, *, in_time: bool = True) -> None:
+    def resume(self, hand: Hand, *, in_time: bool = True) -> None:
         """End a hand's pause."""
         if hand.waits:
             hand.waits, hand.in_time = False, in_time
@@ -301,7 +250,7 @@ class ThreadReactor:
             self._look()
         return True
 
-    def _let(self, hand: _Hand) -> None:
+    def _let(self, hand: Hand) -> None:
         self.hand = hand
         try:
             if hand.coroutine is None:
@@ -314,7 +263,7 @@ class ThreadReactor:
 
     def _look(self) -> None:
         """Wait for a socket, the alarm or the next end of a wait."""
-        seconds = None if self._soonest == _NEVER else max(0.0, self._soonest - time.monotonic())
+        seconds = None if self._soonest == NEVER else max(0.0, self._soonest - time.monotonic())
         if self._selector is not None and self._selector.get_map():
             came = self._selector.select(seconds)
         else:  # only a time is waited for; Windows' `select` takes no empty lists
@@ -331,7 +280,7 @@ class ThreadReactor:
             for hand in self._hands:
                 if hand.until <= now:
                     self.resume(hand, in_time=False)
-            self._soonest = min((hand.until for hand in self._hands if hand.waits), default=_NEVER)
+            self._soonest = min((hand.until for hand in self._hands if hand.waits), default=NEVER)
 
     def _open(self) -> selectors.BaseSelector:
         selector = self._selector = _ForFew() if self._borrowed else selectors.DefaultSelector()
@@ -360,7 +309,7 @@ class ThreadReactor:
         """Nobody is left. Under the lock, so that whoever posts finds either a reactor that runs or one that may."""
         self._running = self._asleep = self._borrowed = False
         self._ident = None
-        self._soonest = _NEVER
+        self._soonest = NEVER
         if self._alarm is not None:
             for end in self._alarm:
                 end.close()

@@ -1,27 +1,26 @@
 """The wire: one request in, one answer or one failure out, as values, for threads and for event loops.
 
-The standard library opens the connections (`socket`, `ssl`, asyncio's transports), httptools parses what comes (llhttp,
-the parser of Node.js), and between the two stand a list of idle connections and one clock for an attempt. Both doors
-share the bytes of a request and the reading of an answer (`exchange`) and the way through proxies (`route`), so that no
-server is right by one and broken by the other.
+The standard library opens the connections (`socket` and `ssl` for a thread's reactor, asyncio's transports for tasks),
+httptools parses what comes (llhttp, the parser of Node.js), and between the two stand a list of idle connections and
+one clock for an attempt. Both doors share the bytes of a request and the reading of an answer (`exchange`) and the way
+through proxies (`route`), so that no server is right by one and broken by the other.
 
 It was chosen by measuring (benchmarks/wire.py; November 2026, 2 cores, Python 3.11, medians of three, 1,000 answers of
 221 KB, decoded by orjson in 0.27 ms of CPU each). Wall seconds, and milliseconds of CPU for a request:
 
     in flight, server's time     50, 50 ms     200, 100 ms   50, none
     ideal                        1.00          0.50          -
-    this, threads                1.07  0.58    0.80  0.85    0.63  0.60
-    http.client, threads         1.08  0.61    0.90  1.01    0.60  0.54
-    urllib3, threads             1.12  0.86    1.18  1.34    0.71  0.66
-    httpx2, threads              1.67  1.62    2.14  2.15    1.40  1.27
-    this, tasks                  1.06  0.44    0.65  0.45    0.47  0.47
-    aiohttp, tasks               1.38  0.53    0.76  0.52    0.50  0.45
-    httpx2, tasks                1.42  1.34    2.01  1.93    1.50  1.42
+    this, one thread             1.10  0.49    0.65  0.46    0.43  0.42
+    http.client, threads         1.10  0.69    1.05  1.18    0.87  0.97
+    urllib3, threads             1.17  1.06    1.37  1.53    1.18  1.30
+    httpx2, threads              1.89  1.89    2.53  2.63    1.88  1.99
+    this, tasks                  1.08  0.49    0.65  0.48    0.48  0.48
+    aiohttp, tasks               1.33  0.59    0.81  0.56    0.56  0.56
+    httpx2, tasks                1.43  1.36    2.04  1.96    1.57  1.57
 
-The others are bare here. With what this does beside (an end that also holds against a trickling server, a cap on the
-body, no warning of what lies idle), urllib3 took 1.55 s and 1.75 ms at 50. libcurl by pycurl was no faster in threads.
-http.client would do for threads, but it forgets what a server says after an answer and uses the connection again; and
-tasks would need a second parser.
+The others are bare here. With a thread for each request, this took 0.80 s at 200 in flight and 0.63 s where the server
+takes no time. With what this does beside (an end that also holds against a trickling server, a cap on the body, no
+warning of what lies idle), urllib3 took 1.55 s and 1.75 ms at 50. libcurl by pycurl was no faster in threads.
 """
 
 from __future__ import annotations
