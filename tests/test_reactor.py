@@ -12,51 +12,16 @@ import selectors
 import socket
 import threading
 import time
-from functools import partial
 
 import pytest
+from hands import play
 
 from multiembed.reactor import threads
-from multiembed.reactor.tasks import TaskReactor
 from multiembed.reactor.threads import ThreadReactor
 
 PATIENCE = 20.0
 """Seconds after which a test that hangs fails."""
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-
-
-def play(kind, *hands):
-    """What the hands return, each a function of the reactor, run together to their end."""
-    came, broken = {}, []
-
-    async def run(place, hand, reactor):
-        try:
-            came[place] = await hand(reactor)
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            broken.append(error)
-
-    def start(reactor):
-        for place, hand in enumerate(hands):
-            reactor.start(partial(run, place, hand, reactor), broken.append)
-
-    async def in_tasks():
-        reactor = TaskReactor()
-        start(reactor)
-        await reactor.run()
-
-    if kind == "tasks":
-        asyncio.run(asyncio.wait_for(in_tasks(), PATIENCE))
-    else:
-        reactor = ThreadReactor()
-        start(reactor)
-        if kind == "a thread":
-            assert reactor.begin()
-            reactor.wait()
-        else:
-            assert reactor.run()
-    if broken:
-        raise broken[0]
-    return [came[place] for place in range(len(hands))]
 
 
 @pytest.fixture(params=["tasks", "a thread", "the caller's thread"])
