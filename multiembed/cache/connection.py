@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 from weakref import WeakSet, finalize
 
-from multiembed.cache.file import connect
+from multiembed.cache.file import connect, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,14 +61,8 @@ class Connection:
         """
         with self.use() as connection:
             connection.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
-            try:  # Ctrl-C may come as soon as the transaction stands
-                connection.execute("BEGIN IMMEDIATE")
+            with transaction(connection):
                 yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
 
     def close(self) -> None:
         """Close it; the next use opens it again."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from multiembed.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 APPLICATION = 0x6D656D62
@@ -112,20 +114,27 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(f"PRAGMA journal_size_limit = {_CHECKPOINT}")
 
 
-def _make(connection: sqlite3.Connection) -> None:
-    """Make the tables in one transaction, before the log is there: the file's first bytes say at once whose it is."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        if not _number(connection, "application_id"):  # else another process was faster
-            for table in _TABLES:
-                connection.execute(table)
-            connection.execute(f"PRAGMA application_id = {APPLICATION}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA}")
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """To write in: committed at the end or, after an error, taken back."""
+    try:  # Ctrl-C may come as soon as the transaction stands
+        connection.execute("BEGIN IMMEDIATE")
+        yield
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _make(connection: sqlite3.Connection) -> None:
+    """Make the tables in one transaction, before the log is there: the file's first bytes say at once whose it is."""
+    with transaction(connection):
+        if not _number(connection, "application_id"):  # else another process was faster
+            for table in _TABLES:
+                connection.execute(table)
+            connection.execute(f"PRAGMA application_id = {APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA}")
 
 
 def _journal(connection: sqlite3.Connection) -> str:
