@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from hands import all_in_this_thread, beside_others, in_this_thread
+from hypothesis import given
+from hypothesis import strategies as st
 
 from multiembed.errors import ConfigurationError
 from multiembed.records import TransportFailure, WireReply, WireRequest
@@ -20,7 +22,7 @@ from multiembed.simulator import Simulator
 from multiembed.simulator.tls import certified
 from multiembed.wire import Wire, common, route, threads
 from multiembed.wire.common import Body, broken, proxy_for
-from multiembed.wire.exchange import Answer
+from multiembed.wire.exchange import Answer, Writer
 
 
 def send(door, url, **changes):
@@ -381,6 +383,27 @@ def test_what_no_header_can_hold_is_the_callers_mistake_and_is_not_repeated(door
     assert server.seen == []
 
 
+ASKED = st.tuples(
+    st.sampled_from(["http://a.example/v1", "http://a.example/v2", "https://b.example:81/v1?q=1"]),
+    st.dictionaries(st.sampled_from(["X", "x", "Content-Length"]), st.sampled_from(["1", "2", "a\nb"])),
+    st.sampled_from([b"", b"{}", b"x" * 1000]),
+)
+
+
+@given(st.lists(ASKED, min_size=2, max_size=8))
+def test_a_request_is_written_in_the_same_way_whatever_was_written_before_it(asked):
+    def written(writer, request):
+        try:
+            return writer.write(request)[1]
+        except ConfigurationError as error:
+            return str(error)
+
+    one_for_all = Writer()
+    for url, headers, body in asked:
+        request = WireRequest(url=url, headers=headers, body=body, timeout=5.0, max_reply_bytes=100)
+        assert written(one_for_all, request) == written(Writer(), request)
+
+
 # ── proxies that let through ─────────────────────────────────────────────────────────────────────
 
 
@@ -606,3 +629,14 @@ def test_tls_within_tls_keeps_what_it_read_while_it_waits_to_send(monkeypatch):
         first_waits[0].full = False
 
     assert all_in_this_thread(first, other)[0] == b"mine"
+
+
+def test_what_came_unasked_is_seen_though_it_lies_in_the_buffer_of_tls_within_tls():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        idle = threads._TLSWithin(threads._Connection(ours, None, 0.0), "a.example")
+        idle.kept_at = time.monotonic()
+        assert idle.fresh()
+        idle._came.write(b"unasked")
+        assert not idle.fresh()

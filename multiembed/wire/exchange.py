@@ -9,10 +9,10 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from multiembed.records import TransportFailure, WireReply
 from multiembed.wire.common import HEADERS, Body, broken, too_large, unsendable
-from multiembed.wire.route import path_of
+from multiembed.wire.route import path_of, route_to
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from multiembed.records import WireRequest
     from multiembed.wire.route import Route
@@ -24,19 +24,36 @@ _MOST_HEAD = 1 << 17
 """Bytes of status lines and headers; llhttp itself would take them without end."""
 
 
-def written(request: WireRequest, route: Route) -> bytes:
-    """The request as it goes out.
+class Writer:
+    """Writes requests as they go out, each by its way; what they have in common with the last one is not made anew."""
 
-    Raises:
-        ConfigurationError: HTTP cannot carry it.
-    """
+    def __init__(self) -> None:
+        self._routes: dict[str, Route] = {}
+        self._last: tuple[str, Mapping[str, str], bytes] = ("", {}, b"")
+
+    def write(self, request: WireRequest) -> tuple[Route, bytes]:
+        """The way to its server, and what is sent there.
+
+        Raises:
+            ConfigurationError: HTTP cannot carry it.
+        """
+        url, headers = request.url, request.headers
+        route = self._routes.get(url) or self._routes.setdefault(url, route_to(url))
+        last_url, last_headers, head = self._last
+        if url != last_url or headers != last_headers:
+            head = _head("POST", route.base + path_of(url), _headers(request, route))
+            self._last = url, headers, head
+        return route, b"%bContent-Length: %d\r\n\r\n%b" % (head, len(request.body), request.body)
+
+
+def _headers(request: WireRequest, route: Route) -> Iterable[tuple[str, str]]:
     headers = {"host": ("Host", route.authority)}
     for name, value in (*HEADERS.items(), *request.headers.items()):
         headers[name.lower()] = (name, value)
     if route.login is not None and not route.tunnel:
         headers["proxy-authorization"] = ("Proxy-Authorization", route.login)
-    headers["content-length"] = ("Content-Length", str(len(request.body)))
-    return _head("POST", route.base + path_of(request.url), headers.values()) + request.body
+    headers.pop("content-length", None)
+    return headers.values()
 
 
 def asking_for_tunnel(route: Route) -> bytes:
@@ -46,16 +63,17 @@ def asking_for_tunnel(route: Route) -> bytes:
     headers = [("Host", target), ("User-Agent", HEADERS["User-Agent"])]
     if route.login is not None:
         headers.append(("Proxy-Authorization", route.login))
-    return _head("CONNECT", target, headers)
+    return _head("CONNECT", target, headers) + b"\r\n"
 
 
 def _head(method: str, target: str, headers: Iterable[tuple[str, str]]) -> bytes:
+    """A request's first lines, without the empty one that ends them."""
     lines = [f"{method} {target} HTTP/1.1"]
     for name, value in headers:
         if not _NAME.fullmatch(name) or _UNFIT.search(value):
             raise unsendable()
         lines.append(f"{name}: {value}")
-    text = "\r\n".join((*lines, "", ""))
+    text = "\r\n".join((*lines, ""))
     if _UNFIT_TARGET.search(target):
         raise unsendable()
     try:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from multiembed.address import is_number
 from multiembed.wire.common import KEEP_ALIVE, TunnelRefusedError, broken, readable, ssl_context, timed_out, unsendable
-from multiembed.wire.exchange import Answer, Tunnel, asking_for_tunnel, written
-from multiembed.wire.route import Route, route_to
+from multiembed.wire.exchange import Answer, Tunnel, Writer, asking_for_tunnel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from multiembed.records import TransportFailure, WireReply, WireRequest
+    from multiembed.wire.route import Route
 
 _FREE = 4 << 20
 
@@ -35,7 +35,7 @@ class LoopSession:
         self._pid = os.getpid()
         self._keeper: AsyncGenerator[None, None] | None = None
         self._users: weakref.WeakSet[object] = weakref.WeakSet()
-        self._routes: dict[str, Route] = {}
+        self._writer = Writer()
         self._idle: dict[Route, list[_Connection]] = {}
         self._open: set[_Connection] = set()
 
@@ -43,8 +43,7 @@ class LoopSession:
         """One attempt, which ends within `request.timeout` seconds whatever the server does."""
         begun = time.monotonic()
         self._users.add(user)
-        route = self._routes.get(request.url) or self._routes.setdefault(request.url, route_to(request.url))
-        data = written(request, route)
+        route, data = self._writer.write(request)
         answer = Answer(request.max_reply_bytes)
         if self._keeper is None:
             self._keeper = self._keep_until_the_end()

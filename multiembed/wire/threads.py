@@ -12,15 +12,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from multiembed.address import is_number
-from multiembed.wire.common import KEEP_ALIVE, TunnelRefusedError, broken, ssl_context, timed_out, unsendable
-from multiembed.wire.exchange import Answer, Tunnel, asking_for_tunnel, written
-from multiembed.wire.route import Route, route_to
+from multiembed.wire.common import KEEP_ALIVE, TunnelRefusedError, broken, readable, ssl_context, timed_out, unsendable
+from multiembed.wire.exchange import Answer, Tunnel, Writer, asking_for_tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from multiembed.reactor.threads import ThreadReactor
     from multiembed.records import TransportFailure, WireReply, WireRequest
+    from multiembed.wire.route import Route
 
 _MOST_KEPT = 200
 _PIECE = 1 << 18
@@ -33,7 +33,7 @@ class Pool:
     """The connections of one embedder's threads."""
 
     def __init__(self) -> None:
-        self._routes: dict[str, Route] = {}
+        self._writer = Writer()
         self._idle: dict[Route, list[_Connection]] = {}
         self._closed = False
 
@@ -41,8 +41,7 @@ class Pool:
         """One attempt, which ends within `request.timeout` seconds whatever the server does."""
         begun = time.monotonic()
         ends = begun + request.timeout
-        route = self._routes.get(request.url) or self._routes.setdefault(request.url, route_to(request.url))
-        data = written(request, route)
+        route, data = self._writer.write(request)
         answer = Answer(request.max_reply_bytes)
         connection = None
         try:
@@ -158,6 +157,8 @@ class _Connection:
         """Whether it can carry another request: not too old, not closed by the server, and nothing came unasked."""
         if time.monotonic() - self.kept_at > KEEP_ALIVE:
             return False
+        if not self._something_came():
+            return True
         self.ends = 0.0  # reads what is there and does not wait
         try:
             self.read_into(memoryview(bytearray(1))).send(None)
@@ -170,6 +171,10 @@ class _Connection:
     def close(self) -> None:
         """Close it."""
         self.sock.close()
+
+    def _something_came(self) -> bool:
+        """Whether there are bytes to read, which TLS may have sent for itself, or the connection's end."""
+        return readable(self.sock)
 
     async def _when_ready(self, step: Callable[..., Any], *args: Any, writing: bool = False) -> Any:
         while True:
@@ -220,6 +225,9 @@ class _TLSWithin(_Connection):
             return 0
         room[: len(data)] = data  # only now: others may have read into it while this one waited
         return len(data)
+
+    def _something_came(self) -> bool:
+        return self._came.pending > 0 or super()._something_came()
 
     async def _do(self, step: Callable[..., Any], *args: Any) -> Any:
         room = memoryview(bytearray(_PIECE))
