@@ -92,12 +92,12 @@ def _in_order(items: Sequence[RawItem], texts: int) -> list[RawItem]:
 
 def _dense(raw: Sequence[object], dimensions: int | None) -> Vectors:
     rows = [_row(value, place) for place, value in enumerate(raw)]
-    vectors = np.empty((len(rows), dimensions or len(rows[0])), dtype=np.float32)
+    dimensions = dimensions or len(rows[0])
+    for place, row in enumerate(rows):
+        if len(row) != dimensions:
+            raise ValueError(f"vector {place} has {len(row)} dimensions where {dimensions} were expected")
     with np.errstate(over="ignore"):  # too large for float32 becomes infinity, which is refused
-        for place, row in enumerate(rows):
-            if len(row) != vectors.shape[1]:  # numpy would spread a single number over all of them
-                raise ValueError(f"vector {place} has {len(row)} dimensions where {vectors.shape[1]} were expected")
-            vectors[place] = row
+        vectors = np.concatenate(rows, dtype=np.float32).reshape(len(rows), dimensions)
     # One pass tells both: a sum of squares that is not finite holds a NaN or an infinity, and 0 is all zeros. In
     # float32 it is quick, but so are overflow and underflow: what it does not find good is summed up again.
     squares = np.einsum("ij,ij->i", vectors, vectors)

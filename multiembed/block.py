@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from array import array
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -170,8 +171,8 @@ class Block:
     def _list(self, places: Sequence[int], dense: Vectors) -> None:
         """Make the plain lists of some vectors, if they will be asked for, while other answers are waited for."""
         if self._lists is not None:
-            for place, row in zip(places, dense.tolist(), strict=True):
-                self._lists[place].extend(row)
+            for place, row in zip(places, dense, strict=True):
+                self._lists[place].extend(array("f", row.tobytes()))  # a list in between would be one copy more
 
     def _lists_by_text(self) -> list[list[float]] | None:
         if self._lists is None or self._failures or self._refused:
