@@ -52,7 +52,7 @@ def _data(result: EmbeddingResult) -> dict[str, Any]:
     usage = result.usage
     return {
         "model": result.model,
-        "texts": 0 if result.vectors is None else len(result.vectors),
+        "texts": result.texts,
         "cached_texts": usage.cached_texts,
         "total_tokens": usage.total_tokens,
         "requests": usage.requests,

@@ -37,7 +37,7 @@ def tell(result: EmbeddingResult) -> EmbeddingResult:
     _dispatcher.event(
         EmbeddingUsageEvent(
             model=result.model,
-            texts=0 if result.vectors is None else len(result.vectors),
+            texts=result.texts,
             cached_texts=usage.cached_texts,
             total_tokens=usage.total_tokens,
             requests=usage.requests,

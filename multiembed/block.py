@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from array import array
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -14,6 +12,7 @@ from multiembed.errors import MalformedResponseError, MultiEmbedError, PartialFa
 from multiembed.job import Batch
 from multiembed.plan import pack
 from multiembed.records import EmbeddingResult, SparseVector, Usage
+from multiembed.room import Room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -44,7 +43,7 @@ class Block:
         job: of the call that it belongs to.
         limits: what one request may hold.
         refused: errors of texts that are not sent, by position.
-        lists: the result's `to_list` will be asked for.
+        lists: the result is wanted as plain lists.
     """
 
     def __init__(
@@ -66,11 +65,7 @@ class Block:
         self.texts = list(unique)
         """Each one once."""
         self._times = Counter(self._places)
-        self._dense: Vectors | None = None
-        # Made empty and filled later: most are past the garbage collector's first looks by then, which go through all
-        # numbers of a list and would take a fifth of the call's CPU.
-        self._lists: list[list[float]] | None = [[] for _ in self.texts] if lists else None
-        self._lock = threading.Lock()
+        self._room = Room(len(self.texts), lists=lists)
         self._sparse: list[SparseVector | None] = [None] * len(self.texts)
         self._failures: dict[int, MultiEmbedError] = {}
         self._unsent: Sequence[int] = range(len(self.texts))
@@ -112,8 +107,7 @@ class Block:
         if found.dense is not None and found.dense.shape[1] != (expected or found.dense.shape[1]):
             return
         if found.dense is not None:
-            self._room(found.dense.shape[1])[found.positions] = found.dense
-            self._list(found.positions, found.dense)
+            self._room.put(found.positions, found.dense)
         for place, vector in zip(found.positions, found.sparse or (), strict=False):
             self._sparse[place] = vector
         known = set(found.positions)
@@ -125,14 +119,9 @@ class Block:
         """Put one batch's outcome where it belongs; the texts and vectors that were good."""
         good = []
         for places, believed in outcome.believed:
-            if believed.dense is not None:
-                room = self._room(believed.dense.shape[1])
-                if room.shape[1] != believed.dense.shape[1]:
-                    outcome.failures.update(dict.fromkeys(places, self._mixed(room, believed.dense)))
-                    continue
-                run = places[-1] - places[0] + 1 == len(places)
-                room[slice(places[0], places[-1] + 1) if run else places] = believed.dense
-                self._list(places, believed.dense)
+            if believed.dense is not None and not self._room.put(places, believed.dense):
+                outcome.failures.update(dict.fromkeys(places, self._mixed(believed.dense)))
+                continue
             if believed.sparse is not None:
                 for place, vector in zip(places, believed.sparse, strict=True):
                     self._sparse[place] = vector
@@ -153,40 +142,29 @@ class Block:
         """
         if not self.whole:
             raise MultiEmbedError("The call was broken off before all texts had an answer. Call again.")
+        lists = self._lists_by_text()
         return EmbeddingResult(
-            vectors=self._vectors(),
+            vectors=self._vectors() if lists is None else None,
             sparse=None if self._target.output == "dense" else [self._sparse_at(place) for place in self._places],
             usage=self.usage,
             model=self._target.name,
             failures=self._failures_by_text(),
-            lists=self._lists_by_text(),
+            lists=lists,
         )
 
-    def _room(self, dimensions: int) -> Vectors:
-        with self._lock:
-            if self._dense is None:
-                self._dense = np.empty((len(self.texts), dimensions), dtype=np.float32)
-            return self._dense
-
-    def _list(self, places: Sequence[int], dense: Vectors) -> None:
-        """Make the plain lists of some vectors, if they will be asked for, while other answers are waited for."""
-        if self._lists is not None:
-            for place, row in zip(places, dense, strict=True):
-                self._lists[place].extend(array("f", row.tobytes()))  # a list in between would be one copy more
-
     def _lists_by_text(self) -> list[list[float]] | None:
-        if self._lists is None or self._failures or self._refused:
+        made = self._room.lists()
+        if made is None or self._failures or self._refused:
             return None
-        made = self._lists
         if len(self._places) == len(made):
             return made
-        # A text that stands twice gets a list of its own each time, as it would from the vectors.
+        # A text that stands twice gets a list of its own each time, as it would from an array.
         return [list(made[place]) for place in self._places]
 
     def _vectors(self) -> Vectors | None:
         if self._target.output == "sparse":
             return None
-        dense = self._room(self._target.expected_dimensions or self._job.lessons.dimensions or 0)
+        dense = self._room.vectors(self._target.expected_dimensions or self._job.lessons.dimensions or 0)
         dense[list(self._failures)] = np.nan
         if not len(dense):  # every text was refused unseen
             dense = np.empty((1, dense.shape[1]), dtype=np.float32)
@@ -199,10 +177,10 @@ class Block:
     def _sparse_at(self, place: int) -> SparseVector | None:
         return None if place < 0 else self._sparse[place]
 
-    def _mixed(self, room: Vectors, dense: Vectors) -> MultiEmbedError:
+    def _mixed(self, dense: Vectors) -> MultiEmbedError:
         return MalformedResponseError(
-            f"The server answers with vectors of {room.shape[1]} dimensions, and then of {dense.shape[1]}: they cannot "
-            "be compared. Set dimensions, and check that base_url leads to one model only.",
+            f"The server answers with vectors of {self._room.dimensions} dimensions, and then of {dense.shape[1]}: "
+            "they cannot be compared. Set dimensions, and check that base_url leads to one model only.",
             provider=self._target.provider.id,
             model=self._target.facts.name,
         )

@@ -57,7 +57,8 @@ class EmbeddingClient:
         Args:
             texts: any iterable of text.
             role: "document" for what is searched, "query" for what is searched with.
-            lists: the result's `to_list` will be asked for: its floats are made while answers are waited for.
+            lists: only the result's `to_list` will be asked for: its floats are made while answers are waited for, and
+                there is no array.
 
         Returns:
             The vectors, float32, shape (len(texts), dimensions), and what they cost.

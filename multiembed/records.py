@@ -250,7 +250,7 @@ class EmbeddingResult:
     """The vectors of one call, one row per text, in the order of the texts."""
 
     vectors: Vectors | None
-    """float32, shape (len(texts), dimensions), not writeable; None when only sparse vectors were asked for."""
+    """float32, shape (len(texts), dimensions), not writeable; None when only lists or sparse vectors were asked for."""
     sparse: list[SparseVector | None] | None
     """One per text, None where that text failed; None as a whole when only dense vectors were asked for."""
     usage: Usage
@@ -259,7 +259,13 @@ class EmbeddingResult:
     failures: Mapping[int, MultiEmbedError] = field(default_factory=dict)
     """Empty, except in a PartialFailureError's `.result`, where the rows of these texts are NaN."""
     lists: list[list[float]] | None = field(default=None, repr=False, compare=False)
-    """What `to_list` gives, where the call was told beforehand that it would be asked for."""
+    """What `to_list` gives, where nothing else was asked for."""
+
+    @property
+    def texts(self) -> int:
+        """How many there were."""
+        kinds = (self.lists, self.vectors, self.sparse)
+        return next(len(rows) for rows in kinds if rows is not None)
 
     def to_list(self) -> list[list[float]]:
         """The dense vectors as plain Python floats.
@@ -267,13 +273,15 @@ class EmbeddingResult:
         Raises:
             ValueError: there are no dense vectors, or some texts failed and have none.
         """
+        if self.lists is not None:
+            return self.lists
         if self.vectors is None:
             raise ValueError("There are no dense vectors here: output was 'sparse'. Read .sparse instead.")
         if self.failures:
             raise ValueError(
                 f"{len(self.failures)} texts have no vector: read .failures, and take the other rows of .vectors."
             )
-        rows: list[list[float]] = self.vectors.tolist() if self.lists is None else self.lists
+        rows: list[list[float]] = self.vectors.tolist()
         return rows
 
 

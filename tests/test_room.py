@@ -1,0 +1,123 @@
+"""The room of a block's vectors: filled in any order, as an array or as lists, and never with rows of two lengths."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import pickle
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multiembed import room as rooms
+from multiembed.room import Room
+
+
+@pytest.fixture(params=[False, True], ids=["array", "lists"])
+def lists(request):
+    return request.param
+
+
+def as_array(room, dimensions):
+    made = room.lists()
+    return room.vectors(dimensions) if made is None else np.array(made, dtype=np.float32)
+
+
+@st.composite
+def fillings(draw):
+    """Vectors, and their places in batches that ascend within."""
+    texts, dimensions = draw(st.integers(1, 30)), draw(st.integers(1, 5))
+    order = draw(st.permutations(range(texts)))
+    cuts = [0, *sorted(draw(st.sets(st.integers(1, texts), max_size=5))), texts]
+    rows = np.random.default_rng(0).standard_normal((texts, dimensions)).astype(np.float32)
+    return rows, [sorted(order[start:end]) for start, end in pairwise(cuts)]
+
+
+@pytest.mark.parametrize("as_lists", [False, True])
+@given(filling=fillings())
+def test_each_vector_stands_in_its_place_whatever_the_order(as_lists, filling):
+    rows, batches = filling
+    room = Room(len(rows), lists=as_lists)
+    for places in batches:
+        assert room.put(places, rows[places])
+    assert np.array_equal(as_array(room, 7), rows)
+    assert np.array_equal(room.vectors(7), rows)
+    assert room.dimensions == rows.shape[1]
+
+
+def test_vectors_of_another_length_are_refused(lists):
+    room = Room(3, lists=lists)
+    assert room.put([0], np.ones((1, 4), dtype=np.float32))
+    assert not room.put([1], np.ones((1, 1), dtype=np.float32))
+    assert not room.put([2], np.ones((1, 5), dtype=np.float32))
+    assert room.vectors(5).shape == (3, 4)
+
+
+def test_an_array_made_of_lists_leaves_out_who_has_none():
+    room = Room(3, lists=True)
+    room.put([1], np.array([[1.0, 2.0]], dtype=np.float32))
+    assert room.vectors(2)[1].tolist() == [1.0, 2.0]
+    assert room.lists() == [[], [1.0, 2.0], []]
+
+
+def test_a_room_that_nobody_came_to_has_the_dimensions_that_are_told(lists):
+    assert Room(2, lists=lists).vectors(6).shape == (2, 6)
+    assert Room(0, lists=lists).vectors(6).shape == (0, 6)
+
+
+@pytest.mark.parametrize("when", ["sync", "async"])
+def test_who_wants_lists_gets_no_array_and_the_same_numbers(connect, when):
+    client = connect("zhipu:embedding-3", dimensions=256)
+    texts = [f"text {number}" for number in range(130)] + ["text 7"]
+    asked = client.embed(texts, lists=True) if when == "sync" else asyncio.run(client.aembed(texts, lists=True))
+    assert (asked.vectors, asked.texts) == (None, len(texts))
+    assert asked.to_list() == client.embed(texts).to_list()
+
+
+LARGE = rooms._HUGE // 4 // 1024, 1024
+
+
+def pages_of(vectors):
+    """What Linux says of the memory in which an array lies."""
+    at = vectors.ctypes.data
+    with Path("/proc/self/smaps").open() as file:
+        for line in file:
+            words = line.split()
+            if "-" in words[0] and not words[0].endswith(":"):
+                begin, end = (int(each, 16) for each in words[0].split("-"))
+                inside = begin <= at < end
+            elif words[0] == "VmFlags:" and inside:
+                return words[1:]
+    raise AssertionError("it lies nowhere")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's pages")
+def test_a_large_room_has_pages_of_the_usual_size():
+    vectors = Room(LARGE[0]).vectors(LARGE[1])
+    assert "nh" in pages_of(vectors)  # no huge ones
+    assert "sh" not in pages_of(vectors)  # a forked child has its own
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_NOHUGEPAGE"), reason="Linux's pages")
+def test_where_the_system_has_no_huge_pages_numpy_finds_the_room(monkeypatch):
+    class Unwilling(mmap.mmap):
+        def madvise(self, *_):
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(rooms.mmap, "mmap", Unwilling)
+    room = Room(LARGE[0])
+    assert room.put([3], np.full((1, LARGE[1]), 2.0, dtype=np.float32))
+    assert room.vectors(1)[3].tolist() == [2.0] * LARGE[1]
+
+
+def test_what_stands_in_a_large_room_can_be_pickled_and_outlives_it():
+    room = Room(LARGE[0])
+    room.put([LARGE[0] - 1], np.full((1, LARGE[1]), 3.0, dtype=np.float32))
+    vectors = room.vectors(1)
+    del room
+    assert pickle.loads(pickle.dumps(vectors))[-1].tolist() == vectors[-1].tolist() == [3.0] * LARGE[1]
