@@ -239,6 +239,7 @@ def process(target: Any, *arguments: Any) -> Iterator[Any]:
     here, there = context.Pipe()
     one = context.Process(target=target, args=(there, *arguments), daemon=True)
     one.start()
+    there.close()  # so that a child that breaks down is not waited for
     try:
         yield here
     finally:

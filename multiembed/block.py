@@ -65,7 +65,7 @@ class Block:
         self.texts = list(unique)
         """Each one once."""
         self._times = Counter(self._places)
-        self._room = Room(len(self.texts), lists=lists)
+        self._room = Room(len(self.texts), lists=lists and job.target.output != "sparse")
         self._sparse: list[SparseVector | None] = [None] * len(self.texts)
         self._failures: dict[int, MultiEmbedError] = {}
         self._unsent: Sequence[int] = range(len(self.texts))

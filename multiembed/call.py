@@ -94,7 +94,7 @@ class Call:
         Args:
             texts: of the block.
             keep_refused: a text that the API refuses unseen is a failure of that text alone.
-            lists: the result's `to_list` will be asked for.
+            lists: the result is wanted as plain lists.
 
         Raises:
             ConfigurationError: a text is no text.

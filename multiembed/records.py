@@ -250,7 +250,7 @@ class EmbeddingResult:
     """The vectors of one call, one row per text, in the order of the texts."""
 
     vectors: Vectors | None
-    """float32, shape (len(texts), dimensions), not writeable; None when only lists or sparse vectors were asked for."""
+    """float32, shape (len(texts), dimensions), not writeable; None when only sparse vectors were wanted, or lists."""
     sparse: list[SparseVector | None] | None
     """One per text, None where that text failed; None as a whole when only dense vectors were asked for."""
     usage: Usage
@@ -258,14 +258,14 @@ class EmbeddingResult:
     """As provider:model."""
     failures: Mapping[int, MultiEmbedError] = field(default_factory=dict)
     """Empty, except in a PartialFailureError's `.result`, where the rows of these texts are NaN."""
-    lists: list[list[float]] | None = field(default=None, repr=False, compare=False)
-    """What `to_list` gives, where nothing else was asked for."""
+    lists: list[list[float]] | None = field(default=None, repr=False)
+    """What `to_list` gives, where the call was asked for lists and no text failed; then there is no array."""
 
     @property
     def texts(self) -> int:
         """How many there were."""
         kinds = (self.lists, self.vectors, self.sparse)
-        return next(len(rows) for rows in kinds if rows is not None)
+        return next((len(rows) for rows in kinds if rows is not None), 0)
 
     def to_list(self) -> list[list[float]]:
         """The dense vectors as plain Python floats.

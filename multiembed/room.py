@@ -33,25 +33,23 @@ class Room:
         self.dimensions: int | None = None
         """Of the first vectors; no others are taken."""
         self._texts = texts
-        self._array: Vectors | None = None
+        self._array: Vectors
         # Made empty and filled later: most are past the garbage collector's first looks by then, which go through all
         # numbers of a list and would take a fifth of the call's CPU.
         self._lists: list[list[float]] | None = [[] for _ in range(texts)] if lists else None
         self._lock = threading.Lock()
 
     def put(self, places: Sequence[int], rows: Vectors) -> bool:
-        """Put vectors in their places, which ascend; False when they are not as long as those before."""
-        with self._lock:
-            if self.dimensions is None:
-                self._begin(rows.shape[1])
-        if rows.shape[1] != self.dimensions:
+        """Put vectors in their places; False when they are not as long as those before."""
+        if self._dimensions(rows.shape[1]) != rows.shape[1]:
             return False
-        if self._lists is not None:
-            for place, row in zip(places, rows, strict=True):
-                self._lists[place].extend(array("f", row.tobytes()))  # a list in between would be one copy more
-        elif self._array is not None:
-            run = len(places) > 0 and places[-1] - places[0] + 1 == len(places)
-            self._array[slice(places[0], places[-1] + 1) if run else places] = rows
+        if self._lists is None:
+            self._array[_slice(places) or places] = rows
+            return True
+        for place, row in zip(places, rows.astype(np.float32, copy=False), strict=True):
+            made = self._lists[place]
+            made.clear()
+            made.extend(array("f", row.tobytes()))  # a list in between would be one copy more
         return True
 
     def lists(self) -> list[list[float]] | None:
@@ -64,21 +62,31 @@ class Room:
         Args:
             dimensions: of the array, if no vector has told.
         """
-        with self._lock:
-            if self.dimensions is None:
-                self._begin(dimensions)
-        if self._array is not None:
+        dimensions = self._dimensions(dimensions)
+        if self._lists is None:
             return self._array
-        made = _empty(self._texts, self.dimensions or dimensions)
-        for place, row in enumerate(self._lists or ()):
+        made = _empty(self._texts, dimensions)
+        for place, row in enumerate(self._lists):
             if row:
                 made[place] = row
         return made
 
-    def _begin(self, dimensions: int) -> None:
-        self.dimensions = dimensions
-        if self._lists is None:
-            self._array = _empty(self._texts, dimensions)
+    def _dimensions(self, first: int) -> int:
+        """The dimensions of all, which whoever comes first tells."""
+        with self._lock:
+            if self.dimensions is None:
+                if self._lists is None:
+                    self._array = _empty(self._texts, first)
+                self.dimensions = first
+            return self.dimensions
+
+
+def _slice(places: Sequence[int]) -> slice | None:
+    """The places as a slice, by which numpy puts rows sooner; None where they do not follow each other."""
+    if not len(places):
+        return None
+    run = range(places[0], places[0] + len(places))
+    return slice(run.start, run.stop) if list(places) == list(run) else None
 
 
 def _empty(rows: int, dimensions: int) -> Vectors:

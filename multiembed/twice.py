@@ -19,7 +19,10 @@ def says_twice(text: bytes, parsed: object) -> bool:
 
 
 def _keys(parsed: object) -> int:
-    """All keys; never into a vector."""
+    """All keys but those in a list that begins with neither object nor list: a vector is not gone through.
+
+    If there are any there, the numbers differ, and the text is read again.
+    """
     count, nodes = 0, [parsed]
     for node in nodes:  # which grows meanwhile
         if type(node) is dict:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import mmap
 import pickle
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from multiembed import PartialFailureError
 from multiembed import room as rooms
+from multiembed.cache.contract import Found
 from multiembed.room import Room
 
 
@@ -30,12 +31,13 @@ def as_array(room, dimensions):
 
 @st.composite
 def fillings(draw):
-    """Vectors, and their places in batches that ascend within."""
+    """Vectors, and their places in batches, in any order."""
     texts, dimensions = draw(st.integers(1, 30)), draw(st.integers(1, 5))
     order = draw(st.permutations(range(texts)))
     cuts = [0, *sorted(draw(st.sets(st.integers(1, texts), max_size=5))), texts]
     rows = np.random.default_rng(0).standard_normal((texts, dimensions)).astype(np.float32)
-    return rows, [sorted(order[start:end]) for start, end in pairwise(cuts)]
+    batches = [order[start:end] for start, end in pairwise(cuts)]
+    return rows, [sorted(places) if draw(st.booleans()) else places for places in batches]
 
 
 @pytest.mark.parametrize("as_lists", [False, True])
@@ -48,6 +50,20 @@ def test_each_vector_stands_in_its_place_whatever_the_order(as_lists, filling):
     assert np.array_equal(as_array(room, 7), rows)
     assert np.array_equal(room.vectors(7), rows)
     assert room.dimensions == rows.shape[1]
+
+
+def test_what_is_put_there_again_stands_in_the_place_of_what_was(lists):
+    room = Room(2, lists=lists)
+    for number in (1.0, 2.0):
+        room.put([0, 1], np.full((2, 3), number, dtype=np.float32))
+    assert as_array(room, 3).tolist() == [[2.0] * 3] * 2
+
+
+@pytest.mark.parametrize("dtype", ["<f8", ">f4", "<f2"])
+def test_other_numbers_than_float32_become_such(lists, dtype):
+    room = Room(1, lists=lists)
+    room.put([0], np.array([[0.5, -2.0]], dtype=dtype))
+    assert as_array(room, 2).tolist() == [[0.5, -2.0]]
 
 
 def test_vectors_of_another_length_are_refused(lists):
@@ -79,6 +95,46 @@ def test_who_wants_lists_gets_no_array_and_the_same_numbers(connect, when):
     assert asked.to_list() == client.embed(texts).to_list()
 
 
+@pytest.mark.parametrize("output", ["sparse", "dense&sparse"])
+def test_lists_stand_for_dense_vectors_only(connect, output):
+    result = connect("dashscope:text-embedding-v4", dimensions=64, output=output).embed(["a", "b"], lists=True)
+    assert (result.texts, len(result.sparse)) == (2, 2)
+    if output == "sparse":
+        with pytest.raises(ValueError, match="no dense vectors"):
+            result.to_list()
+    else:
+        assert [len(row) for row in result.to_list()] == [64, 64]
+
+
+def test_where_a_text_fails_the_others_stand_in_an_array_though_lists_were_wanted(connect):
+    client = connect("zhipu:embedding-2")
+    with pytest.raises(PartialFailureError) as raised:
+        client.embed(["a", "0123456789 " * 200, "b", "a"], lists=True)
+    result = raised.value.result
+    assert (result.lists, result.texts) == (None, 4)
+    assert np.isnan(result.vectors[1]).all()
+    assert np.array_equal(result.vectors[[0, 2, 3]], client.embed(["a", "b", "a"]).vectors)
+
+
+def test_a_cache_that_finds_texts_in_another_order_gives_each_its_own_vector(connect, lists):
+    texts = ["a", "b", "c", "d"]
+    kept = connect("zhipu:embedding-3", dimensions=256).embed(texts).vectors
+
+    class Careless:
+        def get(self, _space, texts):
+            return Found([0, 2, 1, 3], kept[[0, 2, 1, 3]].astype(np.float64))
+
+        def put(self, *_):
+            raise AssertionError("there is nothing new")
+
+        def close(self):
+            pass
+
+    result = connect("zhipu:embedding-3", dimensions=256, cache=Careless()).embed(texts, lists=lists)
+    assert result.usage.requests == 0
+    assert np.array_equal(result.to_list(), kept)
+
+
 LARGE = rooms._HUGE // 4 // 1024, 1024
 
 
@@ -96,7 +152,7 @@ def pages_of(vectors):
     raise AssertionError("it lies nowhere")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux's pages")
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="there are no huge pages")
 def test_a_large_room_has_pages_of_the_usual_size():
     vectors = Room(LARGE[0]).vectors(LARGE[1])
     assert "nh" in pages_of(vectors)  # no huge ones

@@ -385,7 +385,7 @@ def test_what_no_header_can_hold_is_the_callers_mistake_and_is_not_repeated(door
 
 ASKED = st.tuples(
     st.sampled_from(["http://a.example/v1", "http://a.example/v2", "https://b.example:81/v1?q=1"]),
-    st.dictionaries(st.sampled_from(["X", "x", "Content-Length"]), st.sampled_from(["1", "2", "a\nb"])),
+    st.lists(st.tuples(st.sampled_from(["X", "x", "Content-Length"]), st.sampled_from(["1", "2", "a\nb"]))).map(dict),
     st.sampled_from([b"", b"{}", b"x" * 1000]),
 )
 

@@ -12,7 +12,7 @@ from multiembed.wire.common import HEADERS, Body, broken, too_large, unsendable
 from multiembed.wire.route import path_of, route_to
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from multiembed.records import WireRequest
     from multiembed.wire.route import Route
@@ -29,7 +29,7 @@ class Writer:
 
     def __init__(self) -> None:
         self._routes: dict[str, Route] = {}
-        self._last: tuple[str, Mapping[str, str], bytes] = ("", {}, b"")
+        self._last: tuple[str, tuple[tuple[str, str], ...], bytes] = ("", (), b"")
 
     def write(self, request: WireRequest) -> tuple[Route, bytes]:
         """The way to its server, and what is sent there.
@@ -37,7 +37,7 @@ class Writer:
         Raises:
             ConfigurationError: HTTP cannot carry it.
         """
-        url, headers = request.url, request.headers
+        url, headers = request.url, tuple(request.headers.items())
         route = self._routes.get(url) or self._routes.setdefault(url, route_to(url))
         last_url, last_headers, head = self._last
         if url != last_url or headers != last_headers:

@@ -71,6 +71,7 @@ class LoopSession:
 
     async def close(self) -> None:
         """Close all connections; a later request opens new ones."""
+        self._writer = Writer()  # the last one knows a key
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             await keeper.aclose()

@@ -61,6 +61,7 @@ class Pool:
     def close(self) -> None:
         """Close all idle connections; those in use are closed when their answer is there."""
         self._closed = True
+        self._writer = Writer()  # the last one knows a key
         for idle in self._idle.values():
             while idle:
                 idle.pop().close()
@@ -173,7 +174,10 @@ class _Connection:
         self.sock.close()
 
     def _something_came(self) -> bool:
-        """Whether there are bytes to read, which TLS may have sent for itself, or the connection's end."""
+        """Whether there are bytes to read, which TLS may have sent for itself, or the connection's end.
+
+        OpenSSL holds none back: it takes one record at a time, and each was read whole into a larger room.
+        """
         return readable(self.sock)
 
     async def _when_ready(self, step: Callable[..., Any], *args: Any, writing: bool = False) -> Any:
