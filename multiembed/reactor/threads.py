@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _PIECE = 4096
-_LOOK_UP = 1.0
+_LOOK_UP = 0.1
 """Seconds after which whoever waits for the thread looks for Ctrl-C, where that does not wake him."""
 _ForFew = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 """The cheapest to make and to close: in the caller's thread there is one socket, as a rule."""
