@@ -9,6 +9,14 @@ import orjson
 
 from multiembed.believe import Believed
 from multiembed.errors import ConfigurationError, DeadlineExceededError, InputTooLongError, MultiEmbedError
+from multiembed.isolation import (
+    FailureCount,
+    is_form_for_good,
+    is_this_text,
+    is_to_halve,
+    is_to_halve_blindly,
+    may_be_one_text,
+)
 from multiembed.job import WITHHELD, Send, Wait
 from multiembed.judge import MEANINGS, error_of, judge
 from multiembed.records import Fault, TransportFailure, WireRequest
@@ -27,10 +35,12 @@ if TYPE_CHECKING:
 _BYTES_PER_NUMBER = 100
 _BYTES_ROOM = 1_000_000
 _UNKNOWN_DIMENSIONS = 8192
+_NAME_SHOWN = 60
+_ALONE = "The provider fails at this text, while it embeds others: shorten it, clean it or leave it out."
 _LONGEST = 1e6
 """Seconds that an attempt may have, whatever was told: no system waits for a socket much longer at once."""
-_MOST_REFUSALS = 20
-"""Refusals by a rate limit after which one counts as a failure of the request, though others pass."""
+_TOKENS_AROUND_TEXT = 16
+"""Tokens that a tokenizer's marks and a prompt of the server's own may add to a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +58,38 @@ class Doubt:
     """A refusal that may be one text's fault or the whole call's: the shortest text alone tells."""
 
 
-@dataclass(slots=True)
-class Illness:
-    """How often a request has failed in a row."""
+@dataclass(frozen=True, slots=True)
+class Isolate:
+    """A failure that one text of the part may cause: the part is to be halved until that text stands alone."""
 
-    failures: int = 0
-    """Those that count against its retries."""
-    refusals: int = 0
-    """Those by a rate limit."""
-    since: float | None = None
-    last: float = 0.0
+    failing: FailureCount
+    delay: float
+    """Seconds to wait before."""
 
 
-Story: TypeAlias = "Generator[Step, Answer, Believed | MultiEmbedError | Split | Doubt]"
+@dataclass(frozen=True, slots=True)
+class Separate:
+    """An answer in which only some texts have no usable vector: they and the others are to be sent apart."""
+
+    rows: tuple[int, ...]
+    """Positions of these texts in the part."""
+    failing: FailureCount
 
 
-def attempt(part: Batch, job: Job, outcome: Outcome) -> Story:
-    """Send a part until it is answered for good."""
-    ill = Illness()
+Result: TypeAlias = "Believed | MultiEmbedError | Split | Doubt | Isolate | Separate"
+Story: TypeAlias = "Generator[Step, Answer, Result]"
+
+
+def attempt(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | None = None) -> Story:
+    """Send a part until it is answered for good.
+
+    Args:
+        part: some texts.
+        job: what all parts of the call share.
+        outcome: where requests and retries are counted.
+        failing: how often these texts have failed already, alone or with others.
+    """
+    ill = failing or FailureCount()
     estimated = _tokens(part, job)
     tokens = estimated * job.lessons.most_per_estimate
     over = _over(part, job, tokens, estimated)
@@ -85,12 +109,13 @@ def attempt(part: Batch, job: Job, outcome: Outcome) -> Story:
         if answer is WITHHELD:
             return job.fatal or job.trouble or too_late(part, job)
         outcome.requests += 1
-        outcome.retries += ill.failures > 0
+        outcome.retries += ill.failures + ill.inherited > 0
         if not isinstance(answer, TransportFailure):
+            outcome.requests += answer.requests - 1
+            outcome.retries += answer.requests - 1
             job.lessons.saw(answer.seconds)
             outcome.seconds.append(answer.seconds)
-        dimensions = job.target.expected_dimensions or job.lessons.dimensions
-        judged = judge(answer, target, texts=len(part.texts), dimensions=dimensions)
+        judged = _interpret(answer, part, job, target)
         if isinstance(judged, Believed):
             place.answered(judged.total_tokens)
             job.lessons.billed(judged.total_tokens or 0, estimated)
@@ -99,35 +124,80 @@ def attempt(part: Batch, job: Job, outcome: Outcome) -> Story:
             return judged
         if not MEANINGS[judged.kind].retry:
             return _refused(judged, part, job, target, answer, place)
-        asked = None if isinstance(answer, TransportFailure) else retry_after(answer.headers, job.wall())
         outcome.rate_errors += judged.kind == "rate_limit"
-        delay = _failed(judged, ill, asked, place, job)
-        if _hopeless(judged, ill, delay, job):
-            late = job.deadline_at is not None and judged.kind == "timeout" and job.clock() + delay >= job.deadline_at
-            return too_late(part, job) if late else _give_up(judged, part, job, target, answer=answer, asked=asked)
-        yield Wait(delay)
+        after = _after_failure(judged, part, job, target, answer, place, ill)
+        if not isinstance(after, float):
+            return after
+        yield Wait(after)
         if job.fatal is not None:
             return job.fatal
 
 
-def _failed(fault: Fault, ill: Illness, asked: float | None, place: Place, job: Job) -> float:
-    """Note a failure that may pass, and tell the account; the seconds before the next attempt."""
-    now = job.clock()
-    others_pass = ill.since is not None and job.gate.last_answer > ill.last
-    ill.since = now if ill.since is None else ill.since
-    ill.last = now
+def _after_failure(
+    fault: Fault, part: Batch, job: Job, target: Target, answer: Answer, place: Place, ill: FailureCount
+) -> float | MultiEmbedError | Isolate | Separate:
+    """What follows from a failure that may be temporary: the seconds to wait before the next attempt, or an end."""
+    ill.add(fault, job.clock(), job.gate)
+    several = len(part.texts) > 1
+    if several and 0 < len(fault.bad_rows) < len(part.texts):
+        place.answered()
+        return Separate(fault.bad_rows, ill)
+    if not _no_time_left(0.0, job):
+        if (ill.probing and may_be_one_text(fault)) or (several and is_to_halve(fault, ill, job.gate)):
+            return Isolate(ill, 0.0)
+        if not several and is_this_text(fault, ill, job.gate):
+            return _text_error(fault, part, target, answer)
+    asked = None if isinstance(answer, TransportFailure) else retry_after(answer.headers, job.wall())
+    delay = _delay(fault, ill, asked, place, job)
+    if _hopeless(fault, ill, delay, job):
+        if fault.kind == "timeout" and _no_time_left(delay, job):
+            return too_late(part, job)
+        return _give_up(fault, part, job, target, answer=answer, asked=asked)
+    retries_left = 0 if job.isolated_in_vain else job.max_retries + 1 - ill.failures
+    if several and is_to_halve_blindly(fault, ill, retries_left):
+        return Isolate(ill, delay)
+    return delay
+
+
+def _interpret(answer: Answer, part: Batch, job: Job, target: Target) -> Believed | Fault:
+    """What an answer is worth. Whatever goes wrong in finding out, the answer is malformed and the call goes on."""
+    dimensions = job.target.expected_dimensions or job.lessons.dimensions
+    try:
+        judged = judge(answer, target, texts=len(part.texts), dimensions=dimensions)
+    except Exception as error:  # noqa: BLE001 - an answer may hold anything, and other batches are paid for
+        reason = f"the answer cannot be interpreted ({type(error).__name__})"
+        return Fault("malformed", message=reason, form=reason)
+    if not isinstance(judged, Believed):
+        return judged
+    job.answering_model = job.answering_model or judged.model
+    if judged.model is not None and judged.model != job.answering_model:
+        reason = (
+            f"the model {judged.model[:_NAME_SHOWN]!r} answers, and {job.answering_model:.{_NAME_SHOWN}} answered "
+            "before: vectors of two models cannot be compared"
+        )
+        return Fault("malformed", message=reason, form=reason)
+    return replace(judged, total_tokens=_plausible(judged.total_tokens, part, job))
+
+
+def _plausible(tokens: int | None, part: Batch, job: Job) -> int | None:
+    """The tokens billed; None where no tokenizer can make so many of these texts."""
+    if tokens is None or tokens <= sum(map(len, part.texts)):
+        return tokens
+    around = job.target.prepare([""], job.role)[0] + (job.target.instruct or "")
+    bound = sum(most_tokens(text + around) + _TOKENS_AROUND_TEXT for text in part.texts)
+    return tokens if tokens <= bound else None
+
+
+def _delay(fault: Fault, ill: FailureCount, asked: float | None, place: Place, job: Job) -> float:
+    """Tell the account of a failure; the seconds before the next attempt."""
     asks = min(asked or 0.0, LONGEST_ASKED)
-    if fault.kind != "rate_limit":
-        ill.failures += 1
-        wait = back_off(ill.failures, job.chance()) if job.gate.may_retry() else LONGEST_WAIT
-        delay = job.waits(max(wait, asks))
-        place.failed(delay)
+    if fault.kind == "rate_limit":  # the account is too fast, which is no fault of this request: it goes again soon
+        delay = job.waits(max(back_off(job.gate.weather.probes + 1, job.chance()), asks))
+        place.slowed(delay, asked=asks > 0.0, quota=fault.quota, usual=job.target.provider.quota)
         return delay
-    # The account is too fast, which is no fault of this request: the pace slows all, and it goes again soon.
-    ill.refusals += 1
-    ill.failures += not others_pass or ill.refusals > _MOST_REFUSALS
-    delay = job.waits(max(back_off(job.gate.weather.probes + 1, job.chance()), asks))
-    place.slowed(delay, asked=asks > 0.0, quota=fault.quota, usual=job.target.provider.quota)
+    wait = back_off(ill.failures, job.chance()) if job.gate.may_retry() else LONGEST_WAIT
+    delay = job.waits(max(wait, asks))
+    place.failed(delay)
     return delay
 
 
@@ -139,8 +209,8 @@ def _refused(
     if not meaning.fatal:
         place.answered()
     count = len(part.texts)
-    if fault.kind == "too_many_items" and fault.cap:
-        job.lessons.max_items = min(fault.cap, job.lessons.max_items or fault.cap)
+    if fault.kind == "too_many_items" and fault.cap and fault.cap < count:
+        job.lessons.learn_max_items(fault.cap, job.clock())
     if fault.kind == "invalid_or_too_long":
         fault = replace(fault, kind=_what_may_be_too_long(part, job))
         meaning = MEANINGS[fault.kind]
@@ -164,20 +234,24 @@ def _what_may_be_too_long(part: Batch, job: Job) -> FaultKind:
     return "invalid"
 
 
-def _hopeless(fault: Fault, ill: Illness, delay: float, job: Job) -> bool:
+def _hopeless(fault: Fault, ill: FailureCount, delay: float, job: Job) -> bool:
     """Whether another attempt is out of the question.
 
     Beyond its retries, a request waits out an outage of everything, or a rate limit, for a while: but only where the
     account has been seen to work, because a wrong address never heals.
     """
-    now = job.clock()
-    if job.deadline_at is not None and now + delay >= job.deadline_at:
+    if _no_time_left(delay, job) or is_form_for_good(fault, ill, job.gate):
         return True
     if ill.failures <= job.max_retries:
         return False
+    now = job.clock()
     weather = job.gate.weather
     general = fault.kind == "rate_limit" or not weather.trusted
     return not (general and weather.ever_trusted and now - (ill.since or now) < job.patience)
+
+
+def _no_time_left(delay: float, job: Job) -> bool:
+    return job.deadline_at is not None and job.clock() + delay >= job.deadline_at
 
 
 def _tokens(part: Batch, job: Job) -> int:
@@ -233,6 +307,13 @@ def _write(part: Batch, job: Job, target: Target) -> WireRequest | None:
     )
 
 
+def _text_error(fault: Fault, part: Batch, target: Target, answer: Answer) -> MultiEmbedError:
+    """The error of a text that makes requests fail while other texts are embedded."""
+    error = error_of(fault, target, answer=answer, indices=part.places, retry_after=None)
+    error.message = f"{_ALONE} {error.message}"
+    return error
+
+
 def _give_up(
     fault: Fault, part: Batch, job: Job, target: Target, *, answer: Answer, asked: float | None
 ) -> MultiEmbedError:
@@ -250,6 +331,10 @@ def _general(fault: Fault, part: Batch, job: Job) -> bool:
     if fault.kind == "invalid" and not job.served:
         job.doubtful += len(part.texts) == 1
         return job.doubtful > 1  # two texts, each refused alone
+    if fault.form is not None and not job.served:
+        job.malformed += 1
+        if job.malformed > 1:
+            return True
     weather = job.gate.weather
     if MEANINGS[fault.kind].retry and not weather.trusted:
         job.lost += 1

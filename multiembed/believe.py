@@ -6,7 +6,7 @@ import binascii
 import math
 from base64 import b64decode
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -14,11 +14,29 @@ from multiembed.cut import row_in
 from multiembed.records import SparseVector
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from multiembed.records import Output, RawItem, RawReply, Vectors
+
+_T = TypeVar("_T")
+
+
+class IncompleteError(ValueError):
+    """An answer that lacks vectors or repeats one. Unlike other faults of form, the next answer may well be good."""
+
+
+class BadRowsError(ValueError):
+    """Some vectors of an otherwise good answer are not usable.
+
+    Attributes:
+        rows: their positions in the request, ascending.
+    """
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        super().__init__(reasons[min(reasons)])
+        self.rows = tuple(sorted(reasons))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +48,8 @@ class Believed:
     sparse: list[SparseVector] | None
     total_tokens: int | None
     request_id: str | None
+    model: str | None = None
+    """The model that the server named."""
 
 
 def believe(reply: RawReply, *, texts: int, dimensions: int | None, output: Output) -> Believed:
@@ -42,14 +62,16 @@ def believe(reply: RawReply, *, texts: int, dimensions: int | None, output: Outp
         output: what was asked for.
 
     Raises:
-        ValueError: they cannot, and why.
+        BadRowsError: some vectors are not usable.
+        ValueError: the answer as a whole is not usable; the message says why.
     """
     items = _in_order(reply.items, texts)
     return Believed(
         dense=None if output == "sparse" else _dense([item.dense for item in items], dimensions),
-        sparse=None if output == "dense" else [_sparse(item.sparse, place) for place, item in enumerate(items)],
+        sparse=None if output == "dense" else _read_rows(_sparse, [item.sparse for item in items]),
         total_tokens=reply.total_tokens,
         request_id=reply.request_id,
+        model=reply.model,
     )
 
 
@@ -76,28 +98,56 @@ def mean_of(parts: Sequence[tuple[Sequence[int], Believed]], weights: Sequence[i
 
 
 def _in_order(items: Sequence[RawItem], texts: int) -> list[RawItem]:
-    """The items by their index, which must be 0, 1, …, texts - 1, each once."""
+    """The items by their index, which must be 0, 1, …, texts - 1, each once.
+
+    One vector for one text needs no index: there is no order to get wrong.
+    """
     if len(items) != texts:
-        raise ValueError(f"{texts} texts were sent and {len(items)} vectors came back")
+        raise IncompleteError(f"{texts} texts were sent and {len(items)} vectors came back")
+    if texts == 1 and items[0].index is None:
+        return list(items)
     ordered: list[RawItem | None] = [None] * texts
     for item in items:
         index = item.index
         if type(index) is not int or not 0 <= index < texts:
             raise ValueError(f"a vector has the index {index!r:.40}, which is no position of the {texts} texts")
         if ordered[index] is not None:
-            raise ValueError(f"two vectors have the index {index}")
+            raise IncompleteError(f"two vectors have the index {index}")
         ordered[index] = item
     return ordered  # type: ignore[return-value] # as many distinct positions as places: none is left empty
 
 
+def _read_rows(read: Callable[[object, int], _T], raw: Sequence[object]) -> list[_T]:
+    """Each vector as `read` gives it.
+
+    Raises:
+        BadRowsError: `read` refused some of them.
+    """
+    rows, bad = [], {}
+    for place, value in enumerate(raw):
+        try:
+            rows.append(read(value, place))
+        except ValueError as error:
+            bad[place] = str(error)
+    if bad:
+        raise BadRowsError(bad)
+    return rows
+
+
 def _dense(raw: Sequence[object], dimensions: int | None) -> Vectors:
-    rows = [_row(value, place) for place, value in enumerate(raw)]
-    dimensions = dimensions or len(rows[0])
-    for place, row in enumerate(rows):
-        if len(row) != dimensions:
+    def read(value: object, place: int) -> NDArray[Any]:
+        row = _row(value, place)
+        if dimensions is not None and len(row) != dimensions:
             raise ValueError(f"vector {place} has {len(row)} dimensions where {dimensions} were expected")
+        return row
+
+    rows = _read_rows(read, raw)
+    size = len(rows[0])
+    for place, row in enumerate(rows):
+        if len(row) != size:  # nothing tells which of the two lengths is right
+            raise ValueError(f"vector {place} has {len(row)} dimensions where {size} were expected")
     with np.errstate(over="ignore"):  # too large for float32 becomes infinity, which is refused
-        vectors = np.concatenate(rows, dtype=np.float32).reshape(len(rows), dimensions)
+        vectors = np.concatenate(rows, dtype=np.float32).reshape(len(rows), size)
     # One pass tells both: a sum of squares that is not finite holds a NaN or an infinity, and 0 is all zeros. In
     # float32 it is quick, but so are overflow and underflow: what it does not find good is summed up again.
     squares = np.einsum("ij,ij->i", vectors, vectors)
@@ -105,10 +155,10 @@ def _dense(raw: Sequence[object], dimensions: int | None) -> Vectors:
     if math.isfinite(sum(each)) and min(each) > 0.0:
         return vectors
     squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
-    if not np.isfinite(squares).all():
-        raise ValueError(f"vector {int(np.argmin(np.isfinite(squares)))} holds NaN or infinity")
-    if not squares.all():
-        raise ValueError(f"vector {int(np.argmin(squares))} is all zeros")
+    bad = {int(place): f"vector {place} is all zeros" for place in np.flatnonzero(squares == 0.0)}
+    bad |= {int(place): f"vector {place} holds NaN or infinity" for place in np.flatnonzero(~np.isfinite(squares))}
+    if bad:
+        raise BadRowsError(bad)
     return vectors
 
 

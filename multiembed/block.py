@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from multiembed.records import EmbeddingResult, SparseVector, Usage
 from multiembed.room import Room
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from multiembed.believe import Believed
     from multiembed.cache.contract import Found
@@ -62,6 +63,7 @@ class Block:
         self._places = [
             -1 if index in self._refused else unique.setdefault(text, len(unique)) for index, text in enumerate(texts)
         ]
+        self._place_of = unique
         self.texts = list(unique)
         """Each one once."""
         self._times = Counter(self._places)
@@ -72,6 +74,9 @@ class Block:
         self._limits = limits
         self._bins: Iterator[Bin] | None = None
         self._missing = len(self.texts)
+        self._done = bytearray(len(self.texts))
+        self._followers: dict[int, list[tuple[Block, int]]] = {}
+        """Other blocks, with their places, that wait for the vector of a text of this one."""
         self.usage = Usage()
 
     def __len__(self) -> int:
@@ -112,8 +117,39 @@ class Block:
             self._sparse[place] = vector
         known = set(found.positions)
         self._unsent = [place for place in self._unsent if place not in known]
-        self._missing -= len(known)
+        self._mark_done(known)
         self.usage += Usage(cached_texts=self.times(known))
+
+    def follow(self, other: Block) -> None:
+        """Take the vectors of texts that stand in another block from there, now or when they come.
+
+        To be called before the first batch is asked for. A text that failed there is sent again here.
+        """
+        unsent = []
+        for place in self._unsent:
+            theirs = other._place_of.get(self.texts[place])
+            if theirs is None or theirs in other._failures:
+                unsent.append(place)
+            elif other._done[theirs]:
+                other._hand_over(theirs, self, place)
+            else:
+                other._followers.setdefault(theirs, []).append((self, place))
+        self._unsent = unsent
+
+    def _hand_over(self, place: int, to: Block, at: int) -> None:
+        if place in self._failures:
+            to._failures[at] = copy.copy(self._failures[place])
+        else:
+            row = self._room.row(place)
+            if row is not None and not to._room.put([at], row):
+                to._failures[at] = to._mixed(row)
+            to._sparse[at] = self._sparse[place]
+        to._mark_done((at,))
+
+    def _mark_done(self, places: Collection[int]) -> None:
+        for place in places:
+            self._done[place] = 1
+        self._missing -= len(places)
 
     def take(self, outcome: Outcome) -> list[tuple[list[str], Believed]]:
         """Put one batch's outcome where it belongs; the texts and vectors that were good."""
@@ -129,10 +165,26 @@ class Block:
         self._failures.update(outcome.failures)
         return good
 
-    def settle(self, batch: Batch, usage: Usage) -> None:
-        """One batch is done with, and cost so much."""
+    def fail_rest(self, error: MultiEmbedError) -> None:
+        """Give the texts that have neither vector nor error this error."""
+        rest = [place for place, done in enumerate(self._done) if not done]
+        self._failures.update(dict.fromkeys(rest, error))
+        self._mark_done(rest)
+
+    def settle(self, batch: Batch, usage: Usage) -> list[Block]:
+        """One batch is done with, and cost so much.
+
+        Returns:
+            Other blocks that some of its texts' vectors were for, too.
+        """
         self.usage += usage
-        self._missing -= len(batch.places)
+        self._mark_done(batch.places)
+        others = []
+        for place in batch.places if self._followers else ():
+            for other, at in self._followers.pop(place, ()):
+                self._hand_over(place, other, at)
+                others.append(other)
+        return others
 
     def result(self) -> EmbeddingResult:
         """The vectors in the order of the caller's texts; rows of texts that failed are NaN, and named.

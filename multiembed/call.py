@@ -61,7 +61,8 @@ class Call:
         self._wake = wake
         self._space = target.fingerprint(role) if runtime.caches else ""
         self._lock = threading.Lock()
-        self._telling = threading.Lock()
+        self._last: Block | None = None
+        """The block that was handed out last; its texts are not paid for again."""
         self._open: deque[Block] = deque()
         """In order; the first is the next one to be handed out."""
         self._sending: deque[Block] = deque()
@@ -105,20 +106,32 @@ class Call:
             raise _empty(refused, len(checked))
         self._texts += len(checked)
         cache = self._runtime.cache
-        limits = learned(self._target.limits, self.job.lessons, self.job.ceilings)
+        limits = learned(self._target.limits, self.job.lessons, self.job.ceilings, self.job.clock())
         block = Block(checked, self.job, limits, {index: _empty([index], 1) for index in refused}, lists=lists)
         if cache is not None:
             self._describe(cache)
             block.fill(cache.get(self._space, block.texts))
-        self._usage += block.usage
+        with self._lock:
+            for other in ([] if self._last is None else [self._last]) + list(self._open):
+                block.follow(other)
+            self._usage += block.usage
+            self._open.append(block)
+            self._sending.append(block)
         self._runtime.tally.add(block.usage, texts=block.ahead, failed=len(refused))
         if self._bar is not None:
             self._bar.announce(len(block))
             self._bar.done(block.ahead)
-        with self._lock:
-            self._open.append(block)
-            self._sending.append(block)
         return block
+
+    def end(self) -> None:
+        """Give all texts that wait for an answer the error that ended the call."""
+        error = self.job.fatal
+        if error is None:
+            return
+        with self._lock:
+            for block in self._open:
+                block.fail_rest(error)
+        self._wake()
 
     def _describe(self, cache: VectorCache) -> None:
         """Tell the cache what the space is, for people."""
@@ -138,6 +151,7 @@ class Call:
             blocks=self.blocks,
             briefly=getattr(self._runtime.cache, "local", False),
             wake=self._wake,
+            end=self.end,
         )
 
     @property
@@ -162,28 +176,34 @@ class Call:
             return
         usage = usage_of(outcome, self._target)
         good = block.take(outcome)
-        if cache is not None:
-            for texts, believed in good:
-                cache.put(self._space, texts, believed.dense, believed.sparse)
-        with self._telling:
-            block.settle(batch, usage)
-            self._usage += usage
-            if self._bar is not None:
+        try:
+            if cache is not None:
+                for texts, believed in good:
+                    cache.put(self._space, texts, believed.dense, believed.sparse)
+        finally:
+            with self._lock:
+                others = block.settle(batch, usage)
+                self._usage += usage
+            self._runtime.tally.add(
+                usage,
+                texts=block.times(batch.places),
+                failed=block.times(outcome.failures),
+                rate_errors=outcome.rate_errors,
+                seconds=outcome.seconds,
+            )
+            if block.whole or others:
+                self._wake()
+        if self._bar is not None:
+            with self._lock:
                 self._bar.done(block.times(batch.places))
-        self._runtime.tally.add(
-            usage,
-            texts=block.times(batch.places),
-            failed=block.times(outcome.failures),
-            rate_errors=outcome.rate_errors,
-            seconds=outcome.seconds,
-        )
-        if block.whole:
-            self._wake()
 
     def first(self) -> Block | None:
         """The first open block, if it is whole, which is then no longer open."""
         with self._lock:
-            return self._open.popleft() if self._open and self._open[0].whole else None
+            if not self._open or not self._open[0].whole:
+                return None
+            self._last = self._open.popleft()
+            return self._last
 
     @property
     def opened(self) -> int:
@@ -207,9 +227,9 @@ class Call:
         self._span.end(self._usage, None if isinstance(error, GeneratorExit) else error)
 
 
-def learned(limits: Limits, lessons: Lessons, ceilings: Ceilings) -> Limits:
+def learned(limits: Limits, lessons: Lessons, ceilings: Ceilings, now: float) -> Limits:
     """The model's limits, with what the server has taught of them, in the measure of our estimate of tokens."""
-    cap = lessons.max_items
+    cap = lessons.max_items_at(now)
     most = min(limits.max_tokens_per_request or math.inf, ceilings.most_tokens)
     return replace(
         limits,
@@ -242,7 +262,7 @@ def foresee(
         known = set(runtime.cache.get(target.fingerprint(role), unique).positions)
         unique = [text for place, text in enumerate(unique) if place not in known]
     measured = list(sizes(unique, role, target, count))
-    requests = sum(1 for _ in pack(measured, learned(target.limits, lessons, ceilings)))
+    requests = sum(1 for _ in pack(measured, learned(target.limits, lessons, ceilings, time.monotonic())))
     if lessons.per_estimate is None:  # no bill has come yet that tells how far the estimate is off
         tokens = round(sum(map(expect, target.prepare(unique, role))))
     else:

@@ -81,7 +81,9 @@ class EmbeddingClient:
         """As `embed`, without blocking the event loop."""
         from multiembed.block import whole
         from multiembed.drive import TaskCrew, aside
+        from multiembed.reactor.tasks import running_loop
 
+        running_loop()
         with self._call(role) as call:
             block = await aside(partial(call.open, lists=lists), texts, blocks=call.blocks)
             await TaskCrew(call.work(), self._living().send).run()

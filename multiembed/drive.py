@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from multiembed.errors import MultiEmbedError, unexpected
 from multiembed.flow import exchange
-from multiembed.job import WITHHELD, Send
+from multiembed.job import WITHHELD, Outcome, Send
 from multiembed.reactor.tasks import TaskReactor
 from multiembed.reactor.threads import ThreadReactor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterator
 
-    from multiembed.job import Answer, Batch, Job, Outcome, Step
+    from multiembed.job import Answer, Batch, Job, Step
     from multiembed.place import Place
     from multiembed.reactor.contract import Reactor, Signal
     from multiembed.records import WireRequest
@@ -50,6 +51,8 @@ class Work:
     """Whether that is no longer than a local disk takes: other hands may wait for it, an event loop may not."""
     wake: Callable[[], object] = _nobody
     """Called when a hand broke down, for whoever waits for the outcomes."""
+    end: Callable[[], object] = _nobody
+    """Called when the call cannot go on and nothing is under way any more."""
 
 
 async def aside(act: Callable[..., _T], *args: Any, blocks: bool) -> _T:
@@ -62,7 +65,7 @@ class _Hands:
 
     def __init__(self, work: Work, send: Callable[[WireRequest, Reactor], Awaitable[Answer]], reactor: Reactor) -> None:
         self.error: BaseException | None = None
-        """What broke a hand."""
+        """What ends the call at once, such as Ctrl-C."""
         self._work = work
         self._send = send
         self._reactor = reactor
@@ -87,7 +90,7 @@ class _Hands:
         if batch is not None:
             self._count += 1
             self._queueing += 1
-            self._reactor.start(partial(self._help, batch), self.fail)
+            self._reactor.start(partial(self._help, batch), self.break_off)
 
     def more(self) -> bool:
         """Whether there is another batch, which is then taken up next."""
@@ -107,15 +110,37 @@ class _Hands:
                 signal.set()
 
     def fail(self, error: BaseException) -> None:
-        """The call cannot be brought to its end."""
+        """The call cannot go on. After an exception, it keeps the results that it has."""
+        if not isinstance(error, Exception):
+            self.break_off(error)
+            return
+        job = self._work.job
+        job.fatal = job.fatal or self._as_error(error)
+        self.stop()
+        self._end()
+        self._work.wake()
+
+    def break_off(self, error: BaseException) -> None:
+        """End the call at once."""
         self.error = self.error or error
         self.stop()
         self._work.wake()
 
     def check(self) -> None:
-        """Raise what broke a hand."""
+        """Raise what ends the call at once."""
         if self.error is not None:
             raise self.error
+
+    def _as_error(self, error: Exception) -> MultiEmbedError:
+        if isinstance(error, MultiEmbedError):
+            return error
+        target = self._work.job.target
+        return unexpected(error, provider=target.provider.id, model=target.facts.name)
+
+    def _end(self) -> None:
+        """See that no text is waited for in vain, once nothing is under way in a call that cannot go on."""
+        if self.stopped and not self._count and self.error is None and self._work.job.fatal is not None:
+            self._work.end()
 
     def _take(self) -> Batch | None:
         left, self._left = self._left, None
@@ -124,8 +149,11 @@ class _Hands:
     async def _help(self, batch: Batch | None) -> None:
         try:
             while batch is not None:
-                outcome = await self._play(exchange(batch, self._work.job))
-                if outcome is not None:
+                outcome = Outcome()
+                reason = await self._embed(batch, outcome)
+                untouched = self.stopped and self._work.job.fatal is None and not outcome.requests
+                if not untouched:
+                    outcome.fail_rest(batch, reason or _broken_off())
                     await self._put_away(batch, outcome)
                 batch = self._take()
         except (asyncio.CancelledError, GeneratorExit):
@@ -135,6 +163,22 @@ class _Hands:
         finally:
             self._count -= 1
             self._queueing -= 1
+            self._end()
+
+    async def _embed(self, batch: Batch, outcome: Outcome) -> MultiEmbedError | None:
+        """Run a batch's flow; the error of the texts that have no result, if there are any.
+
+        What goes wrong in one batch leaves the others alone: they are paid for.
+        """
+        try:
+            if await self._play(exchange(batch, self._work.job, outcome)):
+                return None
+        except MultiEmbedError as error:  # raised instead of returned: nothing can be sent
+            self.fail(error)
+            return error
+        except Exception as error:  # noqa: BLE001 - whatever it is, other batches are paid for
+            return self._as_error(error)
+        return self._work.job.fatal or _broken_off()
 
     async def _put_away(self, batch: Batch, outcome: Outcome) -> None:
         if self._work.blocks and not (self._work.briefly and self._reactor.loop is None):
@@ -142,7 +186,8 @@ class _Hands:
         else:
             self._work.done(batch, outcome)
 
-    async def _play(self, flow: Generator[Step, Answer, Outcome]) -> Outcome | None:
+    async def _play(self, flow: Generator[Step, Answer, Outcome]) -> bool:
+        """Run a flow; whether it came to its end."""
         place: Place | None = None
         try:
             step = next(flow)
@@ -159,9 +204,8 @@ class _Hands:
                     with self._out() if step.seconds > 0.0 else nullcontext():
                         await self._rest(step.seconds)
                     step = next(flow)
-        except StopIteration as end:
-            outcome: Outcome = end.value
-            return outcome
+        except StopIteration:
+            return True
         except BaseException as error:
             if place is not None:  # Ctrl-C may have come while it was given back
                 place.let_go(type(error))
@@ -170,7 +214,7 @@ class _Hands:
             if place is not None:
                 self._queue.discard(place)
             flow.close()
-        return None
+        return False
 
     async def _answer(self, step: Send) -> Answer:
         if self.stopped or self._work.job.fatal is not None:  # what happened while it stood in the queue
@@ -194,6 +238,10 @@ class _Hands:
             yield
         finally:
             self._queueing += 1
+
+
+def _broken_off() -> MultiEmbedError:
+    return MultiEmbedError("The call was broken off before this text had an answer. Call again.")
 
 
 class Crew:

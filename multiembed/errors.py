@@ -25,6 +25,7 @@ error that cannot be unpickled hangs a process pool for ever.
 
 from __future__ import annotations
 
+import traceback
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -155,6 +156,21 @@ class RequestTimeoutError(MultiEmbedError):
 
 class DeadlineExceededError(MultiEmbedError):
     """The whole call took longer than `deadline` seconds."""
+
+
+def unexpected(error: Exception, *, provider: str, model: str) -> MultiEmbedError:
+    """The error for an exception that no code expects. Its words may repeat anything, so only its place is named."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    place = ""
+    if frames:
+        frame, line = frames[-1]
+        place = f" in {frame.f_globals.get('__name__', '?')}, line {line}"
+    return MultiEmbedError(
+        f"An unexpected {type(error).__name__}{place} stopped these texts; other texts are not affected. Please report "
+        "it, with what was embedded and the version of multiembed.",
+        provider=provider,
+        model=model,
+    )
 
 
 class PartialFailureError(MultiEmbedError):

@@ -6,29 +6,39 @@ opens a socket and never reads a clock that it was not given. The hands of a cal
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from multiembed.attempts import Doubt, Split, attempt
+from multiembed.attempts import Doubt, Isolate, Separate, Split, attempt
 from multiembed.believe import Believed, mean_of
 from multiembed.errors import InputTooLongError, MalformedResponseError, MultiEmbedError
+from multiembed.isolation import BLIND_REQUESTS
 from multiembed.job import Batch, Outcome, Wait
 from multiembed.lengths import cut_up, shorten
 from multiembed.plan import pack
+from multiembed.retry import back_off
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from multiembed.attempts import Story
+    from multiembed.attempts import Result, Story
+    from multiembed.isolation import FailureCount
     from multiembed.job import Answer, Job, Step
 
 _SHRINK = 0.7
 """What is left of a text that the server still finds too long."""
 
 
-def exchange(batch: Batch, job: Job) -> Generator[Step, Answer, Outcome]:
-    """Play one batch to its end: every text of it has a vector or an error afterwards."""
-    outcome = Outcome()
+def exchange(batch: Batch, job: Job, outcome: Outcome | None = None) -> Generator[Step, Answer, Outcome]:
+    """Embed one batch: every text of it has a vector or an error afterwards.
+
+    Args:
+        batch: its texts.
+        job: what all batches of the call share.
+        outcome: where results go as they come. It is complete only at the end, and correct also before.
+    """
+    outcome = Outcome() if outcome is None else outcome
     compute = job.target.provider.compute
     if compute is None:
         yield from _settle(batch, job, outcome)
@@ -39,7 +49,9 @@ def exchange(batch: Batch, job: Job) -> Generator[Step, Answer, Outcome]:
     return outcome
 
 
-def _settle(part: Batch, job: Job, outcome: Outcome, *, known_ill: bool = False) -> Generator[Step, Answer, bool]:
+def _settle(
+    part: Batch, job: Job, outcome: Outcome, *, known_ill: bool = False, failing: FailureCount | None = None
+) -> Generator[Step, Answer, bool]:
     """Embed what can be embedded of a part; True when no text of it was ill.
 
     Args:
@@ -47,25 +59,45 @@ def _settle(part: Batch, job: Job, outcome: Outcome, *, known_ill: bool = False)
         job: what all parts share.
         outcome: where vectors and errors go.
         known_ill: one of the texts is known to be refused, so that they need not be sent together again.
+        failing: how often these texts have failed already, alone or with others.
     """
-    count = len(part.texts)
     shortened = outcome.shortened
-    cap = job.lessons.max_items
-    came: Believed | MultiEmbedError | Split | Doubt
+    came = yield from _embed(part, job, outcome, known_ill=known_ill, failing=failing)
+    well = yield from _follow(part, came, job, outcome)
+    return well and outcome.shortened == shortened
+
+
+def _embed(
+    part: Batch, job: Job, outcome: Outcome, *, known_ill: bool = False, failing: FailureCount | None = None
+) -> Story:
+    """Send a part, unless it is known already what would come of it."""
+    count = len(part.texts)
+    cap = job.lessons.max_items_at(job.clock())
     if job.fatal is not None:
-        came = job.fatal
-    elif known_ill and count > 1:
-        came = Split(count // 2, one_culprit=True)
-    elif cap is not None and count > cap:
-        came = Split(cap, one_culprit=False)
-    else:
-        came = yield from (attempt if count > 1 else _alone)(part, job, outcome)
+        return job.fatal
+    if known_ill and count > 1:
+        return Split(count // 2, one_culprit=True)
+    if cap is not None and count > cap:
+        return Split(cap, one_culprit=False)
+    return (yield from (attempt if count > 1 else _alone)(part, job, outcome, failing))
+
+
+def _follow(part: Batch, came: Result, job: Job, outcome: Outcome) -> Generator[Step, Answer, bool]:
+    """Do what follows from what came of a part; True when no text of it was ill."""
     if isinstance(came, Believed):
         outcome.believed.append((part.places, came))
-        job.served, job.lost = True, 0
-        return outcome.shortened == shortened
+        job.served, job.lost, job.isolated_in_vain = True, 0, False
+        return True
     if isinstance(came, MultiEmbedError):
         outcome.failures.update(dict.fromkeys(part.places, came))
+        return False
+    if isinstance(came, Isolate):
+        yield from _isolate(part, came, job, outcome)
+        return False
+    if isinstance(came, Separate):
+        without, bad = _separated(part, came.rows)
+        yield from _settle(without, job, outcome)
+        yield from _settle(bad, job, outcome, failing=came.failing.divided(probing=False, isolated=True))
         return False
     if isinstance(came, Doubt):
         before, shortest, after = _around_the_shortest(part)
@@ -80,10 +112,74 @@ def _settle(part: Batch, job: Job, outcome: Outcome, *, known_ill: bool = False)
     return well
 
 
-def _alone(part: Batch, job: Job, outcome: Outcome) -> Story:
+def _isolate(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Generator[Step, Answer, None]:
+    """Halve a failing part, and the halves that fail, until the texts that make requests fail stand alone.
+
+    The halves of a round go out one after another, each once and without a back-off: one bad text of n takes about
+    2 * log2(n) requests. Where both halves fail and no other request of the account succeeds meanwhile, the shortest
+    text alone is tried. If that fails too, it is an outage, and the part goes on with its retries.
+    """
+    if found.delay:
+        yield Wait(found.delay)
+    suspects, failing, successes = [part], found.failing, job.gate.successes
+    while suspects:
+        failing = failing.divided(probing=True)
+        suspects = yield from _probe(suspects, failing, job, outcome)
+        failing = replace(failing, failures=1)
+        if suspects and job.gate.successes == successes:
+            suspects = yield from _try_shortest(part, found.failing, job, outcome)
+        for each in [each for each in suspects if len(each.texts) == 1]:
+            suspects.remove(each)
+            yield from _settle(each, job, outcome, failing=failing.divided(probing=False, isolated=True))
+
+
+def _try_shortest(
+    part: Batch, failing: FailureCount, job: Job, outcome: Outcome
+) -> Generator[Step, Answer, list[Batch]]:
+    """Send the shortest text alone, to tell bad texts from an outage.
+
+    Args:
+        part: what fails, in halves too.
+        failing: how often it had before.
+        job: what all parts share.
+        outcome: where vectors and errors go.
+
+    Returns:
+        The suspects that are left; none after an outage, in which the part has gone on with its retries.
+    """
+    failures = failing.failures + BLIND_REQUESTS
+    before, shortest, after = _around_the_shortest(part)
+    yield Wait(job.waits(back_off(failures - 1, job.chance())))
+    came = yield from _embed(shortest, job, outcome, failing=failing.divided(probing=True))
+    if not isinstance(came, Isolate):
+        yield from _follow(shortest, came, job, outcome)
+        return [each for each in (before, after) if each.texts]
+    job.isolated_in_vain = True
+    yield Wait(job.waits(back_off(failures, job.chance())))
+    again = replace(failing, failures=failures, successes_before=job.gate.successes, failures_before=job.gate.failures)
+    yield from _settle(part, job, outcome, failing=again)
+    return []
+
+
+def _probe(
+    suspects: Sequence[Batch], failing: FailureCount, job: Job, outcome: Outcome
+) -> Generator[Step, Answer, list[Batch]]:
+    """Send the halves of each part once; those that fail again, as one of their texts may be the cause."""
+    failed = []
+    for suspect in suspects:
+        for half in _pieces(suspect, len(suspect.texts) // 2, halves=True):
+            came = yield from _embed(half, job, outcome, failing=replace(failing))
+            if isinstance(came, Isolate):
+                failed.append(half)
+            else:
+                yield from _follow(half, came, job, outcome)
+    return failed
+
+
+def _alone(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | None = None) -> Story:
     """Embed one text, which may be longer than the model takes."""
     if job.target.on_too_long == "error":
-        return (yield from attempt(part, job, outcome))
+        return (yield from attempt(part, job, outcome, failing))
     (text,) = part.texts
     most = job.target.limits.max_tokens_per_item
     if most is not None:
@@ -93,7 +189,7 @@ def _alone(part: Batch, job: Job, outcome: Outcome) -> Story:
             if job.target.on_too_long == "split" and len(text) > 1:  # one character is as short as it gets
                 return (yield from _in_pieces(cut_up(text, most, job.count), part, job, outcome))
             text = shorten(text, most, job.count)
-        came = yield from attempt(Batch(part.places, (text,)), job, outcome)
+        came = yield from attempt(Batch(part.places, (text,)), job, outcome, failing)
         # What no quota has room for has no status, and is not cut for it: a vector must not tell of its account.
         if not isinstance(came, InputTooLongError) or came.status is None or len(text) == 1:
             return came
@@ -141,6 +237,20 @@ def _pieces(part: Batch, size: int, *, halves: bool) -> list[Batch]:
     starts = (0, size) if halves else range(0, len(part.texts), size)
     ends = [*starts[1:], len(part.texts)]
     return [Batch(part.places[start:end], part.texts[start:end]) for start, end in zip(starts, ends, strict=True)]
+
+
+def _separated(part: Batch, rows: Sequence[int]) -> tuple[Batch, Batch]:
+    """The part without the texts at some positions, and these texts."""
+    apart = set(rows)
+    return _selected(part, [at for at in range(len(part.texts)) if at not in apart]), _selected(part, rows)
+
+
+def _selected(part: Batch, positions: Sequence[int]) -> Batch:
+    return Batch([part.places[at] for at in positions], [part.texts[at] for at in positions])
+
+
+def _joined(parts: Sequence[Batch]) -> Batch:
+    return Batch([place for part in parts for place in part.places], [text for part in parts for text in part.texts])
 
 
 def _no_mean(part: Batch, job: Job) -> MultiEmbedError:

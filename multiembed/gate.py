@@ -40,6 +40,10 @@ class Gate:
         self.pace = Pace()
         self.last_answer = float("-inf")
         """When the provider last did what was asked."""
+        self.successes = 0
+        """How often it did."""
+        self.failures = 0
+        """How often requests failed in another way than by a rate limit."""
         self._clock = clock
         self._lock = threading.Lock()
         self._inside: set[Place] = set()
@@ -101,6 +105,7 @@ class Gate:
         """A request was answered as it should be, and billed so many tokens."""
         with self._lock:
             now = self.last_answer = self._clock()
+            self.successes += 1
             if ticket is not None:
                 self.pace.passed(ticket, now, billed)
             if self.weather.answered():
@@ -109,6 +114,7 @@ class Gate:
     def failed(self, delay: float) -> None:
         """A request failed, and will wait so many seconds."""
         with self._lock:
+            self.failures += 1
             self.weather.failed(self._clock(), delay)
             self._wake()
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MAX_RETRIES = 5
 """Retries of one request, unless the user says."""
+CAP_SECONDS = 300.0
+"""Seconds for which a number of texts that a refusal named is kept to."""
 PATIENCE = 60.0
 """Seconds that a request outlasts an outage or a rate limit beyond these, where the account once worked."""
 
@@ -66,13 +68,23 @@ class Lessons:
     dimensions: int | None = None
     """The length of its vectors, once one was believed."""
     max_items: int | None = None
-    """The texts per request that it named when it refused more."""
+    """The texts per request that it named when it refused more; see `max_items_at`."""
+    max_items_until: float = 0.0
+    """When that is forgotten: a server that named it in error must not be believed for ever."""
     seconds: float | None = None
     """A running mean of the time from request to answer."""
     per_estimate: float | None = None
     """Tokens billed for each one estimated: a running mean, None before the first bill."""
     most_per_estimate: float = 1.0
     """The most of them lately: what is reserved and packed by."""
+
+    def learn_max_items(self, cap: int, now: float) -> None:
+        """The server refused more texts than `cap` in one request."""
+        self.max_items, self.max_items_until = min(cap, self.max_items_at(now) or cap), now + CAP_SECONDS
+
+    def max_items_at(self, now: float) -> int | None:
+        """The most texts in one request as the server named it; None when it did not, or some minutes ago."""
+        return self.max_items if now < self.max_items_until else None
 
     def saw(self, seconds: float) -> None:
         """Take one answered request into the mean."""
@@ -114,6 +126,12 @@ class Job:
     """Whether any text of the call has a vector."""
     doubtful: int = 0
     """Texts that were refused alone, for whatever reason, before any was served."""
+    malformed: int = 0
+    """Batches given up for a fault of the answers' form before any text was served."""
+    answering_model: str | None = None
+    """The model that the call's first answer named."""
+    isolated_in_vain: bool = False
+    """Whether a failing batch was divided without any part of it, or any other request, succeeding."""
     lost: int = 0
     """Batches given up as unreachable since one was served."""
     trouble: MultiEmbedError | None = None
@@ -136,6 +154,13 @@ class Outcome:
     """From request to answer, of each request that was answered."""
     shortened: int = 0
     """Texts that the server found too long and that went on cut or in pieces."""
+
+    def fail_rest(self, batch: Batch, error: MultiEmbedError) -> None:
+        """Give the texts of the batch that have neither vector nor error this error."""
+        if sum(len(places) for places, _ in self.believed) + len(self.failures) == len(batch.places):
+            return
+        done = {place for places, _ in self.believed for place in places} | self.failures.keys()
+        self.failures.update(dict.fromkeys((place for place in batch.places if place not in done), error))
 
     @property
     def total_tokens(self) -> int | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import orjson
 
 from multiembed import errors
-from multiembed.believe import Believed, believe
+from multiembed.believe import Believed, IncompleteError, believe
 from multiembed.cut import cut, put_back
 from multiembed.records import Fault, TransportFailure
 from multiembed.twice import says_twice
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _FIRST_BYTES = 200
 _LONGEST_MESSAGE = 300
 _SHORTEST_KEY = 8
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +138,14 @@ def judge(
         return Fault(answer.kind, message=answer.detail)
     if 300 <= answer.status < 400:
         return Fault("redirect", message=f"Location: {_host(answer.headers.get('location', ''))}")
-    pieces = None if target.output == "sparse" else cut(answer.body)
+    body = answer.body.removeprefix(_BYTE_ORDER_MARK)
+    pieces = None if target.output == "sparse" else cut(body)
     if pieces:
         judged = _judge(pieces.rest, pieces.vectors, answer.status, target, texts=texts, dimensions=dimensions)
         if isinstance(judged, Believed):
             return judged
     # Not plain and good, so that it is read whole to say what is the matter.
-    return _judge(answer.body, None, answer.status, target, texts=texts, dimensions=dimensions)
+    return _judge(body, None, answer.status, target, texts=texts, dimensions=dimensions)
 
 
 def _judge(
@@ -170,7 +173,17 @@ def _judge(
             put_back(raw.items, vectors)
         return believe(raw, texts=texts, dimensions=dimensions, output=target.output)
     except ValueError as error:
-        return Fault("malformed", message=f"{error}; the body begins {_begin(text, target)!r}")
+        return Fault(
+            "malformed",
+            message=f"{error}; the body begins {_begin(text, target)!r}",
+            bad_rows=getattr(error, "rows", ()),
+            form=None if isinstance(error, IncompleteError) or _is_damaged(text, body) else str(error),
+        )
+
+
+def _is_damaged(text: bytes, body: object) -> bool:
+    """Whether a body is empty, or begins as JSON and is not JSON: the answer was damaged on its way."""
+    return isinstance(body, str) and text.lstrip()[:1] in (b"", b"{", b"[")
 
 
 def error_of(
@@ -224,8 +237,16 @@ def _parse(body: bytes, target: Target) -> object:
     try:
         parsed: object = orjson.loads(body)
     except orjson.JSONDecodeError:
+        if (
+            b"NaN" not in body and b"Infinity" not in body
+        ):  # which Python's servers write, though JSON has no such numbers
+            return _begin(body, target)
+    else:
+        return parsed
+    try:
+        return cast("object", json.loads(body))
+    except ValueError:
         return _begin(body, target)
-    return parsed
 
 
 def _begin(body: bytes, target: Target) -> str:

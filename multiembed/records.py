@@ -99,6 +99,8 @@ class WireRequest:
     timeout: float
     """Seconds for the attempt as a whole."""
     max_reply_bytes: int
+    fresh: bool = False
+    """Whether to use a new connection, and to close those to this server that are idle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,8 @@ class WireReply:
     body: bytes = field(repr=False)
     seconds: float = 0.0
     """From the first byte sent to the last one received."""
+    requests: int = 1
+    """Requests that were sent for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,8 @@ class RawReply:
     items: Sequence[RawItem]
     total_tokens: int | None = None
     request_id: str | None = None
+    model: str | None = None
+    """The model that the server names in its answer, where it names one."""
 
 
 FaultKind: TypeAlias = Literal[
@@ -160,6 +166,10 @@ class Fault:
     """The number of texts per request that the provider's words name."""
     quota: Quota | None = None
     """Of what the account has used too much, where the provider's words tell."""
+    bad_rows: tuple[int, ...] = ()
+    """Positions, in the request, of the vectors that are not usable; only where the other vectors are."""
+    form: str | None = None
+    """What is wrong with the form of a complete answer. A server that answers so twice will always do."""
 
 
 # ── results ──────────────────────────────────────────────────────────────────────────────────────

@@ -52,6 +52,14 @@ class Room:
             made.extend(array("f", row.tobytes()))  # a list in between would be one copy more
         return True
 
+    def row(self, place: int) -> Vectors | None:
+        """The vector at a place that was put there, shape (1, dimensions); None when none was put anywhere."""
+        if self.dimensions is None:
+            return None
+        if self._lists is None:
+            return self._array[place : place + 1]
+        return np.array([self._lists[place]], dtype=np.float32)
+
     def lists(self) -> list[list[float]] | None:
         """The vectors as they stand, if plain lists were wanted."""
         return self._lists

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from multiembed.block import Block, whole
 from multiembed.drive import Crew, TaskCrew, aside
 from multiembed.errors import ConfigurationError
+from multiembed.reactor.tasks import running_loop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -115,7 +116,7 @@ async def astream(
     on_error: OnError,
 ) -> AsyncIterator[EmbeddingResult]:
     """As `stream`, in tasks; the source may be asynchronous, too."""
-    woken, loop = asyncio.Event(), asyncio.get_running_loop()
+    woken, loop = asyncio.Event(), running_loop()
     source = aiter(texts) if isinstance(texts, AsyncIterable) else iter(texts)
     with make(lambda: loop.call_soon_threadsafe(woken.set)) as call:
         reading = _Reading(call.job.target.limits.max_items)

@@ -11,6 +11,9 @@ _COLONS = re.compile(rb'"[ \t\r\n]*:')
 def says_twice(text: bytes, parsed: object) -> bool:
     """Whether an object of the text holds a key twice.
 
+    Raises:
+        ValueError: the text is nested too deeply to tell.
+
     Counting colons, and then only those behind quotes, and comparing with the keys that came out is fast; only where
     the numbers differ, which a token such as `":` can also make, the text is read again slowly.
     """
@@ -49,6 +52,8 @@ def _twice(text: bytes) -> bool:
         json.loads(text, object_pairs_hook=_once)
     except _TwiceError:
         return True
+    except RecursionError:  # Python 3.11 gives up at about 1,000 levels
+        raise ValueError("the body is nested too deeply") from None
     except ValueError:
         return False  # the fast parser took it, and what it means is judged elsewhere
     return False

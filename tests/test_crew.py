@@ -198,24 +198,31 @@ def test_a_ceiling_on_concurrency_is_reached_over_the_wire(door, told):
 
 
 @pytest.mark.parametrize("breaks_at", [1, 2, 20])
-def test_what_breaks_a_hand_is_raised_in_the_caller_and_the_others_take_no_more(play, breaks_at):
+def test_an_exception_in_one_batch_fails_that_batch_only(play, breaks_at):
+    """FINDINGS A2: what is paid for in the other batches is kept."""
     job = job_of(told=4)
-    with pytest.raises(ZeroDivisionError):
-        play(job, 200, breaks_at=breaks_at)
+    play(job, 200, breaks_at=breaks_at)
     assert nobody_is_left()
-    assert len(play.sent) <= breaks_at + 4
+    assert len(play.sent) == len(play.done) == 200
+    failed = [(batch, outcome) for batch, outcome in play.done if outcome.failures]
+    ((batch, outcome),) = failed
+    assert list(outcome.failures) == batch.places
+    assert "ZeroDivisionError" in str(outcome.failures[batch.places[0]])
     assert job.gate.in_flight == 0
+    assert job.fatal is None
 
 
-def test_an_error_while_an_outcome_is_put_away_reaches_the_caller(play):
-    job, plan = job_of(told=3), iter(batches(30))
+def test_an_exception_while_an_outcome_is_stored_ends_the_call(play):
+    job, plan, ended = job_of(told=3), iter(batches(30)), []
 
     def done(*_):
         raise ZeroDivisionError
 
-    work = Work(take=lambda: next(plan, None), job=job, workers=8, done=done)
-    with pytest.raises(ZeroDivisionError):
-        run(play.kind, work, answer_at_once)
+    work = Work(take=lambda: next(plan, None), job=job, workers=8, done=done, end=lambda: ended.append(job.fatal))
+    run(play.kind, work, answer_at_once)
+    assert "ZeroDivisionError" in str(job.fatal)
+    assert ended
+    assert set(ended) == {job.fatal}
     assert nobody_is_left()
     assert job.gate.in_flight == 0
 

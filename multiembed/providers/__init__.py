@@ -60,6 +60,8 @@ def split_model(model: str) -> tuple[Provider, str]:
     if not name:
         known = ", ".join(facts.name for facts in provider.models) or "any that it serves"
         raise ConfigurationError(f"{model!r} names no model. Models of {provider.id}: {known}.")
+    if not name.isprintable():  # a lone surrogate cannot be sent, a control character is a mistake
+        raise ConfigurationError(f"The model's name {name!a:.80} holds characters that cannot be part of one.")
     return provider, name
 
 

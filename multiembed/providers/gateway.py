@@ -72,6 +72,7 @@ def _decode(payload: Mapping[str, Any]) -> RawReply:
         items=items_in(inner["data"]),
         total_tokens=tokens_in(payload) if total_tokens is None else total_tokens,
         request_id=text_of(payload.get("request_id")) or text_of(inner.get("id")),
+        model=text_of(inner.get("model")) or text_of(payload.get("model")),
     )
 
 

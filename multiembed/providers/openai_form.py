@@ -27,6 +27,7 @@ def decode(payload: Mapping[str, Any]) -> RawReply:
         items=items_in(payload.get("data")),
         total_tokens=tokens_in(payload),
         request_id=text_of(payload.get("id")),
+        model=text_of(payload.get("model")),
     )
 
 

@@ -7,10 +7,28 @@ import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from multiembed.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 _T = TypeVar("_T")
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of the caller.
+
+    Raises:
+        ConfigurationError: it does not run in one of asyncio.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    raise ConfigurationError(
+        "Async calls need an event loop of asyncio (or uvloop), and none runs here. Under trio, call the sync method "
+        "in a thread: await trio.to_thread.run_sync(client.embed, texts)."
+    )
 
 
 class TaskSignal:
@@ -45,7 +63,7 @@ class TaskReactor:
     blocked = None
 
     def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop = running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 

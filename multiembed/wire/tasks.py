@@ -51,7 +51,7 @@ class LoopSession:
         connection = None
         try:
             async with asyncio.timeout(request.timeout):
-                connection = self._kept(route) or await self._connect(route, request.timeout)
+                connection = self._kept(route, fresh=request.fresh) or await self._connect(route, request.timeout)
                 await connection.exchange(data, answer)
             return answer.result(time.monotonic() - begun)
         except OSError as error:
@@ -88,11 +88,11 @@ class LoopSession:
                 if leaving:
                     await asyncio.wait(leaving)
 
-    def _kept(self, route: Route) -> _Connection | None:
+    def _kept(self, route: Route, *, fresh: bool) -> _Connection | None:
         idle = self._idle.setdefault(route, [])
         while idle:
             connection = idle.pop()
-            if connection.fresh():
+            if not fresh and connection.fresh():
                 return connection
             connection.abort()
         return None

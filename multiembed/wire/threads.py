@@ -45,7 +45,7 @@ class Pool:
         answer = Answer(request.max_reply_bytes)
         connection = None
         try:
-            connection = self._kept(route) or await _connect(route, reactor, ends)
+            connection = self._kept(route, fresh=request.fresh) or await _connect(route, reactor, ends)
             connection.reactor, connection.ends = reactor, ends
             await connection.exchange(data, answer)
             return answer.result(time.monotonic() - begun)
@@ -66,14 +66,14 @@ class Pool:
             while idle:
                 idle.pop().close()
 
-    def _kept(self, route: Route) -> _Connection | None:
+    def _kept(self, route: Route, *, fresh: bool) -> _Connection | None:
         idle = self._idle.setdefault(route, [])
         while True:
             try:
                 connection = idle.pop()
             except IndexError:
                 return None
-            if connection.fresh():
+            if not fresh and connection.fresh():
                 return connection
             connection.close()
 

@@ -1,0 +1,83 @@
+"""Recognises a response that a server has already sent for another request: a late copy on a kept connection.
+
+A server or proxy that sends an answer twice, the second time a moment later, makes the copy the answer to the next
+request on that connection: well-formed, of the right length, and of another text. Of 300 calls, 44 to 151 got another
+text's vector so (2026-11-28); any HTTP/1.1 client would. So the checksums of a host's last responses are kept, each
+with that of its request. An equal response to a different request is not used.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, TypeAlias
+from zlib import crc32
+
+if TYPE_CHECKING:
+    from multiembed.records import WireReply
+
+    Checksum: TypeAlias = tuple[object, ...]
+
+_REMEMBERED = 512
+"""Responses of a host."""
+_CONFIRMED_AT_MOST = 16
+"""Responses that a server repeats also on a fresh connection, after which the host is trusted: it is a test double."""
+_PIECE = 1 << 14
+"""Bytes at the beginning and at the end of a body that its checksum covers: all of it would take 8 % of a request's CPU
+time (0.05 ms for 220 KB, 2026-11-28), and vectors of different texts differ from their first number on."""
+_REQUEST_IDS = ("x-request-id", "x-siliconcloud-trace-id", "x-log-id", "apim-request-id", "request-id")
+
+
+class DuplicateGuard:
+    """The last responses of one host. May be used from many threads at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._requests: OrderedDict[Checksum, Checksum] = OrderedDict()
+        """Of each response, the request that it answered."""
+        self._confirmed: set[Checksum] = set()
+
+    def is_duplicate(self, request: bytes, response: WireReply) -> bool:
+        """Whether the response came before, for another request. If not, it is remembered for this one.
+
+        Args:
+            request: the body that was sent.
+            response: what came back.
+        """
+        answer = _checksum_of(response)
+        if answer is None or len(self._confirmed) >= _CONFIRMED_AT_MOST or answer in self._confirmed:
+            return False
+        asked = _checksum(request)
+        with self._lock:
+            known = self._requests.setdefault(answer, asked)
+            self._requests.move_to_end(answer)
+            while len(self._requests) > _REMEMBERED:
+                self._requests.popitem(last=False)
+        return known != asked
+
+    def confirm(self, response: WireReply) -> None:
+        """The server gave the same response on a fresh connection, too: it repeats itself by nature."""
+        answer = _checksum_of(response)
+        if answer is not None:
+            with self._lock:
+                self._confirmed.add(answer)
+
+
+def _checksum_of(response: WireReply) -> Checksum | None:
+    """What a copy of the response shares with it; None for a refusal without an id, as these are all alike."""
+    ids = tuple(response.headers[name] for name in _REQUEST_IDS if name in response.headers)
+    if response.status != 200 and not ids:
+        return None
+    return (response.status, *_checksum(response.body), *ids)
+
+
+def _checksum(body: bytes) -> Checksum:
+    return len(body), crc32(body[:_PIECE]), crc32(body[-_PIECE:])
+
+
+_guards: dict[str, DuplicateGuard] = {}
+
+
+def guard_for(host: str) -> DuplicateGuard:
+    """The guard of a host in this process, shared by all embedders that use it."""
+    return _guards.get(host) or _guards.setdefault(host, DuplicateGuard())
