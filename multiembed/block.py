@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -134,7 +134,7 @@ class Block:
         self.usage += usage
         self._missing -= len(batch.places)
 
-    def result(self) -> EmbeddingResult:
+    def result(self) -> EmbeddingResult[Any]:
         """The vectors in the order of the caller's texts; rows of texts that failed are NaN, and named.
 
         Raises:
@@ -199,7 +199,7 @@ class Block:
         return by_text
 
 
-def whole(block: Block) -> EmbeddingResult:
+def whole(block: Block) -> EmbeddingResult[Any]:
     """The result of a block in which nothing failed.
 
     Raises:

@@ -6,10 +6,11 @@ import copy
 import os
 from collections.abc import AsyncIterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from multiembed.errors import ConfigurationError
-from multiembed.options import EmbeddingOptions
+from multiembed.option_docs import with_option_docs
+from multiembed.options import EmbeddingOptions, EmbeddingOptionsDict
 from multiembed.target import aim
 
 if TYPE_CHECKING:
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from multiembed.call import Call
-    from multiembed.records import EmbeddingResult, Estimate, Report, Role, Usage
+    from multiembed.records import EmbeddingResult, Estimate, Report, Role, Usage, Vectors
     from multiembed.runtime import Runtime
     from multiembed.stream import OnError
     from multiembed.target import Target
 
 
+@with_option_docs(EmbeddingOptionsDict, EmbeddingOptions.model_fields)
 class EmbeddingClient:
     """Texts to vectors through one provider and model.
 
@@ -31,13 +33,13 @@ class EmbeddingClient:
 
     Args:
         model: as provider:model, for instance "dashscope:text-embedding-v4".
-        **options: the fields of EmbeddingOptions.
+        **options: see below; the fields of EmbeddingOptions.
 
     Raises:
         ConfigurationError: the model or an option cannot work; nothing is sent to find out.
     """
 
-    def __init__(self, model: str, **options: Any) -> None:
+    def __init__(self, model: str, **options: Unpack[EmbeddingOptionsDict]) -> None:
         self.__setstate__((model, EmbeddingOptions(**options)))
         self._ready()
 
@@ -51,7 +53,17 @@ class EmbeddingClient:
 
     # ── embedding ────────────────────────────────────────────────────────────────────────────────
 
-    def embed(self, texts: Iterable[str], role: Role = "document", *, lists: bool = False) -> EmbeddingResult:
+    @overload
+    def embed(
+        self, texts: Iterable[str], role: Role = "document", *, lists: Literal[False] = False
+    ) -> EmbeddingResult: ...
+
+    @overload
+    def embed(
+        self, texts: Iterable[str], role: Role = "document", *, lists: bool
+    ) -> EmbeddingResult[Vectors | None]: ...
+
+    def embed(self, texts: Iterable[str], role: Role = "document", *, lists: bool = False) -> EmbeddingResult[Any]:
         """Embed texts. Order is kept, and a text that stands twice is sent once.
 
         Args:
@@ -77,7 +89,19 @@ class EmbeddingClient:
             Crew(call.work(), self._living().send).run()
             return whole(block)
 
-    async def aembed(self, texts: Iterable[str], role: Role = "document", *, lists: bool = False) -> EmbeddingResult:
+    @overload
+    async def aembed(
+        self, texts: Iterable[str], role: Role = "document", *, lists: Literal[False] = False
+    ) -> EmbeddingResult: ...
+
+    @overload
+    async def aembed(
+        self, texts: Iterable[str], role: Role = "document", *, lists: bool
+    ) -> EmbeddingResult[Vectors | None]: ...
+
+    async def aembed(
+        self, texts: Iterable[str], role: Role = "document", *, lists: bool = False
+    ) -> EmbeddingResult[Any]:
         """As `embed`, without blocking the event loop."""
         from multiembed.block import whole
         from multiembed.drive import TaskCrew, aside
