@@ -44,7 +44,7 @@ class MultiEmbeddings(Embedder, Embeddings):
         Take "dashscope" where you can.
 
     Usage:
-        `embeddings.client.usage` is what was spent so far. Inside a chain,
+        `embeddings.client.usage` is what was spent so far, and `on_usage` gets the usage of each call. Inside a chain,
         each call also sends its usage as the custom event "multiembed_usage" to the run's callbacks.
 
     Instantiate:

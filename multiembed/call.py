@@ -57,6 +57,7 @@ class Call:
         wake: Callable[[], object] = bool,
     ) -> None:
         self._target = target
+        self._ended = False
         self._runtime = runtime
         self._wake = wake
         self._space = target.fingerprint(role) if runtime.caches else ""
@@ -168,6 +169,7 @@ class Call:
         with self._telling:
             block.settle(batch, usage)
             self._usage += usage
+            ended = self._ended
             if self._bar is not None:
                 self._bar.done(block.times(batch.places))
         self._runtime.tally.add(
@@ -177,6 +179,8 @@ class Call:
             rate_errors=outcome.rate_errors,
             seconds=outcome.seconds,
         )
+        if ended:  # Ctrl-C has ended the call, and the answer came later
+            self._runtime.usage_hook.report_soon(usage)
         if block.whole:
             self._wake()
 
@@ -195,16 +199,51 @@ class Call:
         """Blocks that have texts yet to send."""
         return len(self._sending)
 
+    # ── `on_usage`: each Usage once, a block's when the block is handed out, the rest when the call ends ──
+
+    def report(self, block: Block) -> None:
+        """Report the usage of a block that is handed out."""
+        self._runtime.usage_hook.report(block.usage)
+
+    async def areport(self, block: Block) -> None:
+        """As `report`, without blocking the event loop."""
+        await self._runtime.usage_hook.areport(block.usage)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the progress bar off the screen, and end the span."""
+        usage = self._end(error)
+        if usage is not None:
+            self._runtime.usage_hook.report(usage)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        usage = self._end(error)
+        if usage is not None and (error is None or isinstance(error, Exception)):
+            await self._runtime.usage_hook.areport(usage)
+        elif usage is not None:  # a cancelled task is not held up
+            self._runtime.usage_hook.report_soon(usage)
+
+    def _end(self, error: BaseException | None) -> Usage | None:
+        """Take the progress bar off the screen, and end the span.
+
+        Returns:
+            What the blocks that are still open have cost; None if there are none.
+        """
         if self._own_bar is not None:
             self._own_bar.close()
+        with self._telling:
+            self._ended = True
+            costs = [block.usage for block in self._open]
         self._span.end(self._usage, None if isinstance(error, GeneratorExit) else error)
+        return sum(costs, Usage()) if costs else None
 
 
 def learned(limits: Limits, lessons: Lessons, ceilings: Ceilings) -> Limits:

@@ -106,7 +106,7 @@ class EmbeddingClient:
         from multiembed.block import whole
         from multiembed.drive import TaskCrew, aside
 
-        with self._call(role) as call:
+        async with self._call(role) as call:
             block = await aside(partial(call.open, lists=lists), texts, blocks=call.blocks)
             await TaskCrew(call.work(), self._living().send).run()
             return whole(block)

@@ -148,6 +148,11 @@ EXPLAINED: Final[Mapping[str, tuple[str, str | None, str]]] = {
         "http_client",
         _OWN_CLIENT,
     ),
+    "callbacks": (
+        "callback_manager callbacks callback logger_fn",
+        "on_usage",
+        "use on_usage for a function that gets the usage of each call",
+    ),
     "normalisation": (
         "normalize normalize_embeddings encode_kwargs",
         None,

@@ -17,6 +17,7 @@ from multiembed.errors import ConfigurationError
 from multiembed.option_docs import with_option_docs
 from multiembed.option_names import advice_for
 from multiembed.option_values import AnyInt, NaturalInt, PositiveInt, Seconds  # noqa: TC001 - as above
+from multiembed.records import Usage  # noqa: TC001 - as above
 
 if TYPE_CHECKING:
     from httpx import AsyncClient as HttpxAsyncClient
@@ -57,6 +58,7 @@ class EmbeddingOptionsDict(TypedDict, total=False):
     limits: Mapping[str, int | None] | None
     show_progress: bool | None
     token_counter: Callable[[str], int] | None
+    on_usage: Callable[[Usage], object] | None
     http_client: HttpxClient | None
     http_async_client: HttpxAsyncClient | None
 
@@ -148,6 +150,10 @@ class EmbeddingOptions(BaseModel):
     """True: each call shows a progress bar over its texts on stderr."""
     token_counter: SkipJsonSchema[Callable[[str], int]] | None = _changes_no_vector(repr=False)
     """Function that counts the tokens of a text exactly. None: the built-in estimate."""
+    on_usage: SkipJsonSchema[Callable[[Usage], object]] | None = _changes_no_vector(repr=False)
+    """Function that gets the Usage of each call when the call ends, failed calls included; for a stream, of each
+    result. Added up, they are `client.usage`. It runs in the caller's thread, for async calls in a worker thread. If it
+    raises, a warning says so once, and the vectors are returned all the same."""
     http_client: HttpxClient | None = _changes_no_vector(repr=False)
     """Your own httpx.Client for sync calls, for instance with a proxy or certificates."""
     http_async_client: HttpxAsyncClient | None = _changes_no_vector(repr=False)
@@ -177,7 +183,7 @@ class EmbeddingOptions(BaseModel):
             return cls.model_fields[name].get_default(call_default_factory=True)
         return value
 
-    @field_validator("api_key", "token_counter")
+    @field_validator("api_key", "token_counter", "on_usage")
     @classmethod
     def _not_async(cls, value: Any) -> Any:
         if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004
@@ -205,7 +211,7 @@ class EmbeddingOptions(BaseModel):
         return super().__deepcopy__(memo)
 
 
-_SHARED_BY_COPIES = ("api_key", "token_counter", "cache", "http_client", "http_async_client")
+_SHARED_BY_COPIES = ("api_key", "token_counter", "on_usage", "cache", "http_client", "http_async_client")
 """Options that hold functions, clients and stores, which may hold locks and connections."""
 
 
@@ -246,6 +252,7 @@ _LEFT_BEHIND: tuple[tuple[str, Callable[[object], bool], str], ...] = (
     ("http_client", _never, _OWN_CONNECTIONS),
     ("http_async_client", _never, _OWN_CONNECTIONS),
     ("cache", can_be_pickled, "keeps no vectors. Give a path instead."),
+    ("on_usage", _is_named, "reports no usage. Give a function that a module defines at its top level."),
 )
 
 

@@ -12,6 +12,7 @@ from multiembed.job import Lessons
 from multiembed.pace import Ceilings
 from multiembed.records import Usage
 from multiembed.tally import Tally
+from multiembed.usage_hook import UsageHook
 
 if TYPE_CHECKING:
     from multiembed.cache.contract import VectorCache
@@ -40,6 +41,7 @@ class Runtime:
         self.gate.tell(self, self.ceilings)
         self.lessons = Lessons()
         self.tally = Tally()
+        self.usage_hook = UsageHook(options.on_usage)
         self.caches = options.cache is not None
         """Whether vectors are looked up and kept."""
         self._options = options
@@ -53,6 +55,7 @@ class Runtime:
             return await self._connected().send(request, reactor)
         except BaseException:
             self.tally.add(_BROKEN_OFF)
+            self.usage_hook.report_soon(_BROKEN_OFF)
             raise
 
     @property

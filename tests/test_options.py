@@ -110,7 +110,7 @@ def test_help_of_llamaindex_shows_the_base_class_options():
 @pytest.mark.parametrize("model", [EmbeddingOptions, MultiEmbeddings, MultiEmbedding])
 def test_json_schema_describes_every_option_but_functions(model):
     properties = json.loads(json.dumps(model.model_json_schema()))["properties"]
-    assert properties.keys() >= set(OPTIONS) - {"token_counter"}
+    assert properties.keys() >= set(OPTIONS) - {"token_counter", "on_usage"}
     assert properties["timeout"]["description"] == EmbeddingOptions.model_fields["timeout"].description
 
 
@@ -133,13 +133,13 @@ PEERS = {
     "langchain-community": "client dashscope_api_key embed_instruction query_instruction num_ctx model_uid server_url "
     "endpoint init_kwargs",
     "langchain-siliconflow": "async_client client siliconflow_api_key",
-    "llamaindex": "additional_kwargs api_base api_version async_http_client default_headers "
+    "llamaindex": "additional_kwargs api_base api_version async_http_client callback_manager default_headers "
     "embed_batch_size embeddings_cache encoding_format mode num_workers rate_limiter reuse_client text_type",
     "openai": "default_headers default_query organization project api_version azure_ad_token azure_deployment "
     "azure_endpoint extra_body extra_headers extra_query encoding_format user admin_api_key",
     "httpx": "auth cert cookies event_hooks follow_redirects http1 http2 max_redirects mounts params proxy transport "
     "trust_env verify",
-    "litellm": "api_base api_type api_version caching custom_llm_provider deployment_id encoding_format "
+    "litellm": "api_base api_type api_version caching custom_llm_provider deployment_id encoding_format logger_fn "
     "litellm_call_id num_retries rpm tpm user",
     "dashscope": "workspace text_type output_type",
     "zhipuai": "custom_headers request_id sensitive_word_check user disable_strict_validation extra_body",
@@ -371,7 +371,7 @@ async def asynchronous(_=None):
 
 
 @pytest.mark.parametrize("function", [asynchronous, Asynchronous()], ids=["function", "object"])
-@pytest.mark.parametrize("option", ["api_key", "token_counter"])
+@pytest.mark.parametrize("option", ["api_key", "token_counter", "on_usage"])
 def test_coroutine_function_is_refused(option, function):
     with pytest.raises(ConfigurationError, match=f"'{option}': must be a plain function"):
         EmbeddingOptions(**{option: function})

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     Vectors = NDArray[np.float32]
 
 MODEL = "zhipu:embedding-3"
+spent: list[Usage] = []
 
 
 def key() -> str:
@@ -61,6 +62,7 @@ EmbeddingClient(
     on_too_long="split",
     cache="vectors.sqlite",
     token_counter=len,
+    on_usage=spent.append,
     http_client=httpx.Client(),
     http_async_client=httpx.AsyncClient(),
 )

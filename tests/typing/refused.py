@@ -40,6 +40,7 @@ MultiEmbeddings(model=MODEL, output="both")  # refused
 MultiEmbeddings(model=MODEL, on_too_long="cut")  # refused
 EmbeddingClient(MODEL, limits=64)  # refused
 EmbeddingClient(MODEL, headers={"X-Team": 7})  # refused
+EmbeddingClient(MODEL, on_usage=lambda: None)  # refused
 EmbeddingClient(MODEL, http_client=httpx.AsyncClient())  # refused
 
 # ── calls and results ──
