@@ -73,6 +73,8 @@ class MultiEmbeddings(Embedder, Embeddings):
 
     model_field: ClassVar[str] = "model"
 
+    drop_empty: ClassVar[str] = "documents = [document for document in documents if document.page_content.strip()]"
+
     model: str = Field(description='Provider and model, as "provider:model".')
 
     if TYPE_CHECKING:

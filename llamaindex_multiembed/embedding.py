@@ -63,6 +63,8 @@ class MultiEmbedding(Embedder, BaseEmbedding):
 
     model_field: ClassVar[str] = "model_name"
 
+    drop_empty: ClassVar[str] = 'nodes = [node for node in nodes if node.get_content("embed").strip()]'
+
     model_name: str = Field(description='Provider and model, as "provider:model".')
     # LlamaIndex hashes the dump of an embedder to know whether kept vectors are still good. How the texts are handed
     # over changes no vector, so it is left out of the dump.

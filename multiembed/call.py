@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from multiembed.block import Block, sizes, usage_of
 from multiembed.drive import Work
@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from multiembed.target import Target
 
 
+DROP_EMPTY = "texts = [text for text in texts if text.strip()]"
+_SHOWN = 5
+"""Positions of empty texts that an error lists."""
+
+
 class Call:
     """What one call of `embed`, `stream` or an async twin is made of, but for the sending.
 
@@ -45,6 +50,7 @@ class Call:
         options: the embedder's.
         runtime: the embedder's, in this process.
         wake: called when a block is whole, and when one has no more texts to send.
+        drop_empty: how the caller can leave empty texts out, in one line of Python.
     """
 
     def __init__(
@@ -55,8 +61,10 @@ class Call:
         options: EmbeddingOptions,
         runtime: Runtime,
         wake: Callable[[], object] = bool,
+        drop_empty: str = DROP_EMPTY,
     ) -> None:
         self._target = target
+        self._drop_empty = drop_empty
         self._ended = False
         self._runtime = runtime
         self._wake = wake
@@ -103,11 +111,12 @@ class Call:
         """
         checked, refused = check_texts(texts, refuses=self._target.provider.refuses, first=self._texts)
         if refused and not keep_refused:
-            raise _empty(refused, len(checked))
+            raise _empty(refused, len(checked), self._target.provider.refuses, self._drop_empty)
         self._texts += len(checked)
         cache = self._runtime.cache
         limits = learned(self._target.limits, self.job.lessons, self.job.ceilings)
-        block = Block(checked, self.job, limits, {index: _empty([index], 1) for index in refused}, lists=lists)
+        errors = {index: _empty([index], 1, self._target.provider.refuses) for index in refused}
+        block = Block(checked, self.job, limits, errors, lists=lists)
         if cache is not None:
             self._describe(cache)
             block.fill(cache.get(self._space, block.texts))
@@ -274,7 +283,7 @@ def foresee(
     """
     checked, refused = check_texts(texts, refuses=target.provider.refuses)
     if refused:
-        raise _empty(refused, len(checked))
+        raise _empty(refused, len(checked), target.provider.refuses)
     lessons, ceilings = runtime.lessons, runtime.gate.ceilings(runtime.ceilings)
     unique = list(dict.fromkeys(checked))
     if runtime.cache is not None:
@@ -308,12 +317,17 @@ def _seconds(requests: int, tokens: int, lessons: Lessons, ceilings: Ceilings) -
     return max(told, default=None)
 
 
-def _empty(refused: list[int], texts: int) -> InvalidRequestError:
+def _empty(
+    refused: list[int], texts: int, refuses: Literal["empty", "blank"], drop_empty: str = DROP_EMPTY
+) -> InvalidRequestError:
+    kind = "empty or blank" if refuses == "blank" else "empty"
     if texts == 1:
         return InvalidRequestError(
-            "The text is empty, and the API refuses such texts: leave it out. It was not sent.", indices=refused
+            f"The text is {kind}, and the API refuses such texts: leave it out. It was not sent.", indices=refused
         )
+    shown = ", ".join(map(str, refused[:_SHOWN])) + (f" and {len(refused) - _SHOWN} more" if refused[_SHOWN:] else "")
     return InvalidRequestError(
-        f"{len(refused)} of {texts} texts are empty, and the API refuses such texts: leave them out. Nothing was sent.",
+        f"{len(refused)} of {texts} texts are {kind}, and the API refuses such texts. Nothing was sent. Positions, "
+        f"counted from 0: {shown}. To leave them out: {drop_empty}",
         indices=refused,
     )

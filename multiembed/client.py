@@ -44,10 +44,17 @@ class EmbeddingClient:
         self._ready()
 
     @classmethod
-    def from_options(cls, model: str, options: EmbeddingOptions) -> EmbeddingClient:
-        """A client for options that stand already; they are checked against the model now."""
+    def from_options(cls, model: str, options: EmbeddingOptions, *, drop_empty: str | None = None) -> EmbeddingClient:
+        """A client for options that stand already; they are checked against the model now.
+
+        Args:
+            model: as provider:model.
+            options: already validated.
+            drop_empty: how the caller's framework leaves empty texts out, in one line of Python; for error messages.
+        """
         client = cls.__new__(cls)
         client.__setstate__((model, options))
+        client._drop_empty = drop_empty
         client._ready()
         return client
 
@@ -248,6 +255,7 @@ class EmbeddingClient:
     def __setstate__(self, state: tuple[str, EmbeddingOptions]) -> None:
         self._model, self._options = state
         self._target: Target | None = None
+        self._drop_empty: str | None = None
         self._runtimes: dict[int, Runtime] = {}  # by process: a forked child leaves its parent's alone
 
     def __copy__(self) -> EmbeddingClient:
@@ -289,10 +297,16 @@ class EmbeddingClient:
         return runtime
 
     def _call(self, role: Role, wake: Callable[[], object] = bool) -> Call:
-        from multiembed.call import Call
+        from multiembed.call import DROP_EMPTY, Call
 
-        target, runtime = self.target, self._living()
-        return Call(_checked(role), target=target, options=self._options, runtime=runtime, wake=wake)
+        return Call(
+            _checked(role),
+            target=self.target,
+            options=self._options,
+            runtime=self._living(),
+            wake=wake,
+            drop_empty=self._drop_empty or DROP_EMPTY,
+        )
 
 
 def _checked(role: Role) -> Role:

@@ -25,6 +25,8 @@ class Embedder(EmbeddingOptions):
 
     model_field: ClassVar[str]
     """The name under which the framework keeps the model."""
+    drop_empty: ClassVar[str | None] = None
+    """How to leave empty texts out in this framework, in one line of Python; for error messages."""
 
     _clients: dict[str, EmbeddingClient] = PrivateAttr(default_factory=dict)
 
@@ -59,7 +61,7 @@ class Embedder(EmbeddingOptions):
             )
         fields: dict[str, Any] = {name: getattr(self, name) for name in EmbeddingOptions.model_fields}
         options = EmbeddingOptions(**fields)  # checked again: model_copy(update=…) sets fields unchecked
-        return EmbeddingClient.from_options(getattr(self, self.model_field), options)
+        return EmbeddingClient.from_options(getattr(self, self.model_field), options, drop_empty=self.drop_empty)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in EmbeddingOptions.model_fields and name != self.model_field:
