@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from langchain_core.embeddings import Embeddings
+from pydantic import Field
 
 from langchain_multiembed.events import atell, tell
-from multiembed import Embedder
+from multiembed import Embedder, EmbeddingOptionsDict
+from multiembed.option_docs import with_option_docs
+
+if TYPE_CHECKING:
+    from typing import Unpack
 
 
+@with_option_docs(EmbeddingOptionsDict)
 class MultiEmbeddings(Embedder, Embeddings):
     """Embeddings for LangChain through Zhipu, SiliconFlow, DashScope or any gateway.
 
@@ -32,40 +38,14 @@ class MultiEmbeddings(Embedder, Embeddings):
         local                 none (lexical, not semantic)
         ===================== ==================================================
 
-    Key init args — model and wire:
-        model: str
-            As provider:model, for instance "dashscope:text-embedding-v4".
-        dimensions: Optional[int]
-            Numbers in a vector, checked against the model's list; None leaves its default.
-        instruct: Optional[str]
-            What queries are for; "dashscope:text-embedding-v4" and Qwen3-Embedding models take it.
-        query_prefix, document_prefix: Optional[str]
-            Text put before each query or document; query_prefix="recommended" takes the authors'.
-        parameters: Optional[dict]
-            Extra model-specific parameters.
-
-    Key init args — client:
-        api_key: Optional[SecretStr]
-            The key; else the environment's.
-        base_url, region: Optional[str]
-            Where to send.
-        timeout, deadline: float
-            Seconds for one attempt, and for one call as a whole.
-        max_retries, max_concurrency: int
-            How often a failed request is sent again, and how many are in flight at once.
-        http_client, http_async_client:
-            Your own httpx clients.
-
-    See multiembed.EmbeddingOptions for all of them.
-
     Queries and documents:
         `embed_query` embeds a query, `embed_documents` documents, and DashScope's native API is told which is which
         (`text_type`). "dashscope-compatible" has no such parameter: a query is embedded there as a document is.
         Take "dashscope" where you can.
 
     Usage:
-        `embeddings.client.usage` is what was spent so far. Inside a chain, each call also sends its usage as the custom
-        event "multiembed_usage" to the run's callbacks.
+        `embeddings.client.usage` is what was spent so far, and `on_usage` gets the usage of each call. Inside a chain,
+        each call also sends its usage as the custom event "multiembed_usage" to the run's callbacks.
 
     Instantiate:
         .. code-block:: python
@@ -93,8 +73,13 @@ class MultiEmbeddings(Embedder, Embeddings):
 
     model_field: ClassVar[str] = "model"
 
-    model: str
-    """As provider:model."""
+    drop_empty: ClassVar[str] = "documents = [document for document in documents if document.page_content.strip()]"
+
+    model: str = Field(description='Provider and model, as "provider:model".')
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, model: str, **options: Unpack[EmbeddingOptionsDict]) -> None: ...
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents; each gets the vector at its own position, or the call raises.

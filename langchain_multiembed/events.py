@@ -15,7 +15,7 @@ EVENT = "multiembed_usage"
 _log = logging.getLogger(__name__)
 
 
-def tell(result: EmbeddingResult) -> EmbeddingResult:
+def tell(result: EmbeddingResult[Any]) -> EmbeddingResult[Any]:
     """Send the event, if there is a run to send it to; the result is handed on.
 
     What a callback raises is logged: vectors that are paid for are not lost for it.
@@ -28,7 +28,7 @@ def tell(result: EmbeddingResult) -> EmbeddingResult:
     return result
 
 
-async def atell(result: EmbeddingResult) -> EmbeddingResult:
+async def atell(result: EmbeddingResult[Any]) -> EmbeddingResult[Any]:
     """As `tell`, in a task."""
     if _in_a_run():
         try:
@@ -47,7 +47,7 @@ def _in_a_run() -> bool:
     return config is not None and getattr(config.get("callbacks"), "parent_run_id", None) is not None
 
 
-def _data(result: EmbeddingResult) -> dict[str, Any]:
+def _data(result: EmbeddingResult[Any]) -> dict[str, Any]:
     """Plain JSON; None where the provider did not tell."""
     usage = result.usage
     return {

@@ -1,5 +1,5 @@
 """Embeddings for LlamaIndex through Zhipu, SiliconFlow, DashScope or any gateway."""
 
-from llamaindex_multiembed.embedding import MultiEmbedding
+from llamaindex_multiembed.embedding import MultiEmbedding, MultiEmbeddingOptionsDict
 
-__all__ = ["MultiEmbedding"]
+__all__ = ["MultiEmbedding", "MultiEmbeddingOptionsDict"]

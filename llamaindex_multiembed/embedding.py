@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import pickle
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager
+from llama_index.core.storage.kvstore.types import BaseKVStore  # noqa: TC002 - for get_type_hints
 from pydantic import Field
 
 from llamaindex_multiembed import windows
 from llamaindex_multiembed.events import tell
 from llamaindex_multiembed.kvstore import SpacedKVStore
-from multiembed import Embedder
+from multiembed import Embedder, EmbeddingOptionsDict
+from multiembed.option_docs import with_option_docs
+from multiembed.options import can_be_pickled
 
 if TYPE_CHECKING:
     from multiembed import Role
@@ -23,6 +25,17 @@ if TYPE_CHECKING:
 _role: ContextVar[Role] = ContextVar("role", default="document")
 
 
+class MultiEmbeddingOptionsDict(EmbeddingOptionsDict, total=False):
+    """The options of MultiEmbedding as keyword arguments, for a type checker: ours and LlamaIndex's own."""
+
+    embed_batch_size: int
+    num_workers: int | None
+    callback_manager: CallbackManager
+    embeddings_cache: BaseKVStore | None
+    rate_limiter: Any
+
+
+@with_option_docs(MultiEmbeddingOptionsDict)
 class MultiEmbedding(Embedder, BaseEmbedding):
     """Embeddings for LlamaIndex through Zhipu, SiliconFlow, DashScope or any gateway.
 
@@ -46,22 +59,34 @@ class MultiEmbedding(Embedder, BaseEmbedding):
         Settings.embed_model = MultiEmbedding(model_name="siliconflow:BAAI/bge-m3")
         ```
 
-    See multiembed.EmbeddingOptions for the options; unknown ones are refused.
     """
 
     model_field: ClassVar[str] = "model_name"
 
-    model_name: str
-    """As provider:model."""
+    drop_empty: ClassVar[str] = 'nodes = [node for node in nodes if node.get_content("embed").strip()]'
+
+    model_name: str = Field(description='Provider and model, as "provider:model".')
     # LlamaIndex hashes the dump of an embedder to know whether kept vectors are still good. How the texts are handed
     # over changes no vector, so it is left out of the dump.
-    embed_batch_size: int = Field(default=2048, gt=0, le=2048, exclude=True)
-    num_workers: int | None = Field(default=None, exclude=True)
-    embeddings_cache: Any | None = Field(default=None, exclude=True, repr=False)
+    embed_batch_size: int = Field(
+        default=2048, gt=0, le=2048, exclude=True, description="Texts per window of events and callbacks."
+    )
+    num_workers: int | None = Field(
+        default=None, exclude=True, description="Not needed: one call embeds all windows at once."
+    )
+    embeddings_cache: Any | None = Field(
+        default=None, exclude=True, repr=False, description="LlamaIndex's cache of vectors; None: no cache."
+    )
 
-    def __init__(self, **data: Any) -> None:
-        super().__init__(**data)
-        self._space_cache()
+    if TYPE_CHECKING:
+
+        def __init__(self, *, model_name: str, **options: Unpack[MultiEmbeddingOptionsDict]) -> None: ...
+
+    else:
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self._space_cache()
 
     @classmethod
     def class_name(cls) -> str:
@@ -174,18 +199,10 @@ class MultiEmbedding(Embedder, BaseEmbedding):
             ("rate_limiter", None),
             ("embeddings_cache", None),
         ):
-            if name in fields and not _travels(fields[name]):
+            if name in fields and not can_be_pickled(fields[name]):
                 fields[name] = instead
         return state
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
         self._space_cache()
-
-
-def _travels(value: object) -> bool:
-    try:
-        pickle.dumps(value)
-    except Exception:  # noqa: BLE001 - whatever the reason, it stays behind, as LlamaIndex does it
-        return False
-    return True

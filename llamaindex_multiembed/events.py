@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.instrumentation.events import BaseEvent
@@ -31,7 +31,7 @@ class EmbeddingUsageEvent(BaseEvent):
         return "EmbeddingUsageEvent"
 
 
-def tell(result: EmbeddingResult) -> EmbeddingResult:
+def tell(result: EmbeddingResult[Any]) -> EmbeddingResult[Any]:
     """Send the event; the result is handed on."""
     usage = result.usage
     _dispatcher.event(

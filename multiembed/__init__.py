@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         RequestTimeoutError,
         ServerError,
     )
-    from multiembed.options import EmbeddingOptions
+    from multiembed.options import EmbeddingOptions, EmbeddingOptionsDict
     from multiembed.providers import catalog
     from multiembed.records import EmbeddingResult, Estimate, Limits, ModelFacts, Report, Role, SparseVector, Usage
     from multiembed.waits import no_waits
@@ -70,7 +70,7 @@ _HOMES = {
         "RequestTimeoutError",
         "ServerError",
     ),
-    "options": ("EmbeddingOptions",),
+    "options": ("EmbeddingOptions", "EmbeddingOptionsDict"),
     "providers": ("catalog",),
     "records": ("EmbeddingResult", "Estimate", "Limits", "ModelFacts", "Report", "Role", "SparseVector", "Usage"),
     "waits": ("no_waits",),
@@ -89,6 +89,7 @@ __all__ = [
     "Embedder",
     "EmbeddingClient",
     "EmbeddingOptions",
+    "EmbeddingOptionsDict",
     "EmbeddingResult",
     "Estimate",
     "Found",

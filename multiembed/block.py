@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -186,7 +186,7 @@ class Block:
                 others.append(other)
         return others
 
-    def result(self) -> EmbeddingResult:
+    def result(self) -> EmbeddingResult[Any]:
         """The vectors in the order of the caller's texts; rows of texts that failed are NaN, and named.
 
         Raises:
@@ -251,7 +251,7 @@ class Block:
         return by_text
 
 
-def whole(block: Block) -> EmbeddingResult:
+def whole(block: Block) -> EmbeddingResult[Any]:
     """The result of a block in which nothing failed.
 
     Raises:

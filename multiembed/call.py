@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from multiembed.block import Block, sizes, usage_of
 from multiembed.drive import Work
@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from multiembed.target import Target
 
 
+DROP_EMPTY = "texts = [text for text in texts if text.strip()]"
+_SHOWN = 5
+"""Positions of empty texts that an error lists."""
+
+
 class Call:
     """What one call of `embed`, `stream` or an async twin is made of, but for the sending.
 
@@ -45,6 +50,7 @@ class Call:
         options: the embedder's.
         runtime: the embedder's, in this process.
         wake: called when a block is whole, and when one has no more texts to send.
+        drop_empty: how the caller can leave empty texts out, in one line of Python.
     """
 
     def __init__(
@@ -55,8 +61,11 @@ class Call:
         options: EmbeddingOptions,
         runtime: Runtime,
         wake: Callable[[], object] = bool,
+        drop_empty: str = DROP_EMPTY,
     ) -> None:
         self._target = target
+        self._drop_empty = drop_empty
+        self._ended = False
         self._runtime = runtime
         self._wake = wake
         self._space = target.fingerprint(role) if runtime.caches else ""
@@ -103,11 +112,12 @@ class Call:
         """
         checked, refused = check_texts(texts, refuses=self._target.provider.refuses, first=self._texts)
         if refused and not keep_refused:
-            raise _empty(refused, len(checked))
+            raise _empty(refused, len(checked), self._target.provider.refuses, self._drop_empty)
         self._texts += len(checked)
         cache = self._runtime.cache
         limits = learned(self._target.limits, self.job.lessons, self.job.ceilings, self.job.clock())
-        block = Block(checked, self.job, limits, {index: _empty([index], 1) for index in refused}, lists=lists)
+        errors = {index: _empty([index], 1, self._target.provider.refuses) for index in refused}
+        block = Block(checked, self.job, limits, errors, lists=lists)
         if cache is not None:
             self._describe(cache)
             block.fill(cache.get(self._space, block.texts))
@@ -184,6 +194,7 @@ class Call:
             with self._lock:
                 others = block.settle(batch, usage)
                 self._usage += usage
+                ended = self._ended
             self._runtime.tally.add(
                 usage,
                 texts=block.times(batch.places),
@@ -191,6 +202,8 @@ class Call:
                 rate_errors=outcome.rate_errors,
                 seconds=outcome.seconds,
             )
+            if ended:  # Ctrl-C has ended the call, and the answer came later
+                self._runtime.usage_hook.report_soon(usage)
             if block.whole or others:
                 self._wake()
         if self._bar is not None:
@@ -215,16 +228,51 @@ class Call:
         """Blocks that have texts yet to send."""
         return len(self._sending)
 
+    # ── `on_usage`: each Usage once, a block's when the block is handed out, the rest when the call ends ──
+
+    def report(self, block: Block) -> None:
+        """Report the usage of a block that is handed out."""
+        self._runtime.usage_hook.report(block.usage)
+
+    async def areport(self, block: Block) -> None:
+        """As `report`, without blocking the event loop."""
+        await self._runtime.usage_hook.areport(block.usage)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the progress bar off the screen, and end the span."""
+        usage = self._end(error)
+        if usage is not None:
+            self._runtime.usage_hook.report(usage)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        usage = self._end(error)
+        if usage is not None and (error is None or isinstance(error, Exception)):
+            await self._runtime.usage_hook.areport(usage)
+        elif usage is not None:  # a cancelled task is not held up
+            self._runtime.usage_hook.report_soon(usage)
+
+    def _end(self, error: BaseException | None) -> Usage | None:
+        """Take the progress bar off the screen, and end the span.
+
+        Returns:
+            What the blocks that are still open have cost; None if there are none.
+        """
         if self._own_bar is not None:
             self._own_bar.close()
+        with self._lock:
+            self._ended = True
+            costs = [block.usage for block in self._open]
         self._span.end(self._usage, None if isinstance(error, GeneratorExit) else error)
+        return sum(costs, Usage()) if costs else None
 
 
 def learned(limits: Limits, lessons: Lessons, ceilings: Ceilings, now: float) -> Limits:
@@ -255,7 +303,7 @@ def foresee(
     """
     checked, refused = check_texts(texts, refuses=target.provider.refuses)
     if refused:
-        raise _empty(refused, len(checked))
+        raise _empty(refused, len(checked), target.provider.refuses)
     lessons, ceilings = runtime.lessons, runtime.gate.ceilings(runtime.ceilings)
     unique = list(dict.fromkeys(checked))
     if runtime.cache is not None:
@@ -289,12 +337,17 @@ def _seconds(requests: int, tokens: int, lessons: Lessons, ceilings: Ceilings) -
     return max(told, default=None)
 
 
-def _empty(refused: list[int], texts: int) -> InvalidRequestError:
+def _empty(
+    refused: list[int], texts: int, refuses: Literal["empty", "blank"], drop_empty: str = DROP_EMPTY
+) -> InvalidRequestError:
+    kind = "empty or blank" if refuses == "blank" else "empty"
     if texts == 1:
         return InvalidRequestError(
-            "The text is empty, and the API refuses such texts: leave it out. It was not sent.", indices=refused
+            f"The text is {kind}, and the API refuses such texts: leave it out. It was not sent.", indices=refused
         )
+    shown = ", ".join(map(str, refused[:_SHOWN])) + (f" and {len(refused) - _SHOWN} more" if refused[_SHOWN:] else "")
     return InvalidRequestError(
-        f"{len(refused)} of {texts} texts are empty, and the API refuses such texts: leave them out. Nothing was sent.",
+        f"{len(refused)} of {texts} texts are {kind}, and the API refuses such texts. Nothing was sent. Positions, "
+        f"counted from 0: {shown}. To leave them out: {drop_empty}",
         indices=refused,
     )

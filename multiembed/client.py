@@ -6,10 +6,11 @@ import copy
 import os
 from collections.abc import AsyncIterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from multiembed.errors import ConfigurationError
-from multiembed.options import EmbeddingOptions
+from multiembed.option_docs import with_option_docs
+from multiembed.options import EmbeddingOptions, EmbeddingOptionsDict
 from multiembed.target import aim
 
 if TYPE_CHECKING:
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from multiembed.call import Call
-    from multiembed.records import EmbeddingResult, Estimate, Report, Role, Usage
+    from multiembed.records import EmbeddingResult, Estimate, Report, Role, Usage, Vectors
     from multiembed.runtime import Runtime
     from multiembed.stream import OnError
     from multiembed.target import Target
 
 
+@with_option_docs(EmbeddingOptionsDict, EmbeddingOptions.model_fields)
 class EmbeddingClient:
     """Texts to vectors through one provider and model.
 
@@ -31,27 +33,44 @@ class EmbeddingClient:
 
     Args:
         model: as provider:model, for instance "dashscope:text-embedding-v4".
-        **options: the fields of EmbeddingOptions.
+        **options: see below; the fields of EmbeddingOptions.
 
     Raises:
         ConfigurationError: the model or an option cannot work; nothing is sent to find out.
     """
 
-    def __init__(self, model: str, **options: Any) -> None:
+    def __init__(self, model: str, **options: Unpack[EmbeddingOptionsDict]) -> None:
         self.__setstate__((model, EmbeddingOptions(**options)))
         self._ready()
 
     @classmethod
-    def from_options(cls, model: str, options: EmbeddingOptions) -> EmbeddingClient:
-        """A client for options that stand already; they are checked against the model now."""
+    def from_options(cls, model: str, options: EmbeddingOptions, *, drop_empty: str | None = None) -> EmbeddingClient:
+        """A client for options that stand already; they are checked against the model now.
+
+        Args:
+            model: as provider:model.
+            options: already validated.
+            drop_empty: how the caller's framework leaves empty texts out, in one line of Python; for error messages.
+        """
         client = cls.__new__(cls)
         client.__setstate__((model, options))
+        client._drop_empty = drop_empty
         client._ready()
         return client
 
     # ── embedding ────────────────────────────────────────────────────────────────────────────────
 
-    def embed(self, texts: Iterable[str], role: Role = "document", *, lists: bool = False) -> EmbeddingResult:
+    @overload
+    def embed(
+        self, texts: Iterable[str], role: Role = "document", *, lists: Literal[False] = False
+    ) -> EmbeddingResult: ...
+
+    @overload
+    def embed(
+        self, texts: Iterable[str], role: Role = "document", *, lists: bool
+    ) -> EmbeddingResult[Vectors | None]: ...
+
+    def embed(self, texts: Iterable[str], role: Role = "document", *, lists: bool = False) -> EmbeddingResult[Any]:
         """Embed texts. Order is kept, and a text that stands twice is sent once.
 
         Args:
@@ -77,14 +96,26 @@ class EmbeddingClient:
             Crew(call.work(), self._living().send).run()
             return whole(block)
 
-    async def aembed(self, texts: Iterable[str], role: Role = "document", *, lists: bool = False) -> EmbeddingResult:
+    @overload
+    async def aembed(
+        self, texts: Iterable[str], role: Role = "document", *, lists: Literal[False] = False
+    ) -> EmbeddingResult: ...
+
+    @overload
+    async def aembed(
+        self, texts: Iterable[str], role: Role = "document", *, lists: bool
+    ) -> EmbeddingResult[Vectors | None]: ...
+
+    async def aembed(
+        self, texts: Iterable[str], role: Role = "document", *, lists: bool = False
+    ) -> EmbeddingResult[Any]:
         """As `embed`, without blocking the event loop."""
         from multiembed.block import whole
         from multiembed.drive import TaskCrew, aside
         from multiembed.reactor.tasks import running_loop
 
         running_loop()
-        with self._call(role) as call:
+        async with self._call(role) as call:
             block = await aside(partial(call.open, lists=lists), texts, blocks=call.blocks)
             await TaskCrew(call.work(), self._living().send).run()
             return whole(block)
@@ -226,6 +257,7 @@ class EmbeddingClient:
     def __setstate__(self, state: tuple[str, EmbeddingOptions]) -> None:
         self._model, self._options = state
         self._target: Target | None = None
+        self._drop_empty: str | None = None
         self._runtimes: dict[int, Runtime] = {}  # by process: a forked child leaves its parent's alone
 
     def __copy__(self) -> EmbeddingClient:
@@ -267,10 +299,16 @@ class EmbeddingClient:
         return runtime
 
     def _call(self, role: Role, wake: Callable[[], object] = bool) -> Call:
-        from multiembed.call import Call
+        from multiembed.call import DROP_EMPTY, Call
 
-        target, runtime = self.target, self._living()
-        return Call(_checked(role), target=target, options=self._options, runtime=runtime, wake=wake)
+        return Call(
+            _checked(role),
+            target=self.target,
+            options=self._options,
+            runtime=self._living(),
+            wake=wake,
+            drop_empty=self._drop_empty or DROP_EMPTY,
+        )
 
 
 def _checked(role: Role) -> Role:

@@ -1,20 +1,66 @@
-"""The options of an embedder, declared once for all three doors."""
+"""The options of an embedder, declared once for EmbeddingClient and both framework classes."""
 
 from __future__ import annotations
 
-import difflib
+import inspect
 import pickle
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping  # noqa: TC003 - pydantic reads them
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, Strict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic.json_schema import SkipJsonSchema  # noqa: TC002 - pydantic reads it
+from pydantic_core import PydanticCustomError
 
 from multiembed.errors import ConfigurationError
+from multiembed.option_docs import with_option_docs
+from multiembed.option_names import advice_for
+from multiembed.option_values import AnyInt, NaturalInt, PositiveInt, Seconds  # noqa: TC001 - as above
+from multiembed.records import Usage  # noqa: TC001 - as above
 
-_Positive = Annotated[int, Strict(), Field(gt=0)]
-_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+if TYPE_CHECKING:
+    from httpx import AsyncClient as HttpxAsyncClient
+    from httpx import Client as HttpxClient
+    from pydantic import ValidationInfo
+else:
+    HttpxAsyncClient = HttpxClient = Any  # httpx is imported when the first request is sent
+
+
+class EmbeddingOptionsDict(TypedDict, total=False):
+    """The options as keyword arguments: types for `EmbeddingClient(model, **options)` and the framework classes.
+
+    For a type checker only; EmbeddingOptions describes each option. None is the option's default.
+    """
+
+    api_key: str | SecretStr | Callable[[], str] | None
+    key_in_pickle: bool | None
+    base_url: str | None
+    region: str | None
+    headers: Mapping[str, str] | None
+    auth_header: str | None
+    query: Mapping[str, str] | None
+    allow_insecure: bool | None
+    dimensions: int | None
+    instruct: str | None
+    query_prefix: str | None
+    document_prefix: str | None
+    output: Literal["dense", "sparse", "dense&sparse"] | None
+    on_too_long: Literal["error", "truncate", "split"] | None
+    parameters: dict[str, Any] | None
+    max_concurrency: int | None
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    max_retries: int | None
+    timeout: float | None
+    deadline: float | None
+    cache: Any
+    limits: Mapping[str, int | None] | None
+    show_progress: bool | None
+    token_counter: Callable[[str], int] | None
+    on_usage: Callable[[Usage], object] | None
+    http_client: HttpxClient | None
+    http_async_client: HttpxAsyncClient | None
 
 
 def _changes_no_vector(default: Any = None, **more: Any) -> Any:
@@ -22,10 +68,13 @@ def _changes_no_vector(default: Any = None, **more: Any) -> Any:
     return Field(default, exclude=True, **more)
 
 
+@with_option_docs(EmbeddingOptionsDict)
 class EmbeddingOptions(BaseModel):
-    """What every embedder can be told, whichever framework it stands in.
+    """Options of EmbeddingClient, MultiEmbeddings and MultiEmbedding.
 
-    Wrong names and wrong types are a ConfigurationError that names the option.
+    Every option may be given as a configuration file or the environment has it: a number as text ("512"), a flag as
+    "true" or "false". None and "" are the option's default. An unknown name or an impossible value is a
+    ConfigurationError that names the option.
     """
 
     model_config = ConfigDict(
@@ -35,69 +84,111 @@ class EmbeddingOptions(BaseModel):
         hide_input_in_errors=True,
         validate_assignment=True,
         protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
-    api_key: SecretStr | Callable[[], str] | None = _changes_no_vector(repr=False)
-    """The key, or a function that returns it; else the environment.
+    api_key: SecretStr | SkipJsonSchema[Callable[[], str]] | None = _changes_no_vector(repr=False)
+    """The key, or a function that returns it. None: the provider's variable in the environment.
 
-    A function is asked for every request, and the call's other requests wait meanwhile: it had better remember.
-    """
+    The function is called for every request while the call's other requests wait, so it should cache the key."""
     key_in_pickle: bool = _changes_no_vector(default=False)
-    """False: a key given as text stays out of pickles, and the other process reads its environment."""
+    """True: a key given as text is pickled. False: the other process reads its environment."""
     base_url: str | None = None
-    """Where to send, instead of the provider's own address."""
+    """Address to send to. None: the provider's own address."""
     region: str | None = None
-    """The provider's own word for one of its addresses: "cn", "intl", "hk"."""
+    """One of the provider's own addresses, by its name: "cn", "intl", "hk". Excludes base_url."""
     headers: Mapping[str, str] | None = _changes_no_vector(repr=False)
-    """Extra HTTP headers, for instance a workspace. They must not choose another model: vectors are not told apart by
-    them."""
+    """Extra HTTP headers, for instance {"X-DashScope-WorkSpace": "ws-1"}. They must not choose another model: the
+    cache ignores them."""
+    auth_header: str | None = _changes_no_vector()
+    """Name of the header that carries the key, for instance "api-key", instead of `Authorization: Bearer`. For
+    `openai-compatible` and `gateway`."""
+    query: Mapping[str, str] | None = None
+    """Query parameters added to the address, for instance {"api-version": "2024-10-21"}. For `openai-compatible` and
+    `gateway`."""
     allow_insecure: bool = _changes_no_vector(default=False)
-    """True: `http://` may be used beyond this machine. The key then travels in the open."""
-    dimensions: _Positive | None = None
-    """Numbers in a vector; None leaves the model's default."""
+    """True: `http://` is allowed beyond this machine. Key and texts then travel unencrypted."""
+    dimensions: PositiveInt | None = None
+    """Numbers in each vector. None: the model's default size."""
     instruct: str | None = None
-    """What queries are for, in a sentence; for models that take an instruction. Never added to documents."""
+    """One sentence that says what queries are for; only for models that take an instruction. Documents never get it."""
     query_prefix: str | None = None
-    """Text put before each query; "recommended" takes the one its authors recommend."""
+    """Text put before each query. "recommended": the prefix that the model's authors recommend."""
     document_prefix: str | None = None
     """Text put before each document."""
     output: Literal["dense", "sparse", "dense&sparse"] = "dense"
+    """Kind of vectors. Sparse ones only with DashScope's text-embedding-v3 and -v4; "sparse" alone only with
+    EmbeddingClient."""
     on_too_long: Literal["error", "truncate", "split"] = "error"
-    """What becomes of a text that is longer than the model takes: an error for that text alone; its beginning is
-    embedded; or its pieces are, and their mean, weighted by length and of unit length, is its vector."""
+    """What to do with a text longer than the model takes. "error": that text fails alone. "truncate": its beginning is
+    embedded. "split": its pieces are embedded, and their mean, weighted by length and of unit length, is its vector."""
     parameters: dict[str, Any] | None = None
-    """Extra model-specific parameters, handed through to the API. `encoding_format` goes here."""
-    max_concurrency: _Positive | None = _changes_no_vector()
-    """The most requests in flight at once, over all embedders of the account in this process. None: learned from the
-    provider's refusals, from 8 on."""
-    requests_per_minute: _Positive | None = _changes_no_vector()
-    """The account's quota of requests, over all its embedders in this process. None: learned."""
-    tokens_per_minute: _Positive | None = _changes_no_vector()
-    """The account's quota of tokens, likewise. DashScope allows a sixtieth of both in each second, which is kept."""
-    max_retries: Annotated[int, Strict(), Field(ge=0)] | None = _changes_no_vector()
-    """How often one request is sent again after a failure that may pass. None: five times, and an outage or a rate
-    limit of an account that worked before is waited out for a minute."""
-    timeout: _Seconds = _changes_no_vector(default=60.0)
-    """Seconds for one attempt as a whole."""
-    deadline: _Seconds | None = _changes_no_vector()
-    """Seconds for one call as a whole; None lets it run."""
+    """Extra parameters of the provider's API, sent as they are, for instance {"encoding_format": "float"}."""
+    max_concurrency: PositiveInt | None = _changes_no_vector()
+    """Most requests in flight at once, over all embedders of the account in this process. None: learned from the
+    provider's refusals, beginning with 8."""
+    requests_per_minute: PositiveInt | None = _changes_no_vector()
+    """The account's quota of requests per minute, over all embedders of the account in this process. None: learned."""
+    tokens_per_minute: PositiveInt | None = _changes_no_vector()
+    """The account's quota of tokens per minute, likewise. DashScope also allows a sixtieth of both quotas per second;
+    this is kept too."""
+    max_retries: NaturalInt | None = _changes_no_vector()
+    """Retries of one request after a failure that may pass. None: 5 retries, and up to a minute of waiting for an
+    account that worked before."""
+    timeout: Seconds = _changes_no_vector(default=60.0)
+    """Seconds for one attempt as a whole, from connecting to the last byte. None: the default, since an attempt is
+    always bounded; give a larger number for a slow server."""
+    deadline: Seconds | None = _changes_no_vector()
+    """Seconds for one call as a whole, retries included. None: no limit."""
     cache: Any = _changes_no_vector(repr=False)
-    """Where vectors are kept, so that no text is paid for twice: the path of a file (SQLite, made if it is not there),
-    or a LangChain ByteStore or LlamaIndex KVStore."""
-    limits: Mapping[str, int | None] | None = _changes_no_vector()
-    """Single limits of the model put right: max_items, max_tokens_per_item, max_tokens_per_request or
-    max_bytes_per_request."""
+    """Where vectors are kept, so that no text is paid for twice: the path of a SQLite file (created if missing), a
+    LangChain ByteStore, a LlamaIndex KVStore, or an object with `get` and `put`. None: no cache."""
+    limits: Mapping[str, AnyInt | None] | None = _changes_no_vector()
+    """Corrections of the model's limits: max_items (texts per request), max_tokens_per_item, max_tokens_per_request
+    (tokens) and max_bytes_per_request (bytes)."""
     show_progress: bool = _changes_no_vector(default=False)
-    token_counter: Callable[[str], int] | None = _changes_no_vector(repr=False)
-    """An exact counter of tokens; else the built-in estimate."""
-    http_client: Any = _changes_no_vector(repr=False)
-    """Your own httpx.Client, for sync calls."""
-    http_async_client: Any = _changes_no_vector(repr=False)
-    """Your own httpx.AsyncClient, for async calls; it belongs to one event loop."""
+    """True: each call shows a progress bar over its texts on stderr."""
+    token_counter: SkipJsonSchema[Callable[[str], int]] | None = _changes_no_vector(repr=False)
+    """Function that counts the tokens of a text exactly. None: the built-in estimate."""
+    on_usage: SkipJsonSchema[Callable[[Usage], object]] | None = _changes_no_vector(repr=False)
+    """Function that gets the Usage of each call when the call ends, failed calls included; for a stream, of each
+    result. Added up, they are `client.usage`. It runs in the caller's thread, for async calls in a worker thread. If it
+    raises, a warning says so once, and the vectors are returned all the same."""
+    http_client: HttpxClient | None = _changes_no_vector(repr=False)
+    """Your own httpx.Client for sync calls, for instance with a proxy or certificates."""
+    http_async_client: HttpxAsyncClient | None = _changes_no_vector(repr=False)
+    """Your own httpx.AsyncClient for async calls. It belongs to one event loop."""
 
-    def __init__(self, **data: Any) -> None:
+    def __init__(self, **options: Unpack[EmbeddingOptionsDict]) -> None:
         build = super().__init__
-        configured(type(self), lambda: build(**data))
+        configured(type(self), lambda: build(**options))
+
+    if not TYPE_CHECKING:  # checkers refuse a positional argument by the signature of __init__
+
+        def __new__(cls, *positional: object, **options: object) -> Self:  # noqa: ARG004, D102 - __init__ takes them
+            if positional:  # Python's own TypeError names a class of ours that the caller never wrote
+                name = getattr(cls, "model_field", "")
+                example = f'{name}="provider:model", dimensions=512' if name else "dimensions=512"
+                raise ConfigurationError(
+                    f"{cls.__name__} takes its options by name: write {cls.__name__}({example}), for instance."
+                )
+            return super().__new__(cls)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _default_if_not_given(cls, value: Any, info: ValidationInfo) -> Any:
+        """None and "" stand for an option that was not given. A framework's own fields keep their own rules."""
+        name = str(info.field_name)
+        if (value is None or (isinstance(value, str) and not value)) and name in EmbeddingOptions.model_fields:
+            return cls.model_fields[name].get_default(call_default_factory=True)
+        return value
+
+    @field_validator("api_key", "token_counter", "on_usage")
+    @classmethod
+    def _not_async(cls, value: Any) -> Any:
+        if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004
+            raise PydanticCustomError("not_async", "must be a plain function: a coroutine function is never awaited")
+        return value
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         return ((name, value) for name, value in super().__repr_args__() if name in self.model_fields_set)
@@ -115,43 +206,54 @@ class EmbeddingOptions(BaseModel):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Any:
         memo = {} if memo is None else memo
-        for shared in (self.api_key, self.token_counter, self.cache, self.http_client, self.http_async_client):
-            memo[id(shared)] = shared  # functions and clients may hold locks and connections
+        for name in _SHARED_BY_COPIES:
+            memo[id(getattr(self, name))] = getattr(self, name)
         return super().__deepcopy__(memo)
+
+
+_SHARED_BY_COPIES = ("api_key", "token_counter", "on_usage", "cache", "http_client", "http_async_client")
+"""Options that hold functions, clients and stores, which may hold locks and connections."""
 
 
 def leave_behind(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that may travel to another process: without the key, unless allowed, and without live clients."""
     kept = dict(fields)
-    key = kept["api_key"]
-    named = isinstance(key, types.FunctionType) and "<" not in key.__qualname__  # pickles as a name, not as a value
-    if not kept["key_in_pickle"] and not named:
+    if not kept["key_in_pickle"] and not _is_named(kept["api_key"]):
         kept["api_key"] = None
-    for name in ("http_client", "http_async_client"):
-        if kept[name] is not None:
+    for name, travels, consequence in _LEFT_BEHIND:
+        if kept.get(name) is not None and not travels(kept[name]):
             warnings.warn(
-                f"{name} cannot be pickled: the embedder in the other process makes its own connections, without "
-                "your client's proxies and certificates.",
-                UserWarning,
-                stacklevel=4,
+                f"{name} cannot be pickled: the embedder in the other process {consequence}", UserWarning, stacklevel=4
             )
             kept[name] = None
-    if kept["cache"] is not None and not _travels(kept["cache"]):
-        warnings.warn(
-            "cache cannot be pickled: the embedder in the other process keeps no vectors. Give a path instead.",
-            UserWarning,
-            stacklevel=4,
-        )
-        kept["cache"] = None
     return kept
 
 
-def _travels(value: object) -> bool:
+def _is_named(value: object) -> bool:
+    """Whether it is a function of a module, which pickles as its name and not as a value."""
+    return isinstance(value, types.FunctionType) and "<" not in value.__qualname__
+
+
+def can_be_pickled(value: object) -> bool:
+    """Whether pickle takes the value, and what it holds."""
     try:
         pickle.dumps(value)
     except Exception:  # noqa: BLE001 - whatever the reason, it stays behind
         return False
     return True
+
+
+def _never(_: object) -> bool:
+    return False
+
+
+_OWN_CONNECTIONS = "makes its own connections, without your client's proxies and certificates."
+_LEFT_BEHIND: tuple[tuple[str, Callable[[object], bool], str], ...] = (
+    ("http_client", _never, _OWN_CONNECTIONS),
+    ("http_async_client", _never, _OWN_CONNECTIONS),
+    ("cache", can_be_pickled, "keeps no vectors. Give a path instead."),
+    ("on_usage", _is_named, "reports no usage. Give a function that a module defines at its top level."),
+)
 
 
 def configured(of: type[BaseModel], build: Callable[[], object]) -> None:
@@ -165,14 +267,17 @@ def configured(of: type[BaseModel], build: Callable[[], object]) -> None:
         problems = "; ".join(_say(problem, of) for problem in error.errors(include_input=False, include_url=False))
     else:
         return
-    raise ConfigurationError(problems if problems.endswith("?") else f"{problems}.")
+    raise ConfigurationError(problems if problems.endswith(("?", ".")) else f"{problems}.")
 
 
 def _say(problem: Any, of: type[BaseModel]) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else of.__name__
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, of.model_fields, n=1)
-        return f"There is no option {name!r}{f': did you mean {near[0]!r}?' if near else ''}"
+        return f"There is no option {_printable(name)}{advice_for(name, of.model_fields)}"
     if problem["type"] == "missing":
         return f"{name!r} is missing"
     return f"{name!r}: {problem['msg']}"
+
+
+def _printable(name: str) -> str:
+    return repr(name if len(name) <= 60 else f"{name[:60]}…")

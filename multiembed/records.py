@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
+
+from typing_extensions import TypeVar  # with a default: in typing since Python 3.13
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -255,12 +257,20 @@ class Estimate:
     """From the latency seen so far; None before the first request."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class EmbeddingResult:
-    """The vectors of one call, one row per text, in the order of the texts."""
+_VectorsT_co = TypeVar("_VectorsT_co", bound="Vectors | None", default="Vectors", covariant=True)
 
-    vectors: Vectors | None
-    """float32, shape (len(texts), dimensions), not writeable; None when only sparse vectors were wanted, or lists."""
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingResult(Generic[_VectorsT_co]):
+    """The vectors of one call, one row per text, in the order of the texts.
+
+    `EmbeddingResult` alone is the type of a result with dense vectors; `EmbeddingResult[Vectors | None]` is the type of
+    any result.
+    """
+
+    vectors: _VectorsT_co
+    """float32, shape (len(texts), dimensions), not writeable. None for output="sparse", and for `lists=True` if no text
+    failed."""
     sparse: list[SparseVector | None] | None
     """One per text, None where that text failed; None as a whole when only dense vectors were asked for."""
     usage: Usage
@@ -276,6 +286,21 @@ class EmbeddingResult:
         """How many there were."""
         kinds = (self.lists, self.vectors, self.sparse)
         return next((len(rows) for rows in kinds if rows is not None), 0)
+
+    def to_sparse(self) -> list[SparseVector]:
+        """The sparse vectors, one per text.
+
+        Raises:
+            ValueError: there are no sparse vectors, or some texts failed and have none.
+        """
+        if self.sparse is None:
+            raise ValueError("There are no sparse vectors here: output was 'dense'. Read .vectors instead.")
+        found = [vector for vector in self.sparse if vector is not None]
+        if len(found) < len(self.sparse):
+            raise ValueError(
+                f"{len(self.sparse) - len(found)} texts have no vector: read .failures, and take the others of .sparse."
+            )
+        return found
 
     def to_list(self) -> list[list[float]]:
         """The dense vectors as plain Python floats.

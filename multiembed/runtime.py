@@ -14,6 +14,7 @@ from multiembed.job import Lessons
 from multiembed.pace import Ceilings
 from multiembed.records import Usage, WireReply
 from multiembed.tally import Tally
+from multiembed.usage_hook import UsageHook
 
 if TYPE_CHECKING:
     from multiembed.cache.contract import VectorCache
@@ -43,6 +44,7 @@ class Runtime:
         self._duplicates = guard_for(urlsplit(target.url).netloc)
         self.lessons = Lessons()
         self.tally = Tally()
+        self.usage_hook = UsageHook(options.on_usage)
         self.caches = options.cache is not None
         """Whether vectors are looked up and kept."""
         self._options = options
@@ -63,6 +65,7 @@ class Runtime:
                         self._duplicates.confirm(answer)
         except BaseException:
             self.tally.add(_BROKEN_OFF)
+            self.usage_hook.report_soon(_BROKEN_OFF)
             raise
         return answer
 

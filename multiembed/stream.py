@@ -98,6 +98,7 @@ def stream(
             if os.getpid() != here:  # its threads are the parent's, and nobody would ever answer
                 raise ConfigurationError("The stream was begun before this process was forked: begin one here.")
             if isinstance(turn, Block):
+                call.report(turn)
                 yield _result(turn, call, on_error)
             elif turn == "read":
                 _read(source, reading)
@@ -118,12 +119,13 @@ async def astream(
     """As `stream`, in tasks; the source may be asynchronous, too."""
     woken, loop = asyncio.Event(), running_loop()
     source = aiter(texts) if isinstance(texts, AsyncIterable) else iter(texts)
-    with make(lambda: loop.call_soon_threadsafe(woken.set)) as call:
+    async with make(lambda: loop.call_soon_threadsafe(woken.set)) as call:
         reading = _Reading(call.job.target.limits.max_items)
         async with aclosing(TaskCrew(call.work(), send)) as crew:
             while (turn := _turn(call, reading)) != "end":
                 crew.check()
                 if isinstance(turn, Block):
+                    await call.areport(turn)
                     yield _result(turn, call, on_error)
                 elif turn == "read":
                     await _aread(source, reading)

@@ -7,6 +7,7 @@ import inspect
 import os
 import subprocess
 import sys
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,6 +129,24 @@ DOORS = {
     **{f"{name}-sync": door for name, door in SYNC_DOORS.items()},
     **{f"{name}-async": door for name, door in ASYNC_DOORS.items()},
 }
+
+
+class _Stream:
+    """A client whose streams are read to the end."""
+
+    def __init__(self, model: str, **options: Any) -> None:
+        self.client = EmbeddingClient(model, **options)
+
+    def read(self, texts: Sequence[str]) -> Any:
+        with closing(self.client.stream(texts)) as stream:
+            return np.concatenate([block.vectors for block in stream])
+
+    async def aread(self, texts: Sequence[str]) -> Any:
+        async with aclosing(self.client.astream(texts)) as stream:
+            return np.concatenate([block.vectors async for block in stream])
+
+
+EVERY_DOOR = {**DOORS, "stream": Door(_Stream, "read", ""), "astream": Door(_Stream, "aread", "")}
 
 
 def client_of(embedder: Any) -> EmbeddingClient:

@@ -419,8 +419,8 @@ def test_an_option_that_is_like_no_other_is_only_named():
     [
         ("dimensions", 0),
         ("dimensions", -5),
-        ("dimensions", "512"),
-        ("dimensions", 512.0),
+        ("dimensions", "512.5"),
+        ("dimensions", 512.5),
         ("dimensions", True),
         ("max_concurrency", 0),
         ("max_retries", -1),

@@ -9,13 +9,13 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, closing
+from contextlib import closing
 from dataclasses import asdict, replace
 
 import httpx
 import numpy as np
 import pytest
-from adapters_common import ASYNC_DOORS, DASHSCOPE, DOORS, Door, call, client_of, options_for, texts_of
+from adapters_common import ASYNC_DOORS, DASHSCOPE, EVERY_DOOR, call, client_of, options_for, texts_of
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
@@ -61,24 +61,6 @@ PRICES = {
 """CNY for a million tokens."""
 PER_REQUEST = 10
 """Texts in one of DashScope's requests."""
-
-
-class _Stream:
-    """A client whose streams are read to the end."""
-
-    def __init__(self, model, **options):
-        self.client = EmbeddingClient(model, **options)
-
-    def read(self, texts):
-        with closing(self.client.stream(texts)) as stream:
-            return np.concatenate([block.vectors for block in stream])
-
-    async def aread(self, texts):
-        async with aclosing(self.client.astream(texts)) as stream:
-            return np.concatenate([block.vectors async for block in stream])
-
-
-EVERY_DOOR = {**DOORS, "stream": Door(_Stream, "read", ""), "astream": Door(_Stream, "aread", "")}
 
 
 @pytest.fixture(params=EVERY_DOOR.values(), ids=EVERY_DOOR.keys())

@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
+from multiembed import PartialFailureError
 from multiembed.options import EmbeddingOptions
 from multiembed.providers import local
 from multiembed.target import aim
@@ -243,10 +244,20 @@ def test_sparse_vectors_are_the_weights_of_the_reply(output, role, door, connect
     assert [vector.tokens for vector in result.sparse] == [
         tuple(entry["token"] for entry in element["sparse_embedding"]) for element in raw
     ]
+    assert result.to_sparse() == result.sparse
     if output == "sparse":
         assert result.vectors is None
     else:
         np.testing.assert_array_equal(result.vectors, np.float32([element["embedding"] for element in raw]))
+
+
+def test_sparse_vectors_that_are_not_there_are_an_error(door, connect, simulator):
+    with pytest.raises(ValueError, match=r"output was 'dense'. Read .vectors"):
+        door(connect("dashscope:text-embedding-v4"), TEXTS).to_sparse()
+    with pytest.raises(PartialFailureError) as caught:
+        door(connect("dashscope:text-embedding-v4", output="sparse"), [*TEXTS, "长" * 20_000])
+    with pytest.raises(ValueError, match=r"1 texts have no vector: read .failures"):
+        caught.value.result.to_sparse()
 
 
 def test_extra_headers_go_along(door, connect, simulator):

@@ -129,8 +129,6 @@ class _Parts:
     def take(self, result: EmbeddingResult) -> Iterator[Joined]:
         """The chunks that are whole with this result."""
         vectors = result.vectors
-        if vectors is None:
-            return
         count = len(vectors)
         if len(result.failures) < count:
             self._widen(vectors.shape[1])

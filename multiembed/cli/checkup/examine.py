@@ -12,10 +12,12 @@ from multiembed.cli.checkup.findings import Finding, Patient, without
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from multiembed import EmbeddingOptionsDict
+
 # A gateway stands in no catalog, for it has no models of its own. The address is never used: it only lets a client be
 # made, which knows its provider.
 _GATEWAY = "gateway"
-_NOWHERE = {"api_key": "unused", "base_url": "https://unused.invalid"}
+_NOWHERE: EmbeddingOptionsDict = {"api_key": "unused", "base_url": "https://unused.invalid"}
 
 
 def providers() -> list[str]:
@@ -32,7 +34,7 @@ def patient(
     Raises:
         ConfigurationError: there is no such provider.
     """
-    remote = {} if provider == "local" else _NOWHERE
+    remote: EmbeddingOptionsDict = {} if provider == "local" else _NOWHERE
     facts = EmbeddingClient(f"{provider}:any", **remote).target.provider
     models = tuple(known.name for owner, known in catalog() if owner.id == facts.id)
     return Patient(
@@ -55,7 +57,9 @@ def address(who: Patient) -> tuple[str, str]:
     Raises:
         ConfigurationError: the address or the region is none.
     """
-    remote = {"api_key": "unused", "base_url": who.base_url, "region": who.region} if who.key_variables else {}
+    remote: EmbeddingOptionsDict = (
+        {"api_key": "unused", "base_url": who.base_url, "region": who.region} if who.key_variables else {}
+    )
     target = EmbeddingClient(f"{who.id}:{who.model or 'any'}", **remote).target
     return target.base_url, target.url
 

@@ -1,0 +1,42 @@
+"""The options in the docstrings of the classes that take them, so that `help()` shows each one."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pydantic.fields import FieldInfo
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def with_option_docs(options: type, fields: Mapping[str, FieldInfo] | None = None) -> Callable[[_Class], _Class]:
+    """A class decorator that appends name, type, default and description of each option to the docstring.
+
+    Args:
+        options: the TypedDict with the types that callers may give.
+        fields: the options' defaults and descriptions; None: those of the decorated model.
+    """
+
+    def decorate(cls: _Class) -> _Class:
+        if cls.__doc__ is not None:  # python -OO
+            described = getattr(cls, "model_fields") if fields is None else fields  # noqa: B009 - a model has it
+            entries = "\n".join(_entry(name, hint, described[name]) for name, hint in _types(options).items())
+            cls.__doc__ = f"{cls.__doc__.rstrip()}\n\n    Options:\n{entries}\n"
+        return cls
+
+    return decorate
+
+
+def _types(options: type) -> dict[str, str]:
+    """The types as they are written in the source: "int | None"."""
+    return {name: getattr(hint, "__forward_arg__", str(hint)) for name, hint in options.__annotations__.items()}
+
+
+def _entry(name: str, hint: str, field: FieldInfo) -> str:
+    head = f"        {name}: {hint} = {field.get_default(call_default_factory=False)!r}"
+    body = textwrap.fill(" ".join((field.description or "").split()), 100, break_on_hyphens=False)
+    return f"{head}\n{textwrap.indent(body, ' ' * 12)}"
