@@ -160,19 +160,15 @@ def _after_failure(
 
 
 def _interpret(answer: Answer, part: Batch, job: Job, target: Target) -> Believed | Fault:
-    """What an answer is worth. Whatever goes wrong in finding out, the answer is malformed and the call goes on."""
+    """What an answer is worth in this call."""
     dimensions = job.target.expected_dimensions or job.lessons.dimensions
-    try:
-        judged = judge(answer, target, texts=len(part.texts), dimensions=dimensions)
-    except Exception as error:  # noqa: BLE001 - an answer may hold anything, and other batches are paid for
-        reason = f"the answer cannot be interpreted ({type(error).__name__})"
-        return Fault("malformed", message=reason, form=reason)
+    judged = judge(answer, target, texts=len(part.texts), dimensions=dimensions)
     if not isinstance(judged, Believed):
         return judged
-    job.answering_model = job.answering_model or judged.model
-    if judged.model is not None and judged.model != job.answering_model:
+    first = job.answering_model = job.answering_model or judged.model
+    if judged.model is not None and first is not None and judged.model != first:
         reason = (
-            f"the model {judged.model[:_NAME_SHOWN]!r} answers, and {job.answering_model:.{_NAME_SHOWN}} answered "
+            f"the model {judged.model[:_NAME_SHOWN]!r} answers, and {first[:_NAME_SHOWN]!r} answered "
             "before: vectors of two models cannot be compared"
         )
         return Fault("malformed", message=reason, form=reason)

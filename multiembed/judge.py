@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import orjson
@@ -12,7 +13,9 @@ import orjson
 from multiembed import errors
 from multiembed.believe import Believed, IncompleteError, believe
 from multiembed.cut import cut, put_back
+from multiembed.providers.faults import kind_by_status
 from multiembed.records import Fault, TransportFailure
+from multiembed.redaction import LONGEST, safe_words, secrets_of
 from multiembed.twice import says_twice
 
 if TYPE_CHECKING:
@@ -21,10 +24,11 @@ if TYPE_CHECKING:
     from multiembed.records import FaultKind, WireReply
     from multiembed.target import Target
 
-_FIRST_BYTES = 200
-_LONGEST_MESSAGE = 300
-_SHORTEST_KEY = 8
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_FIRST_CHARACTERS = 200
+"""Of a malformed body. The reason stands before it."""
+_TEXT_BYTES = 64 * 1024
+"""Bytes of a body that is not JSON that are looked at: an HTML page says what it is in its first lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +142,21 @@ def judge(
         return Fault(answer.kind, message=answer.detail)
     if 300 <= answer.status < 400:
         return Fault("redirect", message=f"Location: {_host(answer.headers.get('location', ''))}")
-    body = answer.body.removeprefix(_BYTE_ORDER_MARK)
+    try:
+        return _judge_reply(answer, target, texts=texts, dimensions=dimensions)
+    except Exception as error:  # noqa: BLE001 - whatever a body does to its readers, it is the body's fault alone
+        return _malformed(f"it cannot be read ({type(error).__name__})", answer.body, target, always=True)
+
+
+def _judge_reply(reply: WireReply, target: Target, *, texts: int, dimensions: int | None) -> Believed | Fault:
+    body = reply.body.removeprefix(_BYTE_ORDER_MARK)
     pieces = None if target.output == "sparse" else cut(body)
     if pieces:
-        judged = _judge(pieces.rest, pieces.vectors, answer.status, target, texts=texts, dimensions=dimensions)
+        judged = _judge(pieces.rest, pieces.vectors, reply.status, target, texts=texts, dimensions=dimensions)
         if isinstance(judged, Believed):
             return judged
     # Not plain and good, so that it is read whole to say what is the matter.
-    return _judge(body, None, answer.status, target, texts=texts, dimensions=dimensions)
+    return _judge(body, None, reply.status, target, texts=texts, dimensions=dimensions)
 
 
 def _judge(
@@ -158,8 +169,8 @@ def _judge(
     dimensions: int | None,
 ) -> Believed | Fault:
     """What a reply is worth, from its text and the vectors that were cut out of it, if they were."""
-    body = _parse(text, target)
-    fault = target.provider.classify(status, body)
+    body, refusal = _parse(text)
+    fault = _classify(status, refusal, text, target)
     if fault is not None and fault.kind != "malformed":
         return fault
     try:
@@ -173,17 +184,38 @@ def _judge(
             put_back(raw.items, vectors)
         return believe(raw, texts=texts, dimensions=dimensions, output=target.output)
     except ValueError as error:
-        return Fault(
-            "malformed",
-            message=f"{error}; the body begins {_begin(text, target)!r}",
-            bad_rows=getattr(error, "rows", ()),
-            form=None if isinstance(error, IncompleteError) or _is_damaged(text, body) else str(error),
-        )
+        always = not isinstance(error, IncompleteError) and not _is_damaged(text, body)
+        return _malformed(str(error), text, target, bad_rows=getattr(error, "rows", ()), always=always)
+
+
+def _classify(status: int, body: object, text: bytes, target: Target) -> Fault | None:
+    """The fault that a reply tells of. Where no known field holds words, its message is how the body begins."""
+    try:
+        fault = target.provider.classify(status, body)
+    except Exception:  # a refusal stays one, whatever its body does to its reader
+        if status < 400:
+            raise
+        fault = Fault(kind_by_status(status))
+    if fault is None or fault.message or not body:
+        return fault
+    return replace(fault, message=_begin(text, target, LONGEST))
 
 
 def _is_damaged(text: bytes, body: object) -> bool:
     """Whether a body is empty, or begins as JSON and is not JSON: the answer was damaged on its way."""
     return isinstance(body, str) and text.lstrip()[:1] in (b"", b"{", b"[")
+
+
+def _malformed(
+    reason: str, body: bytes, target: Target, *, bad_rows: tuple[int, ...] = (), always: bool = False
+) -> Fault:
+    """A malformed answer; `always` if a server that answers so twice will always do."""
+    return Fault(
+        "malformed",
+        message=f"{reason}; the body begins {_begin(body, target, _FIRST_CHARACTERS)!r}",
+        bad_rows=bad_rows,
+        form=reason if always else None,
+    )
 
 
 def error_of(
@@ -206,7 +238,8 @@ def error_of(
         model=target.facts.name,
         provider=provider.title,
     )
-    words = _without_key(fault.message or "", target)[:_LONGEST_MESSAGE]
+    secrets = secrets_of(target)
+    words = safe_words(fault.message or "", secrets)
     ours = isinstance(answer, TransportFailure) or fault.kind in ("malformed", "redirect")
     request_id = fault.request_id
     if request_id is None and not isinstance(answer, TransportFailure):
@@ -216,42 +249,41 @@ def error_of(
         provider=provider.id,
         model=target.facts.name,
         status=status,
-        code=_without_key(fault.code or "", target)[:_LONGEST_MESSAGE] or None,
+        code=safe_words(fault.code or "", secrets) or None,
         provider_message=None if ours else words or None,
-        request_id=_without_key(request_id or "", target)[:_LONGEST_MESSAGE] or None,
+        request_id=safe_words(request_id or "", secrets) or None,
         retry_after=retry_after,
         indices=indices,
     )
 
 
-def _without_key(words: str, target: Target) -> str:
-    """A gateway may repeat what it was sent, or its beginning. What is shorter than any real key is left alone."""
-    key = target.key.reveal() if target.key else ""
-    for length in range(len(key), _SHORTEST_KEY - 1, -1):
-        words = words.replace(key[:length], "…")
-    return words
+def _parse(body: bytes) -> tuple[object, object]:
+    """The body's JSON or else its text, and the same for reading a refusal.
 
-
-def _parse(body: bytes, target: Target) -> object:
-    """The body's JSON; where it is none, its first words."""
+    A refusal may repeat a text that holds a lone surrogate or a byte that is not UTF-8. No vector is read from that.
+    """
     try:
         parsed: object = orjson.loads(body)
     except orjson.JSONDecodeError:
-        if (
-            b"NaN" not in body and b"Infinity" not in body
-        ):  # which Python's servers write, though JSON has no such numbers
-            return _begin(body, target)
-    else:
-        return parsed
-    try:
-        return cast("object", json.loads(body))
-    except ValueError:
-        return _begin(body, target)
+        if b"NaN" in body or b"Infinity" in body:  # JSON has no such numbers, but Python's json module writes them
+            with suppress(ValueError):
+                parsed = json.loads(body)
+                return parsed, parsed
+        text = _text(body)
+        try:
+            return text, json.loads(text, strict=False)
+        except (ValueError, RecursionError):
+            return text, text
+    return parsed, parsed
 
 
-def _begin(body: bytes, target: Target) -> str:
-    """The first words, cut only after the key is out of them, lest a part of it be left."""
-    return _without_key(body[: 4 * _FIRST_BYTES].decode("utf-8", "replace"), target)[:_FIRST_BYTES]
+def _text(body: bytes) -> str:
+    return body[:_TEXT_BYTES].decode("utf-8", "replace").removeprefix("\ufeff")
+
+
+def _begin(body: bytes, target: Target, characters: int) -> str:
+    """The first characters of a body, without any part of the key."""
+    return safe_words(_text(body), secrets_of(target), longest=characters)
 
 
 def _host(location: str) -> str:

@@ -168,6 +168,8 @@ class Fault:
     """The number of texts per request that the provider's words name."""
     quota: Quota | None = None
     """Of what the account has used too much, where the provider's words tell."""
+    token_limit: int | None = None
+    """The number of tokens of one text that the provider's words name, where they say that a text is too long."""
     bad_rows: tuple[int, ...] = ()
     """Positions, in the request, of the vectors that are not usable; only where the other vectors are."""
     form: str | None = None

@@ -104,9 +104,9 @@ def test_a_plain_reply_is_read_without_its_vectors_ever_being_parsed_with_it(pro
     assert isinstance(whole, Believed)
     parsed = []
 
-    def parse(text, target):
+    def parse(text):
         parsed.append(len(text))
-        return before(text, target)
+        return before(text)
 
     before = court._parse
     with swapped(room, "floats", reader), swapped(court, "_parse", parse):

@@ -589,7 +589,7 @@ ANSWERS = {
     "late": LATE,
     "key": BAD_KEY,
     "invalid": refuse(400, "bad", "no"),
-    "too many": refuse(400, "bad", "must not be larger than 2"),
+    "too many": refuse(400, "bad", "the batch must not be larger than 2"),
     "too large": always(reply(413, b"")),
     "too long": refuse(400, "context_length_exceeded", "no"),
     "content": refuse(400, "content_filter", "no"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 from multiembed.cache.contract import CacheWarning
+from multiembed.redaction import clean
 
 
 class Guard:
@@ -56,4 +57,4 @@ class Guard:
 
 def _say(error: Exception) -> str:
     words = str(error).strip().rstrip(".").splitlines()
-    return f"{type(error).__name__}: {words[0]:.200}" if words else type(error).__name__
+    return f"{type(error).__name__}: {clean(words[0]):.200}" if words else type(error).__name__

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from multiembed.providers import openai_form
 from multiembed.providers.contract import Provider
-from multiembed.providers.faults import cap_in, kind_by_status, plain_fault, quota_in, text_of, tokens_in
-from multiembed.records import Fault, Limits, ModelFacts, RawItem, RawReply
+from multiembed.providers.faults import classify, text_of, tokens_in
+from multiembed.records import Limits, ModelFacts, RawItem, RawReply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from multiembed.records import EmbedRequest, FaultKind
+    from multiembed.records import EmbedRequest, Fault, FaultKind
 
 _MAX_BYTES = 16 * 1024 * 1024
 
@@ -152,28 +152,11 @@ _KINDS: dict[str, FaultKind] = {
 
 def _classify(status: int, body: object) -> Fault | None:
     """The code and the words of either envelope, then the status. An error may come inside a 200."""
-    if not isinstance(body, dict):
-        return plain_fault(status, body)
-    error = body.get("error")
-    envelope = error if isinstance(error, dict) else body
-    code, message = text_of(envelope.get("code")), text_of(envelope.get("message"))
-    if status == 200 and error is None and code in (None, "200"):
-        return None
-    request_id = text_of(body.get("request_id")) or text_of(body.get("id"))
-    cap = cap_in(message)
-    kind = _kind(status, code or "", message or "", cap)
-    quota = quota_in(code) or quota_in(message)
-    return Fault(kind, code=code, message=message, request_id=request_id, cap=cap, quota=quota)
+    return classify(status, body, _kind)
 
 
-def _kind(status: int, code: str, message: str, cap: int | None) -> FaultKind:
-    # A wrong parameter is also reported as 400 InternalError.Algo.InvalidParameter, so the words come first.
-    if "batch size" in message and (cap or "invalid" in message):
-        return "too_many_items"
-    if "Range of input length" in message:
-        return "too_long"
-    if "Free allocated quota exceeded" in message:
-        return "quota"
+def _kind(status: int, code: str) -> FaultKind | None:
+    # A wrong parameter is also reported as 400 InternalError.Algo.InvalidParameter.
     if "InvalidParameter" in code or (status == 400 and code.startswith("InternalError")):
         return "invalid"
     if code.startswith("Throttling"):
@@ -182,7 +165,7 @@ def _kind(status: int, code: str, message: str, cap: int | None) -> FaultKind:
         return "model"  # nothing at this address
     if code.startswith("BadRequest.") and code not in _KINDS:
         return "invalid"
-    return _KINDS.get(code) or (kind_by_status(status) if status != 200 else "server")
+    return _KINDS.get(code)
 
 
 # ── the native form ──────────────────────────────────────────────────────────────────────────────

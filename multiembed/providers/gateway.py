@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from multiembed.providers.contract import Provider
-from multiembed.providers.faults import cap_in, kind_by_status, plain_fault, quota_in, text_of, tokens_in
+from multiembed.providers.faults import classify_compatible, text_of, tokens_in
 from multiembed.providers.openai_form import items_in
-from multiembed.records import Fault, Limits, ModelFacts, RawReply
+from multiembed.records import Limits, ModelFacts, RawReply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from multiembed.records import EmbedRequest, FaultKind
+    from multiembed.records import EmbedRequest
 
 # Nothing is known of what stands behind a gateway: small batches, any dimensions, and no base64 unless asked for.
 _UNKNOWN = ModelFacts(
@@ -28,19 +28,6 @@ _UNKNOWN = ModelFacts(
     source="the gateway's page",
     checked="2026-11-01",
 )
-
-_SUCCESS = frozenset({None, "0", "200", "ok", "OK", "success", "SUCCESS"})
-
-# Codes of the OpenAI form, which most gateways hand through. `insufficient_quota` means money there.
-_KINDS: dict[str, FaultKind] = {
-    "invalid_api_key": "authentication",
-    "insufficient_quota": "quota",
-    "billing_hard_limit_reached": "quota",
-    "rate_limit_exceeded": "rate_limit",
-    "model_not_found": "model",
-    "context_length_exceeded": "too_long",
-    "content_filter": "content",
-}
 
 
 def _encode(request: EmbedRequest) -> dict[str, Any]:
@@ -76,38 +63,6 @@ def _decode(payload: Mapping[str, Any]) -> RawReply:
     )
 
 
-def _classify(status: int, body: object) -> Fault | None:
-    """`success` and `code` of the envelope, or OpenAI's `error` object, then the status."""
-    if isinstance(body, list):  # a bare list of elements, which the decoder is shown as {"data": [...]}
-        body = {"data": body}
-    if not isinstance(body, dict):
-        return plain_fault(status, body)
-    error = body.get("error")
-    envelope = error if isinstance(error, dict) else body
-    code, message = text_of(envelope.get("code")), text_of(envelope.get("message"))
-    refused = bool(error) or body.get("success") is False or code not in _SUCCESS
-    if status == 200 and not refused:
-        return None
-    return Fault(
-        _kind(status, code or "", message or ""),
-        code=code,
-        message=message or (error if isinstance(error, str) else None),
-        request_id=text_of(body.get("request_id")) or text_of(body.get("id")),
-        cap=cap_in(message),
-        quota=quota_in(code) or quota_in(message),
-    )
-
-
-def _kind(status: int, code: str, message: str) -> FaultKind:
-    if cap_in(message):
-        return "too_many_items"
-    if code in _KINDS:
-        return _KINDS[code]
-    if status == 200:  # the envelope's own code, which mirrors HTTP
-        return kind_by_status(int(code)) if code.isdigit() and 400 <= int(code) < 600 else "server"
-    return kind_by_status(status)
-
-
 GATEWAY = Provider(
     id="gateway",
     title="AI gateway",
@@ -123,5 +78,5 @@ GATEWAY = Provider(
     request_id_headers=("x-request-id",),
     encode=_encode,
     decode=_decode,
-    classify=_classify,
+    classify=classify_compatible,
 )

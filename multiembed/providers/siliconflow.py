@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from multiembed.providers import openai_form
 from multiembed.providers.contract import Provider
-from multiembed.providers.faults import cap_in, kind_by_status, plain_fault, quota_in, text_of
-from multiembed.records import Fault, Limits, ModelFacts
+from multiembed.providers.faults import classify
+from multiembed.records import Limits, ModelFacts
 
 if TYPE_CHECKING:
-    from multiembed.records import EmbedRequest, FaultKind
+    from multiembed.records import EmbedRequest, Fault, FaultKind
 
 # 32 texts by the vendor page; 64 and more were accepted at times, which the server's own words would teach.
 _MAX_ITEMS = 32
@@ -92,6 +92,7 @@ _UNKNOWN = ModelFacts(
 _KINDS: dict[str, FaultKind] = {
     "20012": "model",
     "20015": "invalid",
+    "20042": "request_too_large",
     "30001": "quota",  # balance insufficient; seen as 402 and as 403
     "50505": "server",
 }
@@ -104,24 +105,11 @@ def _encode(request: EmbedRequest) -> dict[str, Any]:
 
 def _classify(status: int, body: object) -> Fault | None:
     """`code` in the envelope first, then the status. 401, 404 and 504 have bare strings for bodies."""
-    if not isinstance(body, dict):
-        return plain_fault(status, body)
-    code, message = text_of(body.get("code")), text_of(body.get("message"))
-    if status == 200 and (code is None or "object" in body):
-        return None
-    kind = _KINDS.get(code or "") or (kind_by_status(status) if status != 200 else "server")
-    cap = None
-    if code == "20042" or status == 413:
-        kind, cap = _too_big(message or "")
-    return Fault(kind, code=code, message=message, cap=cap, quota=quota_in(message))
-
-
-def _too_big(message: str) -> tuple[FaultKind, int | None]:
-    """20042 is one code for too many texts and for a text that is too long; the words tell which."""
-    cap = cap_in(message)
-    if cap or "batch size" in message:
-        return "too_many_items", cap
-    return ("too_long" if "token" in message else "request_too_large"), None
+    fault = classify(status, body, lambda _, code: _KINDS.get(code))
+    # 20042 is one code for too many texts and for a text that is too long. What its words do not tell, "token" does.
+    if fault is not None and fault.kind == "request_too_large" and "token" in (fault.message or "").lower():
+        return replace(fault, kind="too_long")
+    return fault
 
 
 SILICONFLOW = Provider(

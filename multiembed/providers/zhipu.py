@@ -7,16 +7,17 @@ https://docs.bigmodel.cn/cn/api/api-code (all read 2026-11).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from multiembed.providers import openai_form
 from multiembed.providers.contract import Provider
-from multiembed.providers.faults import cap_in, kind_by_status, plain_fault, text_of
-from multiembed.records import Fault, Limits, ModelFacts
+from multiembed.providers.faults import classify
+from multiembed.records import Limits, ModelFacts
 
 if TYPE_CHECKING:
-    from multiembed.records import FaultKind
+    from multiembed.records import Fault, FaultKind
 
 _CHECKED = "2026-11-01"
 
@@ -71,25 +72,12 @@ _KINDS: dict[str, FaultKind] = {
 
 def _classify(status: int, body: object) -> Fault | None:
     """The body's `error.code` first, whatever the status: an error may come inside a 200."""
-    envelope = body if isinstance(body, dict) else {}
-    error = envelope.get("error")
-    if not isinstance(error, dict):
-        return None if status == 200 else plain_fault(status, body)
-    code, message = text_of(error.get("code")), text_of(error.get("message"))
-    kind = _KINDS.get(code or "") or (kind_by_status(status) if status != 200 else "server")
-    if status == 413:
-        kind = "request_too_large"
-    cap = cap_in(message) if code == "1214" else None
-    if code == "1214" and ("数组" in (message or "") or "array" in (message or "")):
-        kind = "too_many_items"
-    return Fault(
-        kind,
-        code=code,
-        message=message,
-        request_id=text_of(envelope.get("request_id")),
-        cap=cap,
-        quota="requests" if code == "1303" else None,  # 1302 names a frequency and means requests in flight
-    )
+    fault = classify(status, body, lambda _, code: _KINDS.get(code))
+    if fault is None:
+        return None
+    return replace(
+        fault, quota="requests" if fault.code == "1303" else None
+    )  # 1302 names a frequency and means requests in flight
 
 
 ZHIPU = Provider(

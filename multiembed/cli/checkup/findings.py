@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from multiembed.redaction import redact
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -64,19 +66,7 @@ class Patient:
 
 def without(key: str, words: str) -> str:
     """Words of others without the key, without parts of it, and without what is left of a key that they masked."""
-    words = _MASKED.sub("…", words)
-    parts = {key[start : start + _WINDOW] for start in range(max(1, len(key) - _WINDOW + 1))} - {""}
-    hidden = [False] * len(words)
-    for part in parts:
-        start = words.find(part)
-        while start >= 0:
-            hidden[start : start + len(part)] = [True] * len(part)
-            start = words.find(part, start + 1)
-    shown = [
-        "" if gone and place and hidden[place - 1] else "…" if gone else letter
-        for place, (letter, gone) in enumerate(zip(words, hidden, strict=True))
-    ]
-    return "".join(shown)
+    return redact(_MASKED.sub("…", words), (key,), shortest=min(_WINDOW, len(key))) if key else words
 
 
 def milliseconds(seconds: float) -> str:
