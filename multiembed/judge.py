@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -24,6 +25,17 @@ _FIRST_BYTES = 200
 _LONGEST_MESSAGE = 300
 _SHORTEST_KEY = 8
 
+_NO_KEY = (
+    "The server wants a key, and none was sent. Set {env} or pass api_key; in a worker process, set the variable "
+    "there, or pass key_in_pickle=True where the embedder is made."
+)
+_NOTHING_THERE = "Nothing was found at {address}: check {place}, and whether there is a model {model}."
+# Words of a 404 that speak of the address, and of the model: Ollama "model \"x\" not found, try pulling it first",
+# vLLM "The model `x` does not exist", Azure "The API deployment for this resource does not exist"; one-api "Invalid URL
+# (POST /v1/v1/embeddings)", LM Studio "Unexpected endpoint or method", Express "Cannot POST /embeddings" (2026-11-28).
+_OF_ADDRESS = re.compile(r"url\b|\b(path|route|endpoint or method)\b|page not found|cannot post|^\s*<", re.IGNORECASE)
+_OF_MODEL = re.compile(r"\bmodel|modelnotfound|deployment|模型", re.IGNORECASE)
+
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
@@ -31,7 +43,7 @@ class Meaning:
 
     error: type[errors.MultiEmbedError]
     advice: str
-    """What went wrong and what to do; may name {env}, {page}, {regions}, {model}, {provider}."""
+    """What went wrong and what to do; may name {env}, {page}, {regions}, {place}, {model}, {provider}, {address}."""
     retry: bool = False
     fatal: bool = False
     """No other text of the call can fare better: no new request goes out."""
@@ -59,8 +71,8 @@ MEANINGS: Mapping[FaultKind, Meaning] = {
     ),
     "model": Meaning(
         errors.ModelNotFoundError,
-        "{provider} has no model {model} here, or nothing at this address. Check the name (`multiembed models` lists "
-        "the known ones), base_url and region{regions}.",
+        "{provider} has no model {model} at {address}. Check the name (`multiembed models` lists the known ones) and "
+        "{place}.",
         fatal=True,
     ),
     "tls": Meaning(
@@ -77,8 +89,8 @@ MEANINGS: Mapping[FaultKind, Meaning] = {
     ),
     "redirect": Meaning(
         errors.APIError,
-        "The server redirects, which is not followed, because key and texts would go along. If you trust the "
-        "target, set it as base_url.",
+        "{address} redirects, which is not followed, because key and texts would go along. If you trust the target, "
+        "set it as base_url.",
         fatal=True,
     ),
     "rate_limit": Meaning(
@@ -186,12 +198,14 @@ def error_of(
     meaning = MEANINGS[fault.kind]
     status = None if isinstance(answer, TransportFailure) else answer.status
     regions = f" (regions: {', '.join(provider.regions)})" if len(provider.regions) > 1 else ""
-    advice = meaning.advice.format(
+    advice = _advice(fault, status, target).format(
         env=" or ".join(provider.key_env),
         page=provider.key_page,
         regions=regions,
+        place=f"base_url and region{regions}" if provider.regions else "base_url",
         model=target.facts.name,
         provider=provider.title,
+        address=_without_key(target.shown_url, target),
     )
     words = _without_key(fault.message or "", target)[:_LONGEST_MESSAGE]
     ours = isinstance(answer, TransportFailure) or fault.kind in ("malformed", "redirect")
@@ -211,11 +225,24 @@ def error_of(
     )
 
 
+def _advice(fault: Fault, status: int | None, target: Target) -> str:
+    """What went wrong and what to do, as far as the answer tells; a form to be filled."""
+    if fault.kind == "authentication" and target.key is None:
+        return _NO_KEY
+    if fault.kind != "model":
+        return MEANINGS[fault.kind].advice
+    name = re.compile(rf"(?<!\w){re.escape(target.facts.name)}(?!\w)")  # a model may be called `url/path`
+    words = name.sub("", f"{fault.code or ''} {fault.message or ''}")
+    known = status != 404 or (_OF_MODEL.search(words) and not _OF_ADDRESS.search(words))
+    advice = MEANINGS["model"].advice if known else _NOTHING_THERE
+    return advice + target.provider.not_found_hint if status == 404 else advice
+
+
 def _without_key(words: str, target: Target) -> str:
     """A gateway may repeat what it was sent, or its beginning. What is shorter than any real key is left alone."""
-    key = target.key.reveal() if target.key else ""
-    for length in range(len(key), _SHORTEST_KEY - 1, -1):
-        words = words.replace(key[:length], "…")
+    for key in target.secrets:
+        for length in range(len(key), _SHORTEST_KEY - 1, -1):
+            words = words.replace(key[:length], "…")
     return words
 
 

@@ -6,15 +6,35 @@ import difflib
 import pickle
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping  # noqa: TC003 - pydantic reads them
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, Strict, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    Strict,
+    ValidationError,
+    field_serializer,
+)
+from pydantic_core import PydanticCustomError
 
+from multiembed.address import is_secret_name
 from multiembed.errors import ConfigurationError
 
 _Positive = Annotated[int, Strict(), Field(gt=0)]
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _text_to_text(value: object) -> object:
+    """Check the kind of `query`; its content is checked with the provider."""
+    if isinstance(value, Mapping) and not all(isinstance(part, str) for pair in value.items() for part in pair):
+        raise PydanticCustomError("query", "names and values must be text, for instance {'api-version': '2024-10-21'}")
+    if value is not None and not isinstance(value, Mapping):
+        raise PydanticCustomError("query", "must map names to text, for instance {'api-version': '2024-10-21'}")
+    return value
 
 
 def _changes_no_vector(default: Any = None, **more: Any) -> Any:
@@ -51,6 +71,16 @@ class EmbeddingOptions(BaseModel):
     headers: Mapping[str, str] | None = _changes_no_vector(repr=False)
     """Extra HTTP headers, for instance a workspace. They must not choose another model: vectors are not told apart by
     them."""
+    auth_header: str | None = _changes_no_vector()
+    """The header that carries the key as it is, for instance "api-key" or "X-API-Key"; None sends it as `Authorization:
+    Bearer`. For the providers openai-compatible and gateway."""
+    query: Annotated[Mapping[str, str] | None, BeforeValidator(_text_to_text)] = Field(default=None, repr=False)
+    """Parameters of the URL's query, for instance {"api-version": "2024-10-21"}; one that `base_url` holds, too, is
+    replaced. They may choose a deployment, so they count for the fingerprint, except for those that are credentials by
+    their names (key, token, sig, …). For the providers openai-compatible and gateway."""
+    send_dimensions: bool = _changes_no_vector(default=True)
+    """False: `dimensions` is not sent, and the length of each vector is checked against it all the same. For servers
+    that refuse the parameter, as vLLM does for models that are not trained for it (Matryoshka)."""
     allow_insecure: bool = _changes_no_vector(default=False)
     """True: `http://` may be used beyond this machine. The key then travels in the open."""
     dimensions: _Positive | None = None
@@ -98,6 +128,11 @@ class EmbeddingOptions(BaseModel):
     def __init__(self, **data: Any) -> None:
         build = super().__init__
         configured(type(self), lambda: build(**data))
+
+    @field_serializer("query")
+    def _dump_query(self, query: Mapping[str, str] | None) -> dict[str, str] | None:
+        """The query without credentials: a dump holds none, as it holds no key."""
+        return None if query is None else {name: query[name] for name in query if not is_secret_name(name)}
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         return ((name, value) for name, value in super().__repr_args__() if name in self.model_fields_set)
