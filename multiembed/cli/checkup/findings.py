@@ -37,6 +37,12 @@ class Patient:
     title: str
     key_variables: tuple[str, ...]
     """Empty when no key is needed."""
+    key_required: bool
+    """False: a server of this provider may need none."""
+    address_variables: tuple[str, ...]
+    """Those that may name the address."""
+    address_variable: str | None
+    """The one that does."""
     key_page: str
     regions: Mapping[str, str]
     """Address by region; the first is the default."""
@@ -46,8 +52,15 @@ class Patient:
     """None when none was named and the provider has no first one."""
     base_url: str | None
     region: str | None
+    auth_header: str | None
     own_address: bool
     """Whether the user named the address, here or in the environment."""
+
+    @property
+    def where(self) -> dict[str, str | None]:
+        """The options that lead to the server, as they were given."""
+        options = {"base_url": self.base_url, "region": self.region, "auth_header": self.auth_header}
+        return {name: value for name, value in options.items() if value is not None}
 
     @property
     def at(self) -> str:
