@@ -11,7 +11,7 @@ from multiembed import Embedder
 
 
 class MultiEmbeddings(Embedder, Embeddings):
-    """Embeddings for LangChain through Zhipu, SiliconFlow, DashScope or any gateway.
+    """Embeddings for LangChain through Zhipu, SiliconFlow, DashScope or any OpenAI-compatible server.
 
     Setup:
         Install the package and set the key of the provider you use.
@@ -28,6 +28,7 @@ class MultiEmbeddings(Embedder, Embeddings):
         siliconflow           SILICONFLOW_API_KEY
         dashscope             DASHSCOPE_API_KEY
         dashscope-compatible  DASHSCOPE_API_KEY
+        openai-compatible     OPENAI_COMPATIBLE_API_KEY, or none (and ..._BASE_URL)
         gateway               MULTIEMBED_GATEWAY_API_KEY (and ..._BASE_URL)
         local                 none (lexical, not semantic)
         ===================== ==================================================
@@ -49,6 +50,8 @@ class MultiEmbeddings(Embedder, Embeddings):
             The key; else the environment's.
         base_url, region: Optional[str]
             Where to send.
+        auth_header: Optional[str]; query: Optional[dict]
+            The header of the key, and parameters of the URL, for openai-compatible and gateway.
         timeout, deadline: float
             Seconds for one attempt, and for one call as a whole.
         max_retries, max_concurrency: int

@@ -226,7 +226,7 @@ def error_of(
 
 
 def _advice(fault: Fault, status: int | None, target: Target) -> str:
-    """What went wrong and what to do, as far as the answer tells; a form to be filled."""
+    """The advice for a fault, with its fields in braces. A 404 is about the model or the address, as its words say."""
     if fault.kind == "authentication" and target.key is None:
         return _NO_KEY
     if fault.kind != "model":

@@ -89,7 +89,7 @@ EXPECTED = {
 EXCEPTIONS = {
     # Zhipu says that a model is overloaded with a code of its own, as a 429.
     ("zhipu", "overloaded"): errors.RateLimitError,
-    # The only provider that is asked for base64 without being told to.
+    # The only provider that is asked for base64 by default.
     ("siliconflow", "base64-refused"): errors.InvalidRequestError,
 }
 SLOW = {"silence", "trickle-headers", "trickle-body", "headers-endless"}

@@ -50,7 +50,7 @@ class Server:
     options: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str | None] = field(default_factory=lambda: {"authorization": f"Bearer {KEY}"})
     fields: dict[str, Any] = field(default_factory=dict)
-    """The body beside `model` and `input`."""
+    """The body's fields other than `model` and `input`."""
 
     def __str__(self):
         return self.name
@@ -96,7 +96,7 @@ SERVERS = [
         options={"auth_header": "api-key"}, headers=AZURE,
     ),
     Server(
-        "volcengine-ark", "/api/v3", "/api/v3/embeddings", "doubao-embedding-text-240715",
+        "volcengine-ark", "/api/v3", "/api/v3/embeddings", "doubao-embedding-text-240515",
         options={"parameters": {"encoding_format": "float"}}, fields={"encoding_format": "float"},
     ),
     Server(
@@ -462,7 +462,7 @@ def test_header_in_two_spellings_is_refused():
         ("nomic-embed-text", ["openai-compatible:model"]),
     ],
 )
-def test_name_that_is_no_provider_is_answered_with_the_line_to_write(model, words):
+def test_unknown_provider_is_answered_with_the_line_to_write(model, words):
     error = refused(model, api_key=SECRET)
     assert_tells(error, *words)
     assert "\x1b" not in str(error)

@@ -377,7 +377,7 @@ CHECKS = {
     "auth-in-200": inside_200(NO_KEY),
     "money-in-200": inside_200(MONEY),
     "rate-limit-in-200": inside_200(LIMIT),
-    # Answers in numbers give no occasion for these; what they do is told below.
+    # Answers in numbers do not trigger these; their effect is tested below.
     "base64-ignored": good,
     "base64-honored": good,
     "gateway-record": lambda seen: set(seen.reply["data"]) == {"id", "name", "status", "createTime"},

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 _UNKNOWN = ModelFacts(
     name="",
     # 32 texts is the lowest default of a server's own limit (TEI, --max-client-batch-size:
-    # https://huggingface.co/docs/text-embeddings-inference/cli_arguments). OpenAI and Azure take 2,048, vLLM, Ollama
-    # and Infinity name none. A gateway may pass requests on to a vendor that takes 10: its refusal names that, and the
-    # number is learned.
+    # https://huggingface.co/docs/text-embeddings-inference/cli_arguments). OpenAI, Azure and Infinity take 2,048,
+    # vLLM and Ollama name no number. A gateway may pass requests on to a vendor that takes 10: its refusal names that,
+    # and the number is learned.
     limits=Limits(max_items=32),
     dimensions=None,
     default_dimensions=None,
