@@ -1,4 +1,4 @@
-"""Embeddings for LangChain through Zhipu, SiliconFlow, DashScope or any gateway."""
+"""Embeddings for LangChain through Zhipu, SiliconFlow, DashScope or any OpenAI-compatible server."""
 
 from langchain_multiembed.embeddings import MultiEmbeddings
 

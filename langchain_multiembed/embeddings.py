@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @with_option_docs(EmbeddingOptionsDict)
 class MultiEmbeddings(Embedder, Embeddings):
-    """Embeddings for LangChain through Zhipu, SiliconFlow, DashScope or any gateway.
+    """Embeddings for LangChain through Zhipu, SiliconFlow, DashScope or any OpenAI-compatible server.
 
     Setup:
         Install the package and set the key of the provider you use.
@@ -34,6 +34,7 @@ class MultiEmbeddings(Embedder, Embeddings):
         siliconflow           SILICONFLOW_API_KEY
         dashscope             DASHSCOPE_API_KEY
         dashscope-compatible  DASHSCOPE_API_KEY
+        openai-compatible     OPENAI_COMPATIBLE_API_KEY, or none (and ..._BASE_URL)
         gateway               MULTIEMBED_GATEWAY_API_KEY (and ..._BASE_URL)
         local                 none (lexical, not semantic)
         ===================== ==================================================

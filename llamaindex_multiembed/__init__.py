@@ -1,4 +1,4 @@
-"""Embeddings for LlamaIndex through Zhipu, SiliconFlow, DashScope or any gateway."""
+"""Embeddings for LlamaIndex through Zhipu, SiliconFlow, DashScope or any OpenAI-compatible server."""
 
 from llamaindex_multiembed.embedding import MultiEmbedding, MultiEmbeddingOptionsDict
 

@@ -37,7 +37,7 @@ class MultiEmbeddingOptionsDict(EmbeddingOptionsDict, total=False):
 
 @with_option_docs(MultiEmbeddingOptionsDict)
 class MultiEmbedding(Embedder, BaseEmbedding):
-    """Embeddings for LlamaIndex through Zhipu, SiliconFlow, DashScope or any gateway.
+    """Embeddings for LlamaIndex through Zhipu, SiliconFlow, DashScope or any OpenAI-compatible server.
 
     Queries and documents are kept apart: DashScope's native API is told which is which (`text_type`). The
     "dashscope-compatible" API has no such parameter, so a query is embedded there as a document is; take "dashscope"
@@ -50,7 +50,7 @@ class MultiEmbedding(Embedder, BaseEmbedding):
 
     Examples:
         `pip install "multiembed[llamaindex]"`, and a key in the environment (ZHIPUAI_API_KEY, SILICONFLOW_API_KEY,
-        DASHSCOPE_API_KEY, MULTIEMBED_GATEWAY_API_KEY)
+        DASHSCOPE_API_KEY, OPENAI_COMPATIBLE_API_KEY, MULTIEMBED_GATEWAY_API_KEY)
 
         ```python
         from llama_index.core import Settings

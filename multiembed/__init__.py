@@ -1,4 +1,4 @@
-"""Embeddings through Zhipu, SiliconFlow, DashScope or any gateway: never a wrong vector, each text paid for once.
+"""Embeddings through Zhipu, SiliconFlow, DashScope or any OpenAI-compatible server: never a wrong vector.
 
     from multiembed import EmbeddingClient
 

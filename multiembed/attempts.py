@@ -295,7 +295,7 @@ def _write(part: Batch, job: Job, target: Target) -> WireRequest | None:
     if target.output != "dense":
         numbers += len(body)  # a weight for each token, of which no text has more than bytes
     return WireRequest(
-        url=target.url,
+        url=target.request_url,
         headers={**target.headers, **target.authorization(), "Content-Type": "application/json"},
         body=body,
         timeout=timeout,

@@ -33,7 +33,7 @@ class Embedder(EmbeddingOptions):
     def __init__(self, **data: Any) -> None:
         super().__init__(**data)
         client = self._clients["own"] = self._make()
-        if self.base_url is None and client.target.provider.base_url_env:
+        if self.base_url is None and client.target.url_variable:
             self.__dict__["base_url"] = client.target.base_url  # from the environment; it changes vectors, so it shows
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from multiembed.believe import Believed, IncompleteError, believe
 from multiembed.cut import cut, put_back
 from multiembed.providers.faults import kind_by_status
 from multiembed.records import Fault, TransportFailure
-from multiembed.redaction import LONGEST, safe_words, secrets_of
+from multiembed.redaction import LONGEST, safe_words
 from multiembed.twice import says_twice
 
 if TYPE_CHECKING:
@@ -30,6 +31,17 @@ _FIRST_CHARACTERS = 200
 _TEXT_BYTES = 64 * 1024
 """Bytes of a body that is not JSON that are looked at: an HTML page says what it is in its first lines."""
 
+_NO_KEY = (
+    "The server wants a key, and none was sent. Set {env} or pass api_key; in a worker process, set the variable "
+    "there, or pass key_in_pickle=True where the embedder is made."
+)
+_NOTHING_THERE = "Nothing was found at {address}: check {place}, and whether there is a model {model}."
+# Words of a 404 that speak of the address, and of the model: Ollama "model \"x\" not found, try pulling it first",
+# vLLM "The model `x` does not exist", Azure "The API deployment for this resource does not exist"; one-api "Invalid URL
+# (POST /v1/v1/embeddings)", LM Studio "Unexpected endpoint or method", Express "Cannot POST /embeddings" (2026-11-28).
+_OF_ADDRESS = re.compile(r"url\b|\b(path|route|endpoint or method)\b|page not found|cannot post|^\s*<", re.IGNORECASE)
+_OF_MODEL = re.compile(r"\bmodel|modelnotfound|deployment|模型", re.IGNORECASE)
+
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
@@ -37,7 +49,7 @@ class Meaning:
 
     error: type[errors.MultiEmbedError]
     advice: str
-    """What went wrong and what to do; may name {env}, {page}, {regions}, {model}, {provider}."""
+    """What went wrong and what to do; may name {env}, {page}, {regions}, {place}, {model}, {provider}, {address}."""
     retry: bool = False
     fatal: bool = False
     """No other text of the call can fare better: no new request goes out."""
@@ -65,8 +77,8 @@ MEANINGS: Mapping[FaultKind, Meaning] = {
     ),
     "model": Meaning(
         errors.ModelNotFoundError,
-        "{provider} has no model {model} here, or nothing at this address. Check the name (`multiembed models` lists "
-        "the known ones), base_url and region{regions}.",
+        "{provider} has no model {model} at {address}. Check the name (`multiembed models` lists the known ones) and "
+        "{place}.",
         fatal=True,
     ),
     "tls": Meaning(
@@ -83,8 +95,8 @@ MEANINGS: Mapping[FaultKind, Meaning] = {
     ),
     "redirect": Meaning(
         errors.APIError,
-        "The server redirects, which is not followed, because key and texts would go along. If you trust the "
-        "target, set it as base_url.",
+        "{address} redirects, which is not followed, because key and texts would go along. If you trust the target, "
+        "set it as base_url.",
         fatal=True,
     ),
     "rate_limit": Meaning(
@@ -231,14 +243,16 @@ def error_of(
     meaning = MEANINGS[fault.kind]
     status = None if isinstance(answer, TransportFailure) else answer.status
     regions = f" (regions: {', '.join(provider.regions)})" if len(provider.regions) > 1 else ""
-    advice = meaning.advice.format(
+    advice = _advice(fault, status, target).format(
         env=" or ".join(provider.key_env),
         page=provider.key_page,
         regions=regions,
+        place=f"base_url and region{regions}" if provider.regions else "base_url",
         model=target.facts.name,
         provider=provider.title,
+        address=safe_words(target.shown_url, target.secrets),
     )
-    secrets = secrets_of(target)
+    secrets = target.secrets
     words = safe_words(fault.message or "", secrets)
     ours = isinstance(answer, TransportFailure) or fault.kind in ("malformed", "redirect")
     request_id = fault.request_id
@@ -255,6 +269,19 @@ def error_of(
         retry_after=retry_after,
         indices=indices,
     )
+
+
+def _advice(fault: Fault, status: int | None, target: Target) -> str:
+    """The advice for a fault, with its fields in braces. A 404 is about the model or the address, as its words say."""
+    if fault.kind == "authentication" and target.key is None:
+        return _NO_KEY
+    if fault.kind != "model":
+        return MEANINGS[fault.kind].advice
+    name = re.compile(rf"(?<!\w){re.escape(target.facts.name)}(?!\w)")  # a model may be called `url/path`
+    words = name.sub("", f"{fault.code or ''} {fault.message or ''}")
+    known = status != 404 or (_OF_MODEL.search(words) and not _OF_ADDRESS.search(words))
+    advice = MEANINGS["model"].advice if known else _NOTHING_THERE
+    return advice + target.provider.not_found_hint if status == 404 else advice
 
 
 def _parse(body: bytes) -> tuple[object, object]:
@@ -283,7 +310,7 @@ def _text(body: bytes) -> str:
 
 def _begin(body: bytes, target: Target, characters: int) -> str:
     """The first characters of a body, without any part of the key."""
-    return safe_words(_text(body), secrets_of(target), longest=characters)
+    return safe_words(_text(body), target.secrets, longest=characters)
 
 
 def _host(location: str) -> str:

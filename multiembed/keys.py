@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -26,12 +27,20 @@ class Key:
         """Whether it is the same each time."""
 
     def reveal(self) -> str:
-        """The key as it goes into the Authorization header."""
+        """The key as it goes into its header."""
         return self._read()
 
 
-def find_key(given: SecretStr | Callable[[], str] | None, provider: Provider, environ: Mapping[str, str]) -> Key | None:
-    """The key that was given, else the environment's; None for a provider that needs none.
+def find_key(
+    given: SecretStr | Callable[[], str] | None, provider: Provider, environ: Mapping[str, str], url: str = ""
+) -> Key | None:
+    """The key that was given, else the environment's; None where there is none and none is needed.
+
+    Args:
+        given: the option.
+        provider: whose key.
+        environ: the environment.
+        url: where it goes: of the keys of several accounts, the one of the account at that host comes first.
 
     Raises:
         ConfigurationError: there is none, or it cannot be a key.
@@ -41,16 +50,34 @@ def find_key(given: SecretStr | Callable[[], str] | None, provider: Provider, en
     if given is not None and not isinstance(given, SecretStr):
         return Key(partial(_ask, given), fixed=False)
     candidates = {"api_key": given.get_secret_value() if given else ""}
-    candidates |= {name: environ.get(name, "") for name in provider.key_env}
+    candidates |= {name: environ.get(name, "") for name in _variables(provider, environ, url)}
     for source, value in candidates.items():
         if value.strip():
             return Key(partial(str, check_key(value, source)))
+    if not provider.key_required:
+        return None
     raise ConfigurationError(
         f"No key for {provider.id}: set {' or '.join(provider.key_env)}, or pass api_key. "
         f"Keys come from {provider.key_page}. In a worker process, set the variable there too, or pass "
         "key_in_pickle=True where the embedder is made.",
         provider=provider.id,
     )
+
+
+def _variables(provider: Provider, environ: Mapping[str, str], url: str) -> tuple[str, ...]:
+    """The variables that may hold the key, the one of the account at the URL's host first."""
+    for place, name in provider.key_of.items():
+        address = provider.regions.get(place) or environ.get(place, "").strip()
+        if address and _host(address) == _host(url):
+            return (name, *(other for other in provider.key_env if other != name))
+    return provider.key_env
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _ask(function: Callable[[], str]) -> str:

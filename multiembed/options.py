@@ -6,13 +6,23 @@ import inspect
 import pickle
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping  # noqa: TC003 - pydantic reads them
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict, Unpack
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_serializer,
+    field_validator,
+)
 from pydantic.json_schema import SkipJsonSchema  # noqa: TC002 - pydantic reads it
 from pydantic_core import PydanticCustomError
 
+from multiembed.address import is_secret_name
 from multiembed.errors import ConfigurationError
 from multiembed.option_docs import with_option_docs
 from multiembed.option_names import advice_for
@@ -40,6 +50,7 @@ class EmbeddingOptionsDict(TypedDict, total=False):
     headers: Mapping[str, str] | None
     auth_header: str | None
     query: Mapping[str, str] | None
+    send_dimensions: bool | None
     allow_insecure: bool | None
     dimensions: int | None
     instruct: str | None
@@ -61,6 +72,15 @@ class EmbeddingOptionsDict(TypedDict, total=False):
     on_usage: Callable[[Usage], object] | None
     http_client: HttpxClient | None
     http_async_client: HttpxAsyncClient | None
+
+
+def _text_to_text(value: object) -> object:
+    """Check the kind of `query`; its content is checked with the provider."""
+    if isinstance(value, Mapping) and not all(isinstance(part, str) for pair in value.items() for part in pair):
+        raise PydanticCustomError("query", "names and values must be text, for instance {'api-version': '2024-10-21'}")
+    if value is not None and not isinstance(value, Mapping):
+        raise PydanticCustomError("query", "must map names to text, for instance {'api-version': '2024-10-21'}")
+    return value
 
 
 def _changes_no_vector(default: Any = None, **more: Any) -> Any:
@@ -103,9 +123,13 @@ class EmbeddingOptions(BaseModel):
     auth_header: str | None = _changes_no_vector()
     """Name of the header that carries the key, for instance "api-key", instead of `Authorization: Bearer`. For
     `openai-compatible` and `gateway`."""
-    query: Mapping[str, str] | None = None
-    """Query parameters added to the address, for instance {"api-version": "2024-10-21"}. For `openai-compatible` and
-    `gateway`."""
+    query: Annotated[Mapping[str, str] | None, BeforeValidator(_text_to_text)] = Field(default=None, repr=False)
+    """Query parameters added to the address, for instance {"api-version": "2024-10-21"}; they replace those of the same
+    name in `base_url`. They may choose a deployment, so they count for the fingerprint, except for credentials (key,
+    token, sig, …). For `openai-compatible` and `gateway`."""
+    send_dimensions: bool = _changes_no_vector(default=True)
+    """False: `dimensions` is not sent, and the length of each vector is checked against it all the same. For servers
+    that refuse the parameter, as vLLM does for models that are not trained for it (Matryoshka)."""
     allow_insecure: bool = _changes_no_vector(default=False)
     """True: `http://` is allowed beyond this machine. Key and texts then travel unencrypted."""
     dimensions: PositiveInt | None = None
@@ -189,6 +213,11 @@ class EmbeddingOptions(BaseModel):
         if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004
             raise PydanticCustomError("not_async", "must be a plain function: a coroutine function is never awaited")
         return value
+
+    @field_serializer("query")
+    def _dump_query(self, query: Mapping[str, str] | None) -> dict[str, str] | None:
+        """The query without credentials: a dump holds none, as it holds no key."""
+        return None if query is None else {name: query[name] for name in query if not is_secret_name(name)}
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         return ((name, value) for name, value in super().__repr_args__() if name in self.model_fields_set)

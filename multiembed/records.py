@@ -87,15 +87,16 @@ class EmbedRequest:
     output: Output
     instruct: str | None
     """Only when the API has a parameter for it, and only for queries."""
-    encoding: Encoding
+    encoding: Encoding | None
+    """None where the user asked for none and the model has no preferred one."""
     parameters: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class WireRequest:
-    """One HTTP POST, ready to send. The key is in the headers, so it has no repr."""
+    """One HTTP POST, ready to send. The key is in the headers, or in the URL's query, so they have no repr."""
 
-    url: str
+    url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
     timeout: float

@@ -12,7 +12,6 @@ from urllib.parse import quote
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from multiembed.target import Target
 
 LONGEST = 300
 """Characters that are shown of a server's message."""
@@ -20,7 +19,6 @@ _WINDOW = 8192
 """Characters that are looked at: a key may be 2,000 characters long, and stand before the words several times."""
 SHORTEST_PART = 8
 """So many characters of a key in a row are a part of it. A mask such as "sk-abc…wxyz" shows fewer."""
-_SECRET_NAMES = ("auth", "key", "token", "secret", "cookie", "password", "credential")
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 """Keys are ASCII. `str.lower` may change the length of other text."""
 _HIDDEN = "…"
@@ -104,9 +102,3 @@ def _forms(secret: str) -> set[str]:
         *(text.replace("+", "-").replace("/", "_") for text in coded),
     ]
     return {form.translate(_LOWER) for form in forms}
-
-
-def secrets_of(target: Target) -> list[str]:
-    """The key that requests carry, and the values of the user's own headers whose names speak of a secret."""
-    values = [value for name, value in target.headers.items() if any(word in name.lower() for word in _SECRET_NAMES)]
-    return [target.key.reveal(), *values] if target.key else values

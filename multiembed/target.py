@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from multiembed.address import check_headers, find_url
+from multiembed.address import (
+    check_auth_header,
+    check_headers,
+    check_query,
+    find_address,
+    is_secret_name,
+    with_query,
+)
 from multiembed.errors import ConfigurationError
 from multiembed.keys import Key, find_key
 from multiembed.providers import split_model
@@ -34,6 +41,10 @@ _OWN_OPTION = {
 }
 
 
+_SECRET_WORDS = ("auth", "key", "token", "secret", "sig", "cookie", "password", "credential")
+"""Words in the names of headers and query parameters whose values no error may show."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
     """Everything about the requests of one embedder but the texts."""
@@ -42,12 +53,19 @@ class Target:
     facts: ModelFacts
     limits: Limits
     url: str
+    """Without the query."""
+    query: Mapping[str, str] = field(repr=False)
+    url_variable: str | None
+    """The environment variable that named the address."""
     headers: Mapping[str, str] = field(repr=False)
     """Without the key."""
     key: Key | None
+    auth_header: str | None
+    """The header that carries the key as it is; None for `Authorization: Bearer`."""
     dimensions: int | None
     output: Output
-    encoding: Encoding
+    encoding: Encoding | None
+    """None where none was asked for and the model has no preferred one."""
     instruct: str | None
     query_prefix: str
     document_prefix: str
@@ -69,9 +87,28 @@ class Target:
         """The length that every dense vector must have, where it is known before the first reply."""
         return self.dimensions or self.facts.default_dimensions
 
+    @property
+    def request_url(self) -> str:
+        """The URL that requests go to, with its query. It may hold a credential: for the wire only."""
+        return with_query(self.url, self.query)
+
+    @property
+    def shown_url(self) -> str:
+        """The URL for messages: without the query's names and values, which may be credentials."""
+        return f"{self.url}?…" if self.query else self.url
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no message may hold: the key, and what the names of query parameters and headers say is one."""
+        named = [value for given in (self.query, self.headers) for name, value in given.items() if _may_be_secret(name)]
+        return (*([self.key.reveal()] if self.key else ()), *named)
+
     def authorization(self) -> dict[str, str]:
         """The header that holds the key."""
-        return {"Authorization": f"Bearer {self.key.reveal()}"} if self.key else {}
+        if self.key is None:
+            return {}
+        key = self.key.reveal()
+        return {self.auth_header: key} if self.auth_header else {"Authorization": f"Bearer {key}"}
 
     def as_of_now(self) -> Target:
         """The same with the key of this moment, for one request and for the judgement of its answer.
@@ -117,8 +154,8 @@ class Target:
     def fingerprint(self, role: Role) -> str:
         """A name for the space its vectors lie in: the same when, and only when, all that changes a vector is.
 
-        Two vectors may stand in for each other only when provider, address, model, dimensions, role, instruction,
-        prefix, output, parameters, what is done about long texts, and the text are the same.
+        Two vectors may stand in for each other only when provider, address with its query, model, dimensions, role,
+        instruction, prefix, output, parameters, what is done about long texts, and the text are the same.
         """
         query = role == "query"
         parts = {
@@ -133,7 +170,14 @@ class Target:
             "too long": [self.on_too_long, self.limits.max_tokens_per_item if self.on_too_long != "error" else None],
             "parameters": self.parameters,
         }
+        query_parts = {name: value for name, value in self.query.items() if not is_secret_name(name)}
+        if query_parts:  # only then, so that vectors that were cached before there was a query are still found
+            parts["query"] = query_parts
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()
+
+
+def _may_be_secret(name: str) -> bool:
+    return any(word in name.lower() for word in _SECRET_WORDS)
 
 
 def aim(model: str, options: EmbeddingOptions, environ: Mapping[str, str]) -> Target:
@@ -146,17 +190,31 @@ def aim(model: str, options: EmbeddingOptions, environ: Mapping[str, str]) -> Ta
     facts = provider.model(name)
     if provider.compute is not None:
         facts = replace(facts, known=True)
+    _check_supported(provider, name)
     _check_dimensions(options.dimensions, provider, facts)
     _check_output(options, provider, facts)
     _check_instruct(options, provider, facts)
     parameters, encoding = _parameters(options.parameters or {}, provider, facts)
+    _check_own_server(options, provider)
+    address = find_address(options, provider, environ)
+    auth_header = check_auth_header(options.auth_header)
+    key = find_key(options.api_key, provider, environ, address.url)
+    if auth_header and key is None:
+        raise ConfigurationError(
+            f"auth_header names the header of the key, and there is no key: set {' or '.join(provider.key_env)} or "
+            "pass api_key, or leave auth_header out.",
+            provider=provider.id,
+        )
     return Target(
         provider=provider,
-        facts=facts,
+        facts=facts if options.send_dimensions else replace(facts, dimensions_on_wire=False),
         limits=_limits(facts.limits, options.limits or {}),
-        url=find_url(options, provider, environ),
-        headers=check_headers(options.headers or {}),
-        key=find_key(options.api_key, provider, environ),
+        url=address.url,
+        query={**address.query, **check_query(options.query or {})},
+        url_variable=address.variable,
+        headers=check_headers(options.headers or {}, auth_header),
+        key=key,
+        auth_header=auth_header,
         dimensions=options.dimensions,
         output=options.output,
         encoding=encoding,
@@ -168,7 +226,31 @@ def aim(model: str, options: EmbeddingOptions, environ: Mapping[str, str]) -> Ta
     )
 
 
+# ── the server ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _check_own_server(options: EmbeddingOptions, provider: Provider) -> None:
+    """See that only a server that the user names gets a query and a header for the key of the user's choice."""
+    for name, given in (("auth_header", options.auth_header), ("query", options.query)):
+        if given is not None and not provider.needs_address:
+            raise ConfigurationError(
+                f"{provider.id} takes no {name}: leave it out. The providers openai-compatible and gateway take it.",
+                provider=provider.id,
+            )
+
+
 # ── the model ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _check_supported(provider: Provider, name: str) -> None:
+    for pattern, reason in provider.unsupported:
+        if pattern.search(name):
+            known = ", ".join(facts.name for facts in provider.models)
+            raise ConfigurationError(
+                f"{provider.id}:{name} {reason} Text models of {provider.id}: {known}.",
+                provider=provider.id,
+                model=name,
+            )
 
 
 def _check_dimensions(asked: int | None, provider: Provider, facts: ModelFacts) -> None:
@@ -230,8 +312,10 @@ def _query_prefix(asked: str | None, provider: Provider, facts: ModelFacts) -> s
     return facts.query_prefix
 
 
-def _parameters(given: Mapping[str, Any], provider: Provider, facts: ModelFacts) -> tuple[Mapping[str, Any], Encoding]:
-    default: Encoding = "base64" if facts.base64 else "float"
+def _parameters(
+    given: Mapping[str, Any], provider: Provider, facts: ModelFacts
+) -> tuple[Mapping[str, Any], Encoding | None]:
+    default: Encoding | None = "base64" if facts.base64 else None
     if not given:
         return {}, default
     if provider.parameters_in is None:
@@ -247,7 +331,7 @@ def _parameters(given: Mapping[str, Any], provider: Provider, facts: ModelFacts)
             provider=provider.id,
         )
     encoding = rest.pop("encoding_format", default)
-    if encoding not in ("float", "base64"):
+    if "encoding_format" in given and encoding not in ("float", "base64"):
         raise ConfigurationError("encoding_format is 'float' or 'base64'.", provider=provider.id)
     try:
         orjson.dumps(rest)

@@ -29,7 +29,7 @@ LARGEST_PICTURE = 60_000
 _SECONDS = 120
 # All but those that Python hides from everybody: Qdrant leaves a connection to SQLite open, which 3.13 notices.
 _WARNINGS = "default,ignore::ResourceWarning"
-_VENDORS = ("ZHIPU", "ZAI_", "SILICONFLOW_", "DASHSCOPE_", "MULTIEMBED_")
+_VENDORS = ("ZHIPU", "ZAI_", "SILICONFLOW_", "DASHSCOPE_", "OPENAI_", "MULTIEMBED_")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
 

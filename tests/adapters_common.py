@@ -35,6 +35,7 @@ DIMENSIONS = {
     "dashscope:text-embedding-v4": 1024,
     "dashscope:text-embedding-v2": 1536,
     "dashscope-compatible:text-embedding-v4": 1024,
+    "openai-compatible:any-model": 1536,
     "gateway:any-model": 1536,
     "local:char-ngrams": 1024,
 }
@@ -44,7 +45,7 @@ REMOTE_MODELS = tuple(model for model in MODELS if not model.startswith("local")
 DASHSCOPE = "dashscope:text-embedding-v4"
 
 KEY_NAMES = sorted({name for provider in PROVIDERS.values() for name in provider.key_env})
-ENVIRONMENT_NAMES = [*KEY_NAMES, *filter(None, (provider.base_url_env for provider in PROVIDERS.values()))]
+ENVIRONMENT_NAMES = [*KEY_NAMES, *(name for provider in PROVIDERS.values() for name in provider.base_url_env)]
 
 
 def provider_of(model: str) -> str:

@@ -23,7 +23,7 @@ os.environ.pop("COLUMNS", None)
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
-_VENDORS = ("ZHIPU", "ZAI_", "SILICONFLOW_", "DASHSCOPE_", "MULTIEMBED_")
+_VENDORS = ("ZHIPU", "ZAI_", "SILICONFLOW_", "DASHSCOPE_", "OPENAI_", "MULTIEMBED_")
 
 
 @pytest.fixture(autouse=True)

@@ -25,12 +25,15 @@ MODELS = {
     "siliconflow": "siliconflow:BAAI/bge-m3",
     "dashscope": "dashscope:text-embedding-v4",
     "dashscope-compatible": "dashscope-compatible:text-embedding-v4",
+    "openai-compatible": "openai-compatible:m",
     "gateway": "gateway:m",
 }
 
 
 def target(provider):
-    options = EmbeddingOptions(api_key=KEY, base_url="https://host.example" if provider == "gateway" else None)
+    options = EmbeddingOptions(
+        api_key=KEY, base_url="https://host.example" if PROVIDERS[provider].needs_address else None
+    )
     return aim(MODELS[provider], options, {})
 
 

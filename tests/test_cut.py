@@ -29,6 +29,7 @@ MODELS = {
     "siliconflow": "siliconflow:BAAI/bge-m3",
     "dashscope": "dashscope:text-embedding-v4",
     "dashscope-compatible": "dashscope-compatible:text-embedding-v4",
+    "openai-compatible": "openai-compatible:m",
     "gateway": "gateway:m",
 }
 READERS = [
@@ -66,7 +67,7 @@ def judged(text, provider="siliconflow", *, texts=3, dimensions=3, output="dense
     """What a reply is worth, in a form that can be compared bit by bit."""
     options = EmbeddingOptions(
         api_key="sk-abcdefghijkl",
-        base_url="https://host.example" if provider == "gateway" else None,
+        base_url="https://host.example" if provider in ("gateway", "openai-compatible") else None,
         output=output,
     )
     verdict = court.judge(

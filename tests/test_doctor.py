@@ -10,6 +10,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_server import openai_reply, scripted
 from typer.testing import CliRunner
 
 from multiembed import no_waits
@@ -20,7 +21,7 @@ from multiembed.simulator import Simulator
 from multiembed.wire.common import ssl_context
 
 KEY = "sk-Zq7Lw2Nv9Rt4Xb6Mc1Pd8Hs5Jf3Kg0Ty"
-MODELS = {"zhipu": "embedding-3", "gateway": "text-embedding-3-small"}
+MODELS = {"zhipu": "embedding-3", **dict.fromkeys(("openai-compatible", "gateway"), "text-embedding-3-small")}
 REMOTE = [name for name in PROVIDERS if name != "local"]
 
 
@@ -71,7 +72,7 @@ class Said:
 
 
 def at(server, provider, *arguments, key=KEY, **environ):
-    model = ("--model", MODELS[provider]) if provider == "gateway" and "--model" not in arguments else ()
+    model = ("--model", MODELS[provider]) if PROVIDERS[provider].needs_address and "--model" not in arguments else ()
     where = ("--base-url", server.base_url(provider))
     environ = {PROVIDERS[provider].key_env[0]: key, **environ}
     return doctor(provider, *where, *model, *arguments, secret=key, **environ)
@@ -112,6 +113,37 @@ def test_without_a_provider_all_that_have_a_key_are_examined_and_the_others_are_
     assert "Well: gateway, local." in said.words
     assert "--model NAME" in said.words
     assert not server.requests
+
+
+def test_server_without_a_key_is_well():
+    with scripted(openai_reply) as running:
+        said = doctor("openai-compatible", "--model", "m", "--base-url", f"{running.url}/v1")
+        by_environment = doctor("openai-compatible:m", OPENAI_COMPATIBLE_BASE_URL=f"{running.url}/v1")
+        among_all = doctor(OPENAI_COMPATIBLE_BASE_URL=f"{running.url}/v1")
+    for each in (said, by_environment):
+        assert each.status == 0
+        assert [each.state(name) for name in ("key", "address", "call", "again")] == ["ok"] * 4
+        assert "sent without one" in each.words
+        assert f"{running.url}/v1/embeddings" in each.words
+    assert "Well: openai-compatible, local." in among_all.words
+    assert [request.headers.get("authorization") for request in running.requests] == [None] * 4
+
+
+def test_server_without_an_address_is_among_those_without_a_key():
+    assert "no key and no address: OPENAI_COMPATIBLE_BASE_URL is not set" in doctor().words
+
+
+def test_key_in_a_header_of_its_own_is_sent_so(server):
+    arguments = ("--model", "m", "--base-url", server.base_url("openai-compatible"), "--auth-header", "api-key")
+    said = doctor("openai-compatible", *arguments, OPENAI_COMPATIBLE_API_KEY=KEY)
+    assert (said.status, said.state("call")) == (0, "ok")
+    assert {request.headers["api-key"] for request in server.requests} == {KEY}
+
+
+def test_address_of_the_environment_is_the_users_own(server):
+    said = doctor("zhipu", secret=KEY, ZHIPUAI_API_KEY=KEY, ZHIPUAI_BASE_URL=server.base_url("zhipu"))
+    assert (said.status, said.state("call")) == (0, "ok")
+    assert server.url in said.words
 
 
 def test_where_to_get_a_key_is_told_when_nobody_has_one(server):
@@ -535,6 +567,9 @@ def test_a_key_that_is_good_is_sent_to_no_other_region(server, regions):
         (("zhpu",), "Did you mean 'zhipu'?"),
         (("--model", "x"), "need a provider"),
         (("gateway",), "--model"),
+        (("openai-compatible",), "--model"),
+        (("zhipu", "--auth-header", "api-key"), "takes no auth_header"),
+        (("--auth-header", "api-key"), "--auth-header need a provider"),
         (("dashscope", "--region", "us"), "known are 'cn'"),
         (("zhipu", "--base-url", "open.bigmodel.cn"), "https://host/path"),
         (("zhipu", "--base-url", "http://open.bigmodel.cn"), "in the open"),

@@ -338,6 +338,18 @@ def test_the_first_rows_may_fail_before_anyone_knows_how_long_vectors_are(tmp_pa
     assert np.array_equal(matrix[600:], vectors_of(TEXTS, matrix.shape[1]))
 
 
+def test_own_server_is_reached_by_its_address_and_key_header(tmp_path, simulator, monkeypatch):
+    monkeypatch.setenv("OPENAI_COMPATIBLE_API_KEY", simulator.api_key)
+    done = embed(
+        lines(tmp_path / "in.txt", TEXTS), "-o", tmp_path / "out.npy", "--model", "openai-compatible:a/b:latest",
+        "--base-url", f"{simulator.base_url('openai-compatible')}?api-version=1", "--auth-header", "X-API-Key",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert {request.headers["x-api-key"] for request in simulator.requests} == {simulator.api_key}
+    matrix = np.load(tmp_path / "out.npy")
+    assert np.array_equal(matrix, vectors_of(TEXTS, matrix.shape[1]))
+
+
 def test_a_provider_that_is_gone_ends_the_run_though_rows_may_be_skipped(tmp_path, remote, simulator):
     source, out = lines(tmp_path / "in.txt", TEXTS), tmp_path / "out.npy"
     simulator.fail("server-error", after=5)

@@ -29,6 +29,7 @@ MODELS = (
     "siliconflow:BAAI/bge-m3",
     "dashscope:text-embedding-v4",
     "dashscope-compatible:text-embedding-v4",
+    "openai-compatible:any-model",
     "gateway:any-model",
 )
 SIZES = {"siliconflow:BAAI/bge-m3": 1024}
@@ -69,6 +70,7 @@ EXPECTED = {
         ("batch-too-large-with-cap", "batch-too-large-without-cap", "request-too-large", "request-too-large-html"),
         RIGHT,
     ),
+    "base64-refused": RIGHT,
     "text-too-long": errors.InputTooLongError,
     "moderated": errors.ContentRejectedError,
     "proxy-407": errors.ConnectionFailedError,
@@ -87,6 +89,8 @@ EXPECTED = {
 EXCEPTIONS = {
     # Zhipu says that a model is overloaded with a code of its own, as a 429.
     ("zhipu", "overloaded"): errors.RateLimitError,
+    # The only provider that is asked for base64 by default.
+    ("siliconflow", "base64-refused"): errors.InvalidRequestError,
 }
 SLOW = {"silence", "trickle-headers", "trickle-body", "headers-endless"}
 ONE_TEXT = {"text-too-long", "moderated"}

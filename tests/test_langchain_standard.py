@@ -33,7 +33,7 @@ class TestUnit(_OneModel, EmbeddingsUnitTests):
     @property
     def init_from_env_params(self):
         provider = PROVIDERS[provider_of(self.tried)]
-        needed = {provider.key_env[0], provider.base_url_env}
+        needed = {provider.key_env[0], *provider.base_url_env}
         environment = {name: value for name, value in self.simulator.environment().items() if name in needed}
         return environment, {"model": self.tried}, {"model": self.tried}
 

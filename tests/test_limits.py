@@ -27,6 +27,7 @@ CAPS = {
     "dashscope:text-embedding-v4": 10,
     "dashscope-compatible:text-embedding-v2": 25,
     "dashscope-compatible:text-embedding-v4": 10,
+    "openai-compatible:any-model": 32,
     "gateway:any-model": 10,
 }
 SIZES = {
@@ -34,6 +35,7 @@ SIZES = {
     "dashscope:text-embedding-v1": 1536,
     "dashscope:text-embedding-v2": 1536,
     "dashscope-compatible:text-embedding-v2": 1536,
+    "openai-compatible:any-model": 1536,
     "gateway:any-model": 1536,
 }
 
@@ -183,7 +185,7 @@ def test_no_more_requests_are_in_flight_than_the_ceiling_of_the_account(door):
 # ── models that are not in the catalog ───────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("provider", sorted(PROVIDERS.keys() - {"local", "gateway"}))
+@pytest.mark.parametrize("provider", sorted(PROVIDERS.keys() - {"local", "openai-compatible", "gateway"}))
 def test_an_unknown_model_is_asked_no_more_than_any_known_model_of_its_provider_takes(provider):
     options = EmbeddingOptions(api_key="sk-1", dimensions=333)
     target = aim(f"{provider}:embedding-of-tomorrow", options, {})
@@ -208,6 +210,7 @@ NAMED = {
     "dashscope:text-embedding-v4": 10,
     "dashscope:text-embedding-v2": 25,
     "dashscope-compatible:text-embedding-v4": 10,
+    "openai-compatible:any-model": 2048,
     "gateway:any-model": 2048,
 }
 
@@ -215,7 +218,7 @@ NAMED = {
 @pytest.mark.parametrize("model", NAMED)
 def test_a_smaller_cap_that_the_server_names_is_learned_for_the_clients_life(model, door, connect, simulator):
     cap, texts = NAMED[model], numbered(2 * NAMED[model] + 3)
-    if model.startswith("gateway"):
+    if model.startswith(("gateway", "openai-compatible")):
         texts = texts[: cap + 52]
     client = connect(model, limits={"max_items": 5000}, **({"dimensions": 64} if cap > 1000 else {}))
     size = 64 if cap > 1000 else SIZES.get(model, 1024)

@@ -168,7 +168,7 @@ def test_every_model_with_a_price_has_a_bill(runs):
     }
     assert bills["siliconflow:BAAI/bge-m3"] == 0
     assert bills["zhipu:embedding-3"] == pytest.approx(0.5 * facts["tokens"])
-    assert bills["dashscope:qwen3.7-text-embedding"] is None
+    assert bills["dashscope:qwen3.7-text-embedding-flash"] == pytest.approx(0.125 * facts["tokens"])
 
 
 def test_an_interrupted_run_goes_on_where_it_was_and_ends_with_the_right_vectors(runs):

@@ -25,6 +25,7 @@ PATHS = {
     "siliconflow": "/v1/embeddings",
     "dashscope": "/api/v1/services/embeddings/text-embedding/text-embedding",
     "dashscope-compatible": "/compatible-mode/v1/embeddings",
+    "openai-compatible": "/openai/v1/embeddings",
     "gateway": "/api/v1/embeddings",
 }
 
@@ -178,6 +179,26 @@ CASES = [
         fields={**FLOAT, "user": "u-1"},
         size=1024,
     ),
+    # https://platform.openai.com/docs/api-reference/embeddings/create: `dimensions` and `encoding_format` are optional,
+    # and sent only when they are asked for
+    Case(model="openai-compatible:text-embedding-3-small", size=1536),
+    Case(
+        model="openai-compatible:nomic-embed-text:latest",
+        options={"dimensions": 512},
+        fields={"dimensions": 512},
+        size=512,
+    ),
+    Case(model="openai-compatible:BAAI/bge-m3", options={"dimensions": 1536, "send_dimensions": False}, size=1536),
+    Case(model="openai-compatible:m", options={"parameters": {"encoding_format": "float"}}, fields=FLOAT, size=1536),
+    Case(
+        model="openai-compatible:m",
+        options={
+            "parameters": {"encoding_format": "base64", "truncate_prompt_tokens": 512, "nested": {"a": [1, None]}}
+        },
+        fields={"encoding_format": "base64", "truncate_prompt_tokens": 512, "nested": {"a": [1, None]}},
+        size=1536,
+    ),
+    Case(model="openai-compatible:m", options={"query_prefix": "q: "}, query="q: {}", size=1536),
     # the gateway's page: model, input, encoding_format, dimensions, and an object `parameters`
     Case(model="gateway:text-embedding-3-small", fields=FLOAT, size=1536),
     Case(
@@ -290,6 +311,7 @@ def test_a_function_is_asked_for_the_key_of_every_request(door, connect, simulat
         (("SILICONFLOW_API_KEY",), "siliconflow:BAAI/bge-m3"),
         (("DASHSCOPE_API_KEY",), "dashscope:text-embedding-v4"),
         (("DASHSCOPE_API_KEY",), "dashscope-compatible:text-embedding-v4"),
+        (("OPENAI_COMPATIBLE_API_KEY",), "openai-compatible:any"),
         (("MULTIEMBED_GATEWAY_API_KEY",), "gateway:any"),
     ],
 )
@@ -307,6 +329,8 @@ def test_the_key_comes_from_the_environment_the_first_variable_first(names, foun
     ("model", "region", "url"),
     [
         ("zhipu:embedding-3", None, "https://open.bigmodel.cn/api/paas/v4/embeddings"),
+        ("zhipu:embedding-3", "cn", "https://open.bigmodel.cn/api/paas/v4/embeddings"),
+        ("zhipu:embedding-3", "intl", "https://api.z.ai/api/paas/v4/embeddings"),
         ("siliconflow:BAAI/bge-m3", None, "https://api.siliconflow.cn/v1/embeddings"),
         ("siliconflow:BAAI/bge-m3", "cn", "https://api.siliconflow.cn/v1/embeddings"),
         ("siliconflow:BAAI/bge-m3", "intl", "https://api.siliconflow.com/v1/embeddings"),
@@ -342,6 +366,15 @@ def test_the_gateways_address_comes_from_the_option_or_the_environment(base):
         ("dashscope:m", f"https://h.example{PATHS['dashscope']}/", f"https://h.example{PATHS['dashscope']}"),
         ("gateway:m", "https://h.example/api/v1", "https://h.example/api/v1/embeddings"),
         ("gateway:m", "https://h.example/openai", "https://h.example/openai/api/v1/embeddings"),
+        ("gateway:m", "https://h.example/v1/embeddings", "https://h.example/v1/embeddings"),
+        ("gateway:m", "https://h.example/embeddings/", "https://h.example/embeddings"),
+        ("openai-compatible:m", "https://h.example", "https://h.example/embeddings"),
+        ("openai-compatible:m", "https://h.example/", "https://h.example/embeddings"),
+        ("openai-compatible:m", "https://h.example/v1//", "https://h.example/v1/embeddings"),
+        ("openai-compatible:m", "https://h.example/v1/embeddings/", "https://h.example/v1/embeddings"),
+        ("openai-compatible:m", "http://[::1]:8000/v1", "http://[::1]:8000/v1/embeddings"),
+        ("openai-compatible:m", "http://localhost:11434/v1", "http://localhost:11434/v1/embeddings"),
+        ("openai-compatible:m", "https://my_service.local./v1", "https://my_service.local./v1/embeddings"),
     ],
 )  # fmt: skip
 def test_an_address_may_be_given_with_or_without_the_endpoints_path(model, base, url):
@@ -349,6 +382,10 @@ def test_an_address_may_be_given_with_or_without_the_endpoints_path(model, base,
 
 
 def test_a_model_of_the_catalog_that_asks_for_no_size_gets_its_documented_default():
-    sizes = {case.model: case.size for case in CASES if not case.options and case.provider != "gateway"}
+    sizes = {
+        case.model: case.size
+        for case in CASES
+        if not case.options and case.provider not in ("gateway", "openai-compatible")
+    }
     found = {model: aim(model, EmbeddingOptions(api_key="sk-1"), {}).expected_dimensions for model in sizes}
     assert found == sizes

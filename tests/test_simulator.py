@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import gc
+import hmac
 import http.client
 import json
 import os
@@ -22,7 +23,9 @@ import httpx
 import numpy as np
 import pytest
 
+from multiembed.address import find_address
 from multiembed.errors import ConfigurationError
+from multiembed.options import EmbeddingOptions
 from multiembed.providers import PROVIDERS
 from multiembed.providers.local import embed
 from multiembed.records import EmbedRequest
@@ -37,6 +40,7 @@ MODELS = {
     "siliconflow": "Qwen/Qwen3-Embedding-0.6B",
     "dashscope": "text-embedding-v4",
     "dashscope-compatible": "text-embedding-v4",
+    "openai-compatible": "any-model",
     "gateway": "any-model",
 }
 TEXTS = ["The quick brown fox", "敏捷的棕色狐狸", "🦊 jumps over 12 dogs"]
@@ -205,7 +209,7 @@ def test_sparse_embeddings_share_an_index_where_texts_share_a_word(simulator, cl
     assert next(iter(bags[0].values())) == {"index": entries[0]["index"], "value": 1.0493, "token": "Fox"}
 
 
-@pytest.mark.parametrize("provider", ["siliconflow", "gateway"])
+@pytest.mark.parametrize("provider", ["siliconflow", "dashscope-compatible", "openai-compatible", "gateway"])
 def test_base64_holds_little_endian_floats(simulator, client, provider):
     answer = post(simulator, client, provider, body_of(provider, TEXTS, encoding_format="base64", dimensions=64))
     data = answer.json()["data"]
@@ -374,10 +378,20 @@ REFUSED = [
         OPENAI, body_of(OPENAI, [[9906, 1917]]), 400, WRONG,
         f"{ALGO}Value error, contents is neither str nor list of str.: input.contents", "invalid", None,
     ),
-    (OPENAI, body_of(OPENAI, ["a"], encoding_format="base64"), 400, WRONG, "encoding_format", "invalid", None),
+    (OPENAI, body_of(OPENAI, ["a"], encoding_format="int8"), 400, WRONG, "encoding_format", "invalid", None),
     (OPENAI, body_of(OPENAI, ["a"], dimensions=-1), 400, WRONG, "dimension", "invalid", None),
     (OPENAI, body_of(OPENAI, ["a"], "v5"), 404, "model_not_found", "`v5`", "model", None),
     (OPENAI, b"", 400, WRONG, "", "invalid", None),
+    (
+        "openai-compatible", body_of("openai-compatible", ["a"] * 2049), 400, "400", "not be larger than 2048",
+        "too_many_items", 2048,
+    ),
+    (
+        "openai-compatible", body_of("openai-compatible", [long_text(8193)]), 400, "context_length_exceeded",
+        "8192 tokens", "too_long", None,
+    ),
+    ("openai-compatible", {"input": ["a"]}, 400, "400", "model", "invalid", None),
+    ("openai-compatible", b"[]", 400, "400", "JSON", "invalid", None),
     ("gateway", body_of("gateway", ["a"] * 2049), 400, "400", "not be larger than 2048", "too_many_items", 2048),
     ("gateway", body_of("gateway", [long_text(8193)]), 400, "context_length_exceeded", "8192 tokens", "too_long", None),
     ("gateway", body_of("gateway", ["a", ""]), 400, "400", "empty", "invalid", None),
@@ -418,6 +432,22 @@ UNAUTHORIZED = {
             "code": "invalid_api_key",
         },
     },
+    ("openai-compatible", None): {
+        "error": {
+            "message": "You didn't provide an API key.",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": None,
+        },
+    },
+    ("openai-compatible", "wrong"): {
+        "error": {
+            "message": "Incorrect API key provided.",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "invalid_api_key",
+        },
+    },
     ("gateway", None): {
         "success": False,
         "code": "401",
@@ -446,11 +476,68 @@ def test_a_missing_or_wrong_key_is_refused_in_the_vendors_words(simulator, clien
 
 
 @pytest.mark.parametrize(
-    "header", ["sk-simulator", "bearer sk-simulator", "Bearer sk-simulator2", "Bearer  sk-simulator"]
+    "header", ["sk-simulator", "Basic sk-simulator", "Bearer sk-simulator2", "Bearer  sk-simulator", "Bearer", ""]
 )
 def test_the_authorization_must_match_exactly(simulator, client, header):
     answer = client.post(endpoint(simulator, "zhipu"), json=body_of("zhipu", ["a"]), headers={"authorization": header})
     assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+@pytest.mark.parametrize("provider", MODELS)
+def test_bearer_scheme_in_any_case_is_accepted(simulator, client, provider, scheme):
+    headers = {"authorization": f"{scheme} sk-simulator"}
+    answer = client.post(endpoint(simulator, provider), json=body_of(provider, ["a"]), headers=headers)
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("provider", ["openai-compatible", "gateway"])
+@pytest.mark.parametrize("header", ["api-key", "X-API-Key"])
+def test_key_in_a_header_of_its_own_is_accepted(simulator, client, provider, header):
+    def status(key):
+        answer = client.post(endpoint(simulator, provider), json=body_of(provider, ["a"]), headers={header: key})
+        return answer.status_code
+
+    assert (status("sk-simulator"), status("other")) == (200, 401)
+
+
+ZAI_KEY = "id-1.secret-1"
+
+
+def jwt_of(key=ZAI_KEY, *, algorithm="HS256", life=210.0, name=None):
+    """The token that zai-sdk 0.2.3 makes of a key (core/_jwt_token.py)."""
+
+    def part(content):
+        return base64.urlsafe_b64encode(json.dumps(content).encode()).rstrip(b"=")
+
+    identity, _, secret = key.partition(".")
+    now = round(1000 * time.time())
+    payload = {"api_key": name or identity, "exp": now + round(1000 * life), "timestamp": now}
+    signed = part({"alg": algorithm, "sign_type": "SIGN"}) + b"." + part(payload)
+    signature = base64.urlsafe_b64encode(hmac.digest(secret.encode(), signed, "sha256")).rstrip(b"=")
+    return (signed + b"." + signature).decode()
+
+
+@pytest.mark.parametrize(
+    ("credential", "status"),
+    [
+        (ZAI_KEY, 200),
+        (jwt_of(), 200),
+        (jwt_of("id-1.other"), 401),
+        (jwt_of(name="id-2"), 401),
+        (jwt_of(life=-1.0), 401),
+        (jwt_of(algorithm="none"), 401),
+        (jwt_of()[:-2], 401),
+        ("a.b.c", 401),
+        ("..", 401),
+        ("é.b.c", 401),
+    ],
+)
+def test_zhipu_takes_the_token_of_its_sdk_for_the_key(client, credential, status):
+    with Simulator(api_key=ZAI_KEY) as simulator:
+        headers = {"authorization": f"Bearer {credential}".encode()}
+        answer = client.post(endpoint(simulator, "zhipu"), json=body_of("zhipu", ["a"]), headers=headers)
+    assert answer.status_code == status
 
 
 @pytest.mark.parametrize("provider", MODELS)
@@ -532,7 +619,7 @@ def test_requests_are_recorded_in_order_with_what_became_of_them(simulator, clie
     post(simulator, client, "zhipu", b"\xff no json", key=None)
     records = simulator.requests
     assert [record.provider for record in records] == [*MODELS, "zhipu"]
-    assert [record.status for record in records] == [200] * 5 + [401]
+    assert [record.status for record in records] == [200] * len(MODELS) + [401]
     first, last = records[0], records[-1]
     assert isinstance(first, RecordedRequest)
     assert (first.method, first.path) == ("POST", "/api/paas/v4/embeddings")
@@ -583,14 +670,28 @@ def test_vectors_are_remembered_within_a_bound(monkeypatch):
     np.testing.assert_array_equal(store.embed(["one"], 256), embed(["one"], 256))
 
 
-def test_the_environment_names_every_key_and_the_gateways_address(simulator):
+def test_environment_names_every_key_and_address(simulator):
     assert simulator.environment() == {
         "ZHIPUAI_API_KEY": "sk-simulator",
         "SILICONFLOW_API_KEY": "sk-simulator",
         "DASHSCOPE_API_KEY": "sk-simulator",
+        "OPENAI_COMPATIBLE_API_KEY": "sk-simulator",
         "MULTIEMBED_GATEWAY_API_KEY": "sk-simulator",
+        "ZHIPUAI_BASE_URL": f"{simulator.url}/api/paas/v4",
+        "ZAI_BASE_URL": f"{simulator.url}/api/paas/v4",
+        "SILICONFLOW_BASE_URL": f"{simulator.url}/v1",
+        "DASHSCOPE_BASE_URL": f"{simulator.url}/api/v1",
+        "DASHSCOPE_HTTP_BASE_URL": f"{simulator.url}/api/v1",
+        "DASHSCOPE_COMPATIBLE_BASE_URL": f"{simulator.url}/compatible-mode/v1",
+        "OPENAI_COMPATIBLE_BASE_URL": f"{simulator.url}/openai/v1",
         "MULTIEMBED_GATEWAY_BASE_URL": simulator.url,
     }
+
+
+@pytest.mark.parametrize("provider", MODELS)
+def test_environment_leads_every_provider_to_the_simulator(simulator, provider):
+    address = find_address(EmbeddingOptions(), PROVIDERS[provider], simulator.environment())
+    assert address.url == endpoint(simulator, provider)
 
 
 def test_there_is_no_base_url_for_what_needs_no_server(simulator):

@@ -39,6 +39,7 @@ MODELS = {
     "siliconflow": "Qwen/Qwen3-Embedding-0.6B",
     "dashscope": "text-embedding-v2",
     "dashscope-compatible": "text-embedding-v2",
+    "openai-compatible": "any-model",
     "gateway": "any-model",
 }
 SIZES = {"siliconflow": 64, "dashscope": 1536, "dashscope-compatible": 1536}
@@ -69,6 +70,7 @@ def client():
 
 def path_of(provider):
     form = {"zhipu": "/api/paas/v4", "siliconflow": "/v1", "dashscope": "/api/v1", "gateway": ""}
+    form["openai-compatible"] = "/openai/v1"
     return form.get(provider, "/compatible-mode/v1") + PROVIDERS[provider].path
 
 
@@ -249,6 +251,11 @@ def refused(**said):
     return check
 
 
+def openai_forms(status, code):
+    """What a plain OpenAI server and a gateway answer alike."""
+    return dict.fromkeys(("openai-compatible", "gateway"), (status, code))
+
+
 def both(status, native, compatible=None):
     return {"dashscope": (status, native), "dashscope_compatible": (status, compatible or native)}
 
@@ -297,22 +304,35 @@ RATE_LIMIT = refused(
     zhipu=(429, "1302"),
     siliconflow=(429, None),
     **both(429, "Throttling.RateQuota", "limit_requests"),
+    **{"openai-compatible": (429, "rate_limit_exceeded")},
     gateway=(429, "429"),
 )
 MONEY = {
     "zhipu": (429, "1113"),
     "siliconflow": (403, 30001),
     **both(400, "Arrearage"),
+    "openai-compatible": (429, "insufficient_quota"),
     "gateway": (429, "insufficient_quota"),
 }
 SERVER = {
     "zhipu": (500, "1234"),
     "siliconflow": (500, 50507),
     **both(500, "InternalError", "internal_error"),
+    "openai-compatible": (500, "500"),
     "gateway": (500, "500"),
 }
-NO_KEY = {"zhipu": (401, "1000"), **both(401, "InvalidApiKey", "invalid_api_key"), "gateway": (401, "401")}
-LIMIT = {"zhipu": (429, "1302"), **both(429, "Throttling.RateQuota", "limit_requests"), "gateway": (429, "429")}
+NO_KEY = {
+    "zhipu": (401, "1000"),
+    **both(401, "InvalidApiKey", "invalid_api_key"),
+    "openai-compatible": (401, "invalid_api_key"),
+    "gateway": (401, "401"),
+}
+LIMIT = {
+    "zhipu": (429, "1302"),
+    **both(429, "Throttling.RateQuota", "limit_requests"),
+    "openai-compatible": (429, "rate_limit_exceeded"),
+    "gateway": (429, "429"),
+}
 
 
 def inside_200(said):
@@ -357,6 +377,9 @@ CHECKS = {
     "auth-in-200": inside_200(NO_KEY),
     "money-in-200": inside_200(MONEY),
     "rate-limit-in-200": inside_200(LIMIT),
+    # Answers in numbers do not trigger these; their effect is tested below.
+    "base64-ignored": good,
+    "base64-honored": good,
     "gateway-record": lambda seen: set(seen.reply["data"]) == {"id", "name", "status", "createTime"},
     "gateway-base64": lambda seen: good(seen) and isinstance(seen.vectors[0], str) and seen.reply["success"],
     "gateway-bare-list": lambda seen: good(seen) and seen.reply["object"] == "list",
@@ -371,7 +394,10 @@ CHECKS = {
     ),
     "rate-limit-burst": refused(zhipu=(429, "1303"), **both(429, "Throttling.BurstRate", "limit_burst_rate")),
     "overloaded": refused(
-        zhipu=(429, "1305"), siliconflow=(503, 50505), **both(503, "ServiceUnavailable"), gateway=(503, "503")
+        zhipu=(429, "1305"),
+        siliconflow=(503, 50505),
+        **both(503, "ServiceUnavailable"),
+        **openai_forms(503, "503"),
     ),
     "server-error": refused(**SERVER),
     "request-timeout": refused(**both(408, "RequestTimeOut")),
@@ -392,17 +418,26 @@ CHECKS = {
         zhipu=(403, "1220"),
         siliconflow=(403, None),
         **both(403, "AccessDenied", "access_denied"),
-        gateway=(403, "403"),
+        **openai_forms(403, "403"),
     ),
-    "not-found": refused(zhipu=(404, None), siliconflow=(404, None), **both(404, "InvalidURL"), gateway=(404, "404")),
+    "not-found": refused(
+        zhipu=(404, None),
+        siliconflow=(404, None),
+        **both(404, "InvalidURL"),
+        **{"openai-compatible": (404, None)},
+        gateway=(404, "404"),
+    ),
     "unknown-model": refused(
         zhipu=(400, "1211"),
         siliconflow=(400, 20012),
         **both(404, "ModelNotFound", "model_not_found"),
-        gateway=(404, "model_not_found"),
+        **openai_forms(404, "model_not_found"),
     ),
     "invalid-parameter": refused(
-        zhipu=(400, "1214"), siliconflow=(400, 20015), **both(400, "InvalidParameter"), gateway=(400, "400")
+        zhipu=(400, "1214"),
+        siliconflow=(400, 20015),
+        **both(400, "InvalidParameter"),
+        **openai_forms(400, "400"),
     ),
     "http-400-internal-error-text": lambda seen: (
         seen.status == 400 and seen.code == "InternalError.Algo.InvalidParameter" and seen.message.startswith(ALGO)
@@ -414,6 +449,7 @@ CHECKS = {
     "request-too-large-html": good,
     "text-too-long": good,
     "moderated": good,
+    "base64-refused": good,
     "bad-gateway-html": page(502, "<title>502 Bad Gateway</title>", "nginx"),
     "gateway-timeout-html": page(504, "<title>504 Gateway Timeout</title>", "nginx"),
     "server-error-empty": lambda seen: (seen.status, seen.body) == (500, b""),
@@ -553,6 +589,7 @@ TOO_MANY = {
         400,
         f"{ALGO}Value error, batch size is invalid, it should not be larger than 3.: input.contents",
     ),
+    "openai-compatible": (422, "batch size 4 > maximum allowed batch size 3"),
     "gateway": (400, "the input array must not be larger than 3"),
 }
 
@@ -576,6 +613,30 @@ def test_a_batch_above_the_cap_is_refused_without_the_cap(simulator, client, pro
     assert "3" not in answer.json().get("error", answer.json())["message"]
     assert PROVIDERS[provider].classify(answer.status_code, answer.json()).cap is None
     assert post(simulator, client, provider, TEXTS[:3]).status_code == 200
+
+
+@pytest.mark.parametrize("provider", [name for name in MODELS if name != "dashscope"])
+def test_base64_is_refused_where_it_is_asked_for(simulator, client, provider):
+    simulator.fail("base64-refused")
+    answer = post(simulator, client, provider, encoding_format="base64")
+    assert PROVIDERS[provider].classify(answer.status_code, answer.json()).kind == "invalid"
+    assert post(simulator, client, provider, encoding_format="float").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("provider", "fault", "without", "with_it"),
+    [
+        *((provider, "base64-ignored", str, list) for provider in FAULTS["base64-ignored"].applies_to),
+        ("zhipu", "base64-honored", list, str),
+    ],
+)
+def test_the_answer_to_base64_is_a_choice(simulator, client, provider, fault, without, with_it):
+    for expected in (without, with_it):
+        seen = Seen(provider, b"", "whole")
+        seen.reply = post(simulator, client, provider, encoding_format="base64").json()
+        assert {type(vector) for vector in seen.vectors} == {expected}
+        assert all(seen.are_right)
+        simulator.fail(fault)
 
 
 def test_zhipu_can_say_it_in_english(simulator, client):

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from multiembed import ConfigurationError, EmbeddingClient, catalog
 from multiembed.cli.corpus import DEFAULT_QUESTION, Passage, answers, passages, questions
+from multiembed.cli.models import WITHOUT_MODELS
 from multiembed.cli.stores import installed_stores
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ _SIMULATED = (
     "siliconflow:Qwen/Qwen3-Embedding-0.6B",
     "dashscope:text-embedding-v4",
     "dashscope-compatible:text-embedding-v4",
+    "openai-compatible:text-embedding-3-small",
     "gateway:text-embedding-3-small",
     "local:char-ngrams",
 )
@@ -177,8 +179,8 @@ def _live_model(live: str, model: str | None) -> str:
     for owner, facts in catalog():
         if owner.id == provider:
             return f"{provider}:{facts.name}"
-    if provider == "gateway":
-        raise ConfigurationError("A gateway has no first model: name one with --model.")
+    if provider in WITHOUT_MODELS:
+        raise ConfigurationError(f"{provider} has no first model: name one with --model.")
     EmbeddingClient(f"{provider}:any")  # says which providers there are
     raise AssertionError
 

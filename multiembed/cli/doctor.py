@@ -38,6 +38,10 @@ def command(console: Console, saying_why: Callable[[Callable[[], None]], None]) 
             Optional[str],  # noqa: UP045
             typer.Option(help="The provider's own word for one of its addresses: cn, intl, hk."),
         ] = None,
+        auth_header: Annotated[
+            Optional[str],  # noqa: UP045
+            typer.Option(help="The header of the key, such as api-key, for openai-compatible and gateway."),
+        ] = None,
         timeout: Annotated[float, typer.Option(help="Seconds for each step.")] = 20.0,
         try_regions: Annotated[
             bool,
@@ -50,7 +54,7 @@ def command(console: Console, saying_why: Callable[[Callable[[], None]], None]) 
         The calls cost next to nothing. Keys are never shown. Ends with status 1 when something does not work.
         """
         well: list[bool] = []
-        options = {"model": model, "base_url": base_url, "region": region}
+        options = {"model": model, "base_url": base_url, "region": region, "auth_header": auth_header}
         saying_why(
             lambda: well.append(run(console, provider, options, timeout=timeout, try_regions=try_regions, as_json=json))
         )
@@ -82,7 +86,9 @@ def run(
         raise ConfigurationError("--try-regions and --base-url do not go together: an own address has no regions.")
     if provider is None:
         if any(value is not None for value in options.values()):
-            raise ConfigurationError("--model, --base-url and --region need a provider: multiembed doctor PROVIDER.")
+            raise ConfigurationError(
+                "--model, --base-url, --region and --auth-header need a provider: multiembed doctor PROVIDER."
+            )
         everybody = [examine.patient(name) for name in examine.providers()]
         present = [who for who in everybody if examine.has_key(who)]
         missing = {who.id: examine.no_key(who) for who in everybody if who not in present}
@@ -112,11 +118,12 @@ def _chosen(provider: str, options: dict[str, str | None]) -> Patient:
 
     name, _, inline = provider.partition(":")
     model = options["model"] or inline or None
-    who = examine.patient(name, model, base_url=options["base_url"], region=options["region"])
+    where = {option: options[option] for option in ("base_url", "region", "auth_header")}
+    who = examine.patient(name, model, **where)
     if inline and options["model"] not in (None, inline):
         raise ConfigurationError(f"Give the model once: {provider!r} and --model name two.")
     if who.model is None:
         raise ConfigurationError(f"{who.title} has no first model: name one with --model.")
-    if who.base_url or who.region:
+    if any(where.values()):
         examine.address(who)
     return who

@@ -87,6 +87,10 @@ def command(console: Console, saying_why: Callable[[Callable[[], None]], None]) 
             Optional[str],  # noqa: UP045
             _option(_MODEL, "The provider's own word for one of its addresses: cn, intl, hk."),
         ] = None,
+        auth_header: Annotated[
+            Optional[str],  # noqa: UP045
+            _option(_MODEL, "The header of the key, such as api-key, for openai-compatible and gateway."),
+        ] = None,
         max_concurrency: Annotated[
             Optional[int],  # noqa: UP045
             _option(_RUN, "The most requests in flight; without it learned."),
@@ -141,6 +145,7 @@ def command(console: Console, saying_why: Callable[[Callable[[], None]], None]) 
             "on_too_long": on_too_long,
             "base_url": base_url,
             "region": region,
+            "auth_header": auth_header,
             "max_concurrency": max_concurrency,
             "requests_per_minute": requests_per_minute,
             "tokens_per_minute": tokens_per_minute,

@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from multiembed import ConfigurationError, catalog
+from multiembed import ConfigurationError, EmbeddingClient, catalog
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from multiembed import ModelFacts
+    from multiembed import EmbeddingOptionsDict, ModelFacts
+
+WITHOUT_MODELS = ("openai-compatible", "gateway")
+"""Providers that take any model, so that the catalog has no row of them."""
+UNUSED: EmbeddingOptionsDict = {"api_key": "unused", "base_url": "https://unused.invalid"}
+"""Options with which a client of any remote provider can be made. It knows its facts and is never called."""
 
 
 def run(console: Console, *, provider: str | None, as_json: bool) -> None:
     """Print every known model, or one provider's."""
     rows = [(owner.id, facts) for owner, facts in catalog() if provider in (None, owner.id)]
     if not rows:
-        known = ", ".join(dict.fromkeys(owner.id for owner, _ in catalog()))
-        raise ConfigurationError(
-            "A gateway has no catalog: it takes any model and any dimensions, ten texts a request."
-            if provider == "gateway"
-            else f"There is no provider {provider!r} in the catalog: {known}."
-        )
+        raise ConfigurationError(_without_rows(provider or ""))
     if as_json:
         console.print_json(json.dumps([{"provider": owner, **_fields(facts)} for owner, facts in rows]))
         return
@@ -52,6 +52,18 @@ def run(console: Console, *, provider: str | None, as_json: bool) -> None:
         style="dim",
         highlight=False,
     )
+
+
+def _without_rows(provider: str) -> str:
+    """Why a provider has no row in the catalog."""
+    if provider in WITHOUT_MODELS:
+        texts = EmbeddingClient(f"{provider}:any", **UNUSED).target.limits.max_items
+        return (
+            f"{provider} has no catalog: it takes any model and any dimensions, {texts} texts a request unless "
+            "limits={'max_items': …} says otherwise."
+        )
+    known = ", ".join(dict.fromkeys(owner.id for owner, _ in catalog()))
+    return f"There is no provider {provider!r} in the catalog: {known}."
 
 
 def _cells(facts: ModelFacts) -> list[str]:

@@ -9,6 +9,7 @@ from multiembed.errors import ConfigurationError
 from multiembed.providers.dashscope import DASHSCOPE, DASHSCOPE_COMPATIBLE
 from multiembed.providers.gateway import GATEWAY
 from multiembed.providers.local import LOCAL
+from multiembed.providers.openai_compatible import OPENAI_COMPATIBLE
 from multiembed.providers.siliconflow import SILICONFLOW
 from multiembed.providers.zhipu import ZHIPU
 
@@ -17,23 +18,58 @@ if TYPE_CHECKING:
     from multiembed.records import ModelFacts
 
 PROVIDERS: dict[str, Provider] = {
-    provider.id: provider for provider in (ZHIPU, SILICONFLOW, DASHSCOPE, DASHSCOPE_COMPATIBLE, GATEWAY, LOCAL)
+    provider.id: provider
+    for provider in (ZHIPU, SILICONFLOW, DASHSCOPE, DASHSCOPE_COMPATIBLE, OPENAI_COMPATIBLE, GATEWAY, LOCAL)
+}
+
+# Names of servers that are reached as openai-compatible, without hyphens, underscores and case, with their documented
+# base URL (README.md has the sources).
+_SERVERS: dict[str, str] = {
+    "openai": "https://api.openai.com/v1",
+    **dict.fromkeys(("azure", "azureopenai"), "https://RESOURCE.openai.azure.com/openai/v1', auth_header='api-key"),
+    "openrouter": "https://openrouter.ai/api/v1",
+    **dict.fromkeys(("volcengine", "ark", "doubao", "volcano"), "https://ark.cn-beijing.volces.com/api/v3"),
+    **dict.fromkeys(("vllm", "hostedvllm", "sglang"), "http://localhost:8000/v1"),
+    **dict.fromkeys(("tei", "textembeddingsinference", "huggingface"), "http://localhost:8080/v1"),
+    "ollama": "http://localhost:11434/v1",
+    "lmstudio": "http://localhost:1234/v1",
+    **dict.fromkeys(("litellm", "litellmproxy"), "http://localhost:4000/v1"),
+    **dict.fromkeys(("oneapi", "newapi"), "http://localhost:3000/v1"),
+    "xinference": "http://localhost:9997/v1",
+    **dict.fromkeys(("infinity", "infinityemb"), "http://localhost:7997"),
+    **dict.fromkeys(("llamacpp", "llamaserver"), "http://localhost:8080/v1"),
+}
+# Other names of the vendors that have a provider of their own.
+_VENDORS: dict[str, str] = {
+    **dict.fromkeys(("bigmodel", "glm", "zai", "z.ai"), "zhipu"),
+    **dict.fromkeys(("qwen", "tongyi", "aliyun", "alibaba", "bailian", "modelstudio"), "dashscope"),
 }
 
 
-def find_provider(name: str) -> Provider:
+def find_provider(name: str, model: str = "MODEL") -> Provider:
     """The provider of that id.
 
+    Args:
+        name: the id.
+        model: the model's name, for the message.
+
     Raises:
-        ConfigurationError: there is none; the message lists the known ones and the nearest name.
+        ConfigurationError: there is none; the message says what to write for a known server or vendor, else names the
+            nearest id, and lists the known ones.
     """
     if name in PROVIDERS:
         return PROVIDERS[name]
+    key = name.lower().replace("-", "").replace("_", "").replace(" ", "")
     near = difflib.get_close_matches(name.lower(), PROVIDERS, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    if key in _SERVERS:
+        hint = f" Write {f'{OPENAI_COMPATIBLE.id}:{model}'!r} with base_url='{_SERVERS[key]}'."
+    elif key in _VENDORS:
+        hint = f" Write {f'{_VENDORS[key]}:{model}'!r}."
+    else:
+        hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ConfigurationError(
-        f"There is no provider {name!r}.{hint} Known providers: {', '.join(sorted(PROVIDERS))}. "
-        "Any other service that speaks the OpenAI form of embeddings can be tried as 'gateway'."
+        f"There is no provider {name!r}.{hint} Known providers: {', '.join(sorted(PROVIDERS))}. Any other server with "
+        f"OpenAI's embeddings API is {f'{OPENAI_COMPATIBLE.id}:{model}'!r}, with its address in base_url."
     )
 
 
@@ -55,8 +91,8 @@ def split_model(model: str) -> tuple[Provider, str]:
     head, colon, name = model.strip().partition(":")
     if not colon:
         return _without_provider(head)
-    provider = find_provider(head.strip())
     name = name.strip()
+    provider = find_provider(head.strip(), name or "MODEL")
     if not name:
         known = ", ".join(facts.name for facts in provider.models) or "any that it serves"
         raise ConfigurationError(f"{model!r} names no model. Models of {provider.id}: {known}.")
@@ -77,5 +113,6 @@ def _without_provider(name: str) -> tuple[Provider, str]:
         raise ConfigurationError(f"{name!r} names no model. Write {known or f'{name}:model'}.")
     raise ConfigurationError(
         f"{name!r} names no provider: write 'provider:model', for instance 'dashscope:text-embedding-v4'. "
-        f"Known providers: {', '.join(sorted(PROVIDERS))}."
+        f"Known providers: {', '.join(sorted(PROVIDERS))}. The models of any other server with OpenAI's embeddings API "
+        f"are {f'{OPENAI_COMPATIBLE.id}:model'!r}, with its address in base_url."
     )

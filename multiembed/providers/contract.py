@@ -7,9 +7,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Callable, Mapping
 
     from multiembed.records import EmbedRequest, Fault, LocalEmbedder, ModelFacts, Quota, RawReply
+
+MULTIMODAL = "is a multimodal model (text, images, video), and such models are not supported yet."
 
 
 def _sends_nothing(*_: object) -> NoReturn:
@@ -27,11 +30,22 @@ class Provider:
     """The careful defaults for a model that is not in the catalog."""
     regions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Base URL by region; the first is the default. Empty when the user must name one."""
-    base_url_env: str | None = None
+    address_hint: str = ""
+    """What to say of addresses where none, or an unknown region, was given; begins with a blank."""
+    base_url_env: tuple[str, ...] = ()
+    """Environment variables that may hold the base URL, in order."""
+    other_paths: tuple[str, ...] = ()
+    """Base paths of the vendor's other APIs, which a shared address variable may hold instead of this one's."""
     path: str = ""
-    """Behind the base URL."""
+    """Added to the base URL."""
+    not_found_hint: str = ""
+    """What to say when nothing is at the address; begins with a blank."""
     key_env: tuple[str, ...] = ()
     """Environment variables that may hold the key, in order; empty when no key is needed."""
+    key_required: bool = True
+    """False: without a key, requests are sent without one."""
+    key_of: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Address variable or region to the key variable of the same account, where there are several accounts."""
     key_page: str = ""
     """Where a user gets a key."""
     refuses: Literal["empty", "blank"] = "blank"
@@ -43,6 +57,8 @@ class Provider:
     request_id_headers: tuple[str, ...] = ()
     quota: Quota | None = None
     """What its documents say is limited: requests in flight, or requests a minute."""
+    unsupported: tuple[tuple[re.Pattern[str], str], ...] = ()
+    """Models of the vendor that this library cannot call, by name, each with the reason."""
     per_second: bool = False
     """Whether a sixtieth of a minute's quota is enforced in each second, too."""
 
@@ -54,6 +70,11 @@ class Provider:
     """HTTP status and parsed body (or the body's first words) to a fault; None when the reply is a success."""
     compute: LocalEmbedder | None = None
     """Set for a provider that needs no network: texts and dimensions to vectors."""
+
+    @property
+    def needs_address(self) -> bool:
+        """Whether the user must name the server. Its `auth_header` and `query` are then the user's choice, too."""
+        return not self.regions and self.compute is None
 
     def model(self, name: str) -> ModelFacts:
         """The facts of a model; the careful defaults under its name when it is not in the catalog."""

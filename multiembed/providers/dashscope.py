@@ -2,7 +2,12 @@
 
 Vendor page: https://help.aliyun.com/en/model-studio/text-embedding-synchronous-api ; errors:
 https://help.aliyun.com/zh/model-studio/error-code ; request size: https://help.aliyun.com/zh/model-studio/rate-limit
-(all read 2026-11). Keys belong to one region.
+(all read 2026-11). Keys belong to one region: another one answers 401.
+
+Addresses: the regions' hosts below; `https://{WorkspaceId}.{region}.maas.aliyuncs.com` (cn-beijing, ap-southeast-1,
+cn-hongkong, us-east-1, eu-central-1, ap-northeast-1), which the vendor recommends; and
+https://dashscope-finance.aliyuncs.com. Embedding models are listed for Beijing, Singapore and Hong Kong only (read
+2026-11-28).
 
 Only the native API keeps queries and documents apart (`text_type`), takes an instruction for queries and gives sparse
 vectors. The compatible API embeds everything as a document.
@@ -10,12 +15,13 @@ vectors. The compatible API embeds everything as a document.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from multiembed.providers import openai_form
-from multiembed.providers.contract import Provider
+from multiembed.providers.contract import MULTIMODAL, Provider
 from multiembed.providers.faults import classify, text_of, tokens_in
 from multiembed.records import Limits, ModelFacts, RawItem, RawReply
 
@@ -55,32 +61,29 @@ _V2 = replace(
     instruct=None,
     sparse=False,
     price_cny_per_mtok=0.7,
-    notes="Beijing only.",
+    notes="Beijing only. No free quota any more.",
 )
 _V1 = replace(_V2, name="text-embedding-v1")
 
 _QWEN37 = replace(
     _V4,
     name="qwen3.7-text-embedding",
-    limits=Limits(max_items=20, max_tokens_per_item=None, max_bytes_per_request=_MAX_BYTES),
-    dimensions=None,
-    price_cny_per_mtok=None,
-    source="https://pypi.org/project/dashscope/ (2.0.2)",
-    notes="Newer than the vendor page: limits from public client code, the list of dimensions is not known.",
+    limits=Limits(max_items=20, max_tokens_per_item=128_000, max_bytes_per_request=_MAX_BYTES),
+    dimensions=(256, 512, 768, 1024, 1536, 2048, 2560),
+    source="https://help.aliyun.com/zh/model-studio/text-embedding-api",
+    checked="2026-11-28",
+    notes="Beijing and Singapore (there 0.07 USD for a million tokens). 0.25 CNY in a batch, Beijing only.",
 )
 _QWEN37_FLASH = replace(
     _QWEN37,
     name="qwen3.7-text-embedding-flash",
-    # One user reports that the call hangs, without an error, above about 4,500 tokens in one request.
-    limits=Limits(
-        max_items=20,
-        max_tokens_per_item=131072,
-        max_tokens_per_request=4096,
-        max_bytes_per_request=_MAX_BYTES,
-    ),
+    # Two users report that the call hangs, without an error, above about 4,500 tokens in one request.
+    limits=replace(_QWEN37.limits, max_tokens_per_request=4096),
     dimensions=(256, 512, 768, 1024),
+    price_cny_per_mtok=0.125,
     source="https://help.aliyun.com/en/model-studio/qwen3-7-text-embedding-flash",
-    notes="Packed to 4,096 tokens a request, because larger ones were reported to hang.",
+    notes="Beijing only. Packed to 4,096 tokens a request, because larger ones were reported to hang. 0.063 CNY in a "
+    "batch.",
 )
 
 _UNKNOWN = replace(
@@ -207,6 +210,14 @@ def _decode_native(payload: Mapping[str, Any]) -> RawReply:
     )
 
 
+# Names of models.json's sources (read 2026-11-28), and their later versions. `text-embedding-async-v1` and -v2 take the
+# address of a file and are polled: https://help.aliyun.com/zh/model-studio/text-embedding-batch-api
+_UNSUPPORTED = (
+    (re.compile(r"-vl-embedding|embedding-vision|multimodal-embedding", re.IGNORECASE), MULTIMODAL),
+    (re.compile(r"embedding-async", re.IGNORECASE), "embeds files in asynchronous jobs, which are not supported."),
+)
+_NATIVE_BASE, _COMPATIBLE_BASE = "/api/v1", "/compatible-mode/v1"
+
 DASHSCOPE = Provider(
     id="dashscope",
     title="Alibaba DashScope",
@@ -214,11 +225,16 @@ DASHSCOPE = Provider(
     unknown=_UNKNOWN,
     regions=MappingProxyType(
         {
-            "cn": "https://dashscope.aliyuncs.com/api/v1",
-            "intl": "https://dashscope-intl.aliyuncs.com/api/v1",
-            "hk": "https://cn-hongkong.dashscope.aliyuncs.com/api/v1",
+            "cn": f"https://dashscope.aliyuncs.com{_NATIVE_BASE}",
+            "intl": f"https://dashscope-intl.aliyuncs.com{_NATIVE_BASE}",
+            "hk": f"https://cn-hongkong.dashscope.aliyuncs.com{_NATIVE_BASE}",
         }
     ),
+    address_hint=" A workspace's own host goes into base_url, for instance "
+    f"https://llm-123.cn-beijing.maas.aliyuncs.com{_NATIVE_BASE}.",
+    # The order of the vendor's SDK (dashscope 2.0.2, v2/_config.py; 1.x knew the second one only).
+    base_url_env=("DASHSCOPE_BASE_URL", "DASHSCOPE_HTTP_BASE_URL"),
+    other_paths=(_COMPATIBLE_BASE,),
     path="/services/embeddings/text-embedding/text-embedding",
     key_env=("DASHSCOPE_API_KEY",),
     key_page="https://bailian.console.aliyun.com/?tab=model#/api-key",
@@ -229,6 +245,7 @@ DASHSCOPE = Provider(
     decode=_decode_native,
     quota="requests",
     per_second=True,
+    unsupported=_UNSUPPORTED,
     classify=_classify,
 )
 
@@ -248,8 +265,11 @@ DASHSCOPE_COMPATIBLE = replace(
     models=tuple(_compatible(facts) for facts in (_V4, _V3, _V2, _V1)),
     unknown=_compatible(_UNKNOWN),
     regions=MappingProxyType(
-        {region: url.replace("/api/v1", "/compatible-mode/v1") for region, url in DASHSCOPE.regions.items()}
+        {region: url.replace(_NATIVE_BASE, _COMPATIBLE_BASE) for region, url in DASHSCOPE.regions.items()}
     ),
+    address_hint=DASHSCOPE.address_hint.replace(_NATIVE_BASE, _COMPATIBLE_BASE),
+    base_url_env=("DASHSCOPE_COMPATIBLE_BASE_URL", *DASHSCOPE.base_url_env),
+    other_paths=(_NATIVE_BASE,),
     path="/embeddings",
     parameters_in="body",
     own_fields=frozenset({"model", "input", "dimensions", "encoding_format"}),

@@ -34,9 +34,9 @@ def _encode(request: EmbedRequest) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": request.model.name,
         "input": list(request.texts),
-        "encoding_format": request.encoding,
+        "encoding_format": request.encoding or "float",
     }
-    if request.dimensions is not None:
+    if request.dimensions is not None and request.model.dimensions_on_wire:
         body["dimensions"] = request.dimensions
     if request.parameters:
         body["parameters"] = dict(request.parameters)
@@ -68,8 +68,10 @@ GATEWAY = Provider(
     title="AI gateway",
     models=(),
     unknown=_UNKNOWN,
-    base_url_env="MULTIEMBED_GATEWAY_BASE_URL",
+    base_url_env=("MULTIEMBED_GATEWAY_BASE_URL",),
     path="/api/v1/embeddings",
+    not_found_hint=" gateway adds /api/v1/embeddings to base_url unless it ends in /embeddings; any other "
+    "OpenAI-compatible server is reached by the provider openai-compatible.",
     key_env=("MULTIEMBED_GATEWAY_API_KEY",),
     key_page="your gateway's page for API keys",
     refuses="empty",

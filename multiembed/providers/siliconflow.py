@@ -6,12 +6,13 @@ https://docs.siliconflow.cn/cn/faqs/error-code (all read 2026-11). Keys belong t
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from multiembed.providers import openai_form
-from multiembed.providers.contract import Provider
+from multiembed.providers.contract import MULTIMODAL, Provider
 from multiembed.providers.faults import classify
 from multiembed.records import Limits, ModelFacts
 
@@ -100,7 +101,7 @@ _KINDS: dict[str, FaultKind] = {
 
 def _encode(request: EmbedRequest) -> dict[str, Any]:
     """The OpenAI form with `encoding_format`."""
-    return {**openai_form.encode(request), "encoding_format": request.encoding}
+    return {**openai_form.encode(request), "encoding_format": request.encoding or "float"}
 
 
 def _classify(status: int, body: object) -> Fault | None:
@@ -118,6 +119,7 @@ SILICONFLOW = Provider(
     models=_MODELS,
     unknown=_UNKNOWN,
     regions=MappingProxyType({"cn": "https://api.siliconflow.cn/v1", "intl": "https://api.siliconflow.com/v1"}),
+    base_url_env=("SILICONFLOW_BASE_URL",),
     path="/embeddings",
     key_env=("SILICONFLOW_API_KEY",),
     key_page="https://cloud.siliconflow.cn/account/ak",
@@ -125,6 +127,9 @@ SILICONFLOW = Provider(
     own_fields=frozenset({"model", "input", "dimensions"}),
     request_id_headers=("x-siliconcloud-trace-id",),
     quota="requests",
+    # Its inputs are objects, {"text": …} or {"image": …}:
+    # https://api-docs.siliconflow.cn/docs/api/embeddings-post (read 2026-11-28).
+    unsupported=((re.compile(r"VL-Embedding", re.IGNORECASE), MULTIMODAL),),
     encode=_encode,
     decode=openai_form.decode,
     classify=_classify,

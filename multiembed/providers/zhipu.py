@@ -85,9 +85,21 @@ ZHIPU = Provider(
     title="Zhipu BigModel",
     models=_MODELS,
     unknown=_UNKNOWN,
-    regions=MappingProxyType({"cn": "https://open.bigmodel.cn/api/paas/v4"}),
+    # Z.ai is the same vendor abroad, with accounts of its own. Its embeddings endpoint answers and is not a documented
+    # product (2026-11-28), so only region="intl", base_url or a variable leads there. A ZAI_API_KEY alone does not: the
+    # vendor's SDK (zai-sdk 0.2.3) reads that variable for both hosts.
+    regions=MappingProxyType({"cn": "https://open.bigmodel.cn/api/paas/v4", "intl": "https://api.z.ai/api/paas/v4"}),
+    base_url_env=("ZHIPUAI_BASE_URL", "ZAI_BASE_URL"),
     path="/embeddings",
     key_env=("ZHIPUAI_API_KEY", "ZAI_API_KEY"),
+    key_of=MappingProxyType(
+        {
+            "ZHIPUAI_BASE_URL": "ZHIPUAI_API_KEY",
+            "cn": "ZHIPUAI_API_KEY",
+            "ZAI_BASE_URL": "ZAI_API_KEY",
+            "intl": "ZAI_API_KEY",
+        }
+    ),
     key_page="https://bigmodel.cn/usercenter/proj-mgmt/apikeys",
     parameters_in="body",
     own_fields=frozenset({"model", "input", "dimensions", "encoding_format"}),

@@ -10,6 +10,7 @@ from multiembed.simulator.dashscope import COMPATIBLE, NATIVE
 from multiembed.simulator.exchange import Answer
 from multiembed.simulator.forms import RefusedError
 from multiembed.simulator.gateway import GATEWAY
+from multiembed.simulator.openai import OPENAI
 from multiembed.simulator.siliconflow import SILICONFLOW
 from multiembed.simulator.vectors import VectorStore
 from multiembed.simulator.zhipu import ZHIPU
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from multiembed.simulator.forms import Form, Reason, Refusal
     from multiembed.simulator.quotas import Excess
 
-FORMS: dict[str, Form] = {form.provider: form for form in (ZHIPU, SILICONFLOW, NATIVE, COMPATIBLE, GATEWAY)}
+FORMS: dict[str, Form] = {form.provider: form for form in (ZHIPU, SILICONFLOW, NATIVE, COMPATIBLE, OPENAI, GATEWAY)}
 
 _BY_PATH = {form.path: form for form in FORMS.values()}
 # The longest prefix first: DashScope's native API lies below the gateway's.
@@ -35,7 +36,7 @@ class Answerer:
     """Requests to answers; the same request has the same one, but for its id. It waits for nothing."""
 
     def __init__(self, api_key: str) -> None:
-        self._authorization = f"Bearer {api_key}"
+        self._api_key = api_key
         self._vectors = VectorStore()
 
     def __call__(self, request: Request) -> Answer:
@@ -55,16 +56,25 @@ class Answerer:
 
     def turns_away(self, request: Request) -> Reason | None:
         """Why the request is refused before anyone looks into its body."""
-        authorization = request.headers.get("authorization")
         if request.method != "POST":
             return "method"
-        if authorization is None:
+        form = form_at(request.path) or GATEWAY
+        given = [request.headers[name] for name in form.key_headers if name in request.headers]
+        if "authorization" in request.headers:
+            given.append(_bearer(request.headers["authorization"]))
+        if not given:
             return "no_key"
-        if authorization != self._authorization:
+        if not any(form.is_key(credential, self._api_key) for credential in given):
             return "wrong_key"
         if request.too_large:
             return "too_large"
         return None if isinstance(request.body, dict) else "no_json"
+
+
+def _bearer(authorization: str) -> str:
+    """The credential of `Bearer CREDENTIAL`, whose scheme may be in any case (RFC 9110, 11.1); empty for others."""
+    scheme, _, credential = authorization.partition(" ")
+    return credential if scheme.lower() == "bearer" else ""
 
 
 def _nowhere(request: Request) -> Answer:

@@ -76,12 +76,15 @@ def _reply_native(body: dict[str, Any], vectors: VectorStore, request_id: str) -
 
 
 def _reply_compatible(body: dict[str, Any], vectors: VectorStore, request_id: str) -> object:
+    """The newest page accepts base64, and live clients use it; older ones allowed float only (2026-11-28)."""
     facts = _model(_OPENAI, body.get("model"))
-    if body.get("encoding_format") not in (None, "float"):
-        raise _invalid(_OPENAI, "Value error, encoding_format must be float.: parameters.encoding_format")
+    encoding = body.get("encoding_format")
+    if encoding not in (None, "float", "base64"):
+        raise _invalid(_OPENAI, "Value error, encoding_format must be float or base64.: parameters.encoding_format")
     dimensions = _dimensions(_OPENAI, facts, body.get("dimensions"))
     texts, tokens = _texts(_OPENAI, facts, body.get("input"))
-    return {**openai_list(facts.name, vectors.embed(texts, dimensions), tokens), "id": request_id}
+    reply = openai_list(facts.name, vectors.embed(texts, dimensions), tokens, encoding=encoding)
+    return {**reply, "id": request_id}
 
 
 def _model(dialect: _Dialect, name: object) -> ModelFacts:

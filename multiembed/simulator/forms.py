@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
 
@@ -58,6 +59,10 @@ class Form:
     request_id: Callable[[str], str]
     """32 hexadecimal digits to this provider's kind of request id."""
     id_header: str
+    key_headers: tuple[str, ...] = ()
+    """Headers in lower case that may hold the key as it is, instead of `Authorization: Bearer`."""
+    is_key: Callable[[str, str], bool] = operator.eq
+    """Whether a credential stands for a key."""
     per_second: bool = False
     """Whether a quota by the minute is also kept by the second."""
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Simulator(Account):
-    """A local server that speaks the wire forms of all five remote providers.
+    """A local server that speaks the wire forms of all remote providers.
 
     It runs in a daemon thread of its own while it is a context manager, or between `start` and `stop`; with
     `serve_forever` it holds the foreground. It listens on loopback only.
@@ -146,9 +146,12 @@ class Simulator(Account):
         return self.url + FORMS[provider].path.removesuffix(PROVIDERS[provider].path)
 
     def environment(self) -> dict[str, str]:
-        """The environment variables that make clients find their keys, and the gateway's address."""
+        """The environment variables that make clients find their keys, and send to this server."""
         keys = {PROVIDERS[name].key_env[0]: self._api_key for name in FORMS}
-        urls = {env: self.base_url(name) for name in FORMS if (env := PROVIDERS[name].base_url_env)}
+        urls: dict[str, str] = {}
+        for name in FORMS:
+            for variable in PROVIDERS[name].base_url_env:
+                urls.setdefault(variable, self.base_url(name))
         return {**keys, **urls}
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
+import json
+import time
 from datetime import UTC, datetime
 from http import HTTPStatus
 from types import MappingProxyType
@@ -91,6 +96,34 @@ def _envelope(refusal: Refusal, request: Request, _request_id: str) -> object:
     return {"error": {"code": refusal.code, "message": refusal.message}}
 
 
+def _is_key(credential: str, key: str) -> bool:
+    """Whether it is the key, or the vendor SDK's token of a key of the form id.secret: a JWT, signed by HS256.
+
+    zai-sdk 0.2.3 (core/_jwt_token.py): the payload names the id as `api_key`, and `exp` in milliseconds.
+    """
+    if credential == key:
+        return True
+    name, dot, secret = key.partition(".")
+    signed, second, signature = credential.rpartition(".")
+    if not dot or not second:
+        return False
+    right = hmac.digest(secret.encode(), signed.encode(), hashlib.sha256)
+    try:
+        header, payload = (json.loads(_decoded(part)) for part in signed.split("."))
+        return (
+            hmac.compare_digest(_decoded(signature), right)
+            and header["alg"] == "HS256"
+            and payload["api_key"] == name
+            and payload["exp"] > 1000 * time.time()
+        )
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _decoded(part: str) -> bytes:
+    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+
+
 ZHIPU = Form(
     provider="zhipu",
     path="/api/paas/v4/embeddings",
@@ -114,6 +147,7 @@ ZHIPU = Form(
             "in_flight": Refusal(429, "1302", "您当前使用该API的并发数过高，请降低并发，或联系客服增加限额。"),
         }
     ),
+    is_key=_is_key,
     request_id=lambda digits: f"{datetime.now(UTC):%Y%m%d%H%M%S}{digits[:16]}",
     id_header="x-log-id",
 )

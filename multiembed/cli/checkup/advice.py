@@ -59,8 +59,8 @@ def _rate(error: MultiEmbedError, _: Patient) -> str:
 def _model(_: MultiEmbedError, patient: Patient) -> str:
     if patient.own_address:
         return (
-            f"There is no model {patient.model} there, or base_url is wrong: it is to end before the path that is put "
-            f"behind it.{_others(patient)}"
+            f"There is no model {patient.model} there, or base_url is wrong: requests go to the address above."
+            f"{_others(patient)}"
         )
     region = f" in region {patient.at}" if patient.at else ""
     return f"{patient.title} has no model {patient.model}{region}. Name one with --model.{_others(patient)}"

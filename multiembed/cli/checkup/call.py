@@ -37,7 +37,7 @@ def look(patient: Patient, key: str, timeout: float, *, try_regions: bool) -> It
         timeout: seconds for each call.
         try_regions: whether a refused key may be sent to the provider's other regions.
     """
-    with _client(patient, timeout, base_url=patient.base_url, region=patient.region) as client:
+    with _client(patient, timeout, **patient.where) as client:
         try:
             first, dimensions = _embed(client)
         except MultiEmbedError as error:

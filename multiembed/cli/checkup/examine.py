@@ -8,69 +8,82 @@ from typing import TYPE_CHECKING
 from multiembed import ConfigurationError, EmbeddingClient, catalog
 from multiembed.cli.checkup import call, host, key
 from multiembed.cli.checkup.findings import Finding, Patient, without
+from multiembed.cli.models import UNUSED, WITHOUT_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from multiembed import EmbeddingOptionsDict
-
-# A gateway stands in no catalog, for it has no models of its own. The address is never used: it only lets a client be
-# made, which knows its provider.
-_GATEWAY = "gateway"
-_NOWHERE: EmbeddingOptionsDict = {"api_key": "unused", "base_url": "https://unused.invalid"}
+    from multiembed.providers.contract import Provider
 
 
 def providers() -> list[str]:
-    """The ids of all providers: those of the catalog, the gateway before the one that needs no network."""
+    """The ids of all providers: those of the catalog, and those without models before the one without network."""
     ids = list(dict.fromkeys(owner.id for owner, _ in catalog()))
-    return [*ids[:-1], _GATEWAY, ids[-1]]
+    return [*ids[:-1], *WITHOUT_MODELS, ids[-1]]
 
 
 def patient(
-    provider: str, model: str | None = None, *, base_url: str | None = None, region: str | None = None
+    provider: str,
+    model: str | None = None,
+    *,
+    base_url: str | None = None,
+    region: str | None = None,
+    auth_header: str | None = None,
 ) -> Patient:
     """A provider with what the user said of it.
 
     Raises:
         ConfigurationError: there is no such provider.
     """
-    remote: EmbeddingOptionsDict = {} if provider == "local" else _NOWHERE
+    remote: EmbeddingOptionsDict = {} if provider == "local" else UNUSED
     facts = EmbeddingClient(f"{provider}:any", **remote).target.provider
     models = tuple(known.name for owner, known in catalog() if owner.id == facts.id)
     return Patient(
         id=facts.id,
         title=facts.title,
         key_variables=facts.key_env,
+        key_required=facts.key_required,
+        address_variables=facts.base_url_env,
+        address_variable=_address_in_environment(facts),
         key_page=facts.key_page,
         regions=facts.regions,
         models=models,
         model=model or next(iter(models), None),
         base_url=base_url,
         region=region,
-        own_address=bool(base_url) or not facts.regions,
+        auth_header=auth_header,
+        own_address=bool(base_url) or not facts.regions or (not region and bool(_address_in_environment(facts))),
     )
 
 
-def address(who: Patient) -> tuple[str, str]:
-    """Where requests go: as base_url takes it, and the whole URL.
+def _address_in_environment(facts: Provider) -> str | None:
+    """The first variable that names an address."""
+    return next((name for name in facts.base_url_env if os.environ.get(name, "").strip()), None)
+
+
+def address(who: Patient) -> str:
+    """The whole URL that requests go to.
 
     Raises:
         ConfigurationError: the address or the region is none.
     """
-    remote: EmbeddingOptionsDict = (
-        {"api_key": "unused", "base_url": who.base_url, "region": who.region} if who.key_variables else {}
-    )
-    target = EmbeddingClient(f"{who.id}:{who.model or 'any'}", **remote).target
-    return target.base_url, target.url
+    name = f"{who.id}:{who.model or 'any'}"
+    client = EmbeddingClient(name, api_key="unused", **who.where) if who.key_variables else EmbeddingClient(name)
+    return client.target.url
 
 
 def has_key(who: Patient) -> bool:
-    """Whether there is a key, or none is needed."""
-    return not who.key_variables or key.find(who, os.environ) is not None
+    """Whether there is what a call needs: a key, or the address of a server that may need none."""
+    without = not who.key_variables or (not who.key_required and who.address_variable is not None)
+    return without or key.find(who, os.environ) is not None
 
 
 def no_key(who: Patient) -> Finding:
     """What to say when there is none."""
+    if not who.key_required:
+        names = " or ".join(who.address_variables)
+        return Finding(name="address", state="fail", says=f"none and no address: {names} is not set")
     others = {name for each in providers() for name in patient(each).key_variables}
     return key.missing(who, os.environ, others)
 
@@ -81,7 +94,10 @@ def examine(who: Patient, timeout: float, *, try_regions: bool) -> Iterator[Find
         yield from call.look(who, "", timeout, try_regions=False)
         return
     found = key.find(who, os.environ)
-    if found is None:
+    if found is None and not who.key_required:
+        look = Finding(name="key", state="ok", says="none, so requests are sent without one")
+        yield look
+    elif found is None:
         look = no_key(who)
         yield look
     else:
@@ -91,12 +107,12 @@ def examine(who: Patient, timeout: float, *, try_regions: bool) -> Iterator[Find
     secret = found[1] if found else ""
     fine = look.state != "fail"
     try:
-        base, url = address(who)
+        url = address(who)
     except ConfigurationError as error:
         yield Finding(name="address", state="fail", says=without(secret, error.message))
         return
     region = f" (region {who.at})" if who.at else ""
-    yield Finding(name="address", state="ok", says=without(secret, base) + region, facts={"region": who.at or None})
+    yield Finding(name="address", state="ok", says=without(secret, url) + region, facts={"region": who.at or None})
     for step in host.look(url, timeout, own=who.own_address):
         fine = fine and step.state != "fail"
         yield step

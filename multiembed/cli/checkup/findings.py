@@ -11,6 +11,8 @@ from multiembed.redaction import redact
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from multiembed import EmbeddingOptionsDict
+
 State: TypeAlias = Literal["ok", "warn", "fail", "skip"]
 
 _WINDOW = 5
@@ -39,6 +41,12 @@ class Patient:
     title: str
     key_variables: tuple[str, ...]
     """Empty when no key is needed."""
+    key_required: bool
+    """False: a server of this provider may need none."""
+    address_variables: tuple[str, ...]
+    """Those that may name the address."""
+    address_variable: str | None
+    """The one that does."""
     key_page: str
     regions: Mapping[str, str]
     """Address by region; the first is the default."""
@@ -48,8 +56,14 @@ class Patient:
     """None when none was named and the provider has no first one."""
     base_url: str | None
     region: str | None
+    auth_header: str | None
     own_address: bool
     """Whether the user named the address, here or in the environment."""
+
+    @property
+    def where(self) -> EmbeddingOptionsDict:
+        """The options that lead to the server; None is the same as leaving one out."""
+        return {"base_url": self.base_url, "region": self.region, "auth_header": self.auth_header}
 
     @property
     def at(self) -> str:

@@ -10,7 +10,7 @@ import orjson
 
 from multiembed.simulator.answers import refused
 from multiembed.simulator.exchange import Answer
-from multiembed.simulator.faults.contract import Fault, has_vectors, is_good
+from multiembed.simulator.faults.contract import OPENAI_FORMS, Fault, asks_for_base64, has_vectors, is_good
 from multiembed.simulator.faults.items import holder_of, in_base64, middle_of, numbers, wrong
 from multiembed.simulator.faults.refusals import BAD_KEY, MONEY, RATE_LIMIT, SERVER_ERROR
 from multiembed.simulator.siliconflow import NO_CODE
@@ -93,6 +93,17 @@ def _inside_200(name: str, does: str, refusals: Refusals) -> Fault:
     return Fault(name, does, "body", applies_to=tuple(speaking), alter=alter)
 
 
+# ── another encoding than the one that was asked for ─────────────────────────────────────────────
+
+
+def _in_numbers(occasion: Occasion) -> Answer:
+    reply = orjson.loads(occasion.answer.body)
+    holder, key = holder_of(reply)
+    for item in holder[key]:
+        item["embedding"] = numbers(item["embedding"])
+    return replace(occasion.answer, body=orjson.dumps(reply))
+
+
 # ── a gateway's other replies ────────────────────────────────────────────────────────────────────
 
 
@@ -148,6 +159,26 @@ BODIES = (
     _inside_200("auth-in-200", "The envelope of a wrong key, with status 200.", BAD_KEY),
     _inside_200("money-in-200", "The envelope of an account in arrears, with status 200.", MONEY),
     _inside_200("rate-limit-in-200", "The envelope of a rate limit, with status 200.", RATE_LIMIT),
+    Fault(
+        "base64-ignored",
+        "The vectors in numbers, though base64 was asked for.",
+        "body",
+        applies_to=tuple(name for name in OPENAI_FORMS if name != "zhipu"),
+        harmless=True,
+        when=asks_for_base64,
+        alter=_in_numbers,
+    ),
+    Fault(
+        "base64-honored",
+        "The vectors in base64 where it was asked for. Without this fault, Zhipu ignores encoding_format.",
+        "body",
+        applies_to=("zhipu",),
+        harmless=True,
+        when=asks_for_base64,
+        alter=lambda occasion: replace(
+            occasion.answer, body=orjson.dumps(_in_base64(orjson.loads(occasion.answer.body)))
+        ),
+    ),
     _gateway(
         "gateway-record",
         "The record without vectors that the gateway's page shows.",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from multiembed.simulator.answers import refused
 from multiembed.simulator.exchange import Answer
-from multiembed.simulator.faults.contract import EVERY_PROVIDER, Fault, is_good
-from multiembed.simulator.faults.refusals import MODERATED
+from multiembed.simulator.faults.contract import EVERY_PROVIDER, OPENAI_FORMS, Fault, asks_for_base64, is_good
+from multiembed.simulator.faults.refusals import INVALID_PARAMETER, MODERATED
 from multiembed.simulator.forms import Refusal
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def _too_many_with_cap(occasion: Occasion) -> Refusal:
         "siliconflow": Refusal(413, 20042, f"input batch size {sent} > maximum allowed batch size {cap}"),
         "dashscope": Refusal(400, "InvalidParameter", f"{words}parameters.texts"),
         "dashscope-compatible": Refusal(400, "InvalidParameter", f"{_INVALID}Value error, {words}input.contents"),
+        # TEI's words: https://github.com/huggingface/text-embeddings-inference (read 2026-11-28)
+        "openai-compatible": Refusal(422, 422, f"batch size {sent} > maximum allowed batch size {cap}"),
         "gateway": Refusal(400, "400", f"the input array must not be larger than {cap}"),
     }[occasion.form.provider]
 
@@ -73,6 +75,7 @@ def _too_many_without_cap(occasion: Occasion) -> Refusal:
         "dashscope-compatible": Refusal(
             400, "InvalidParameter", f"{_INVALID}Value error, batch size is invalid.: input.contents"
         ),
+        "openai-compatible": Refusal(413, "413", "too many inputs"),
         "gateway": Refusal(413, "413", "too many inputs"),
     }[occasion.form.provider]
 
@@ -93,16 +96,14 @@ def _too_long(occasion: Occasion) -> bool:
 def _too_long_words(occasion: Occasion) -> Refusal:
     most = occasion.settings["characters"]
     words = f"Range of input length should be [1, {most}]"
+    openai = f"This model's maximum context length is {most} tokens. Please reduce your input."
     return {
         "zhipu": _WRONG_CALL,
         "siliconflow": Refusal(413, 20042, f"input must have less than {most} tokens"),
         "dashscope": Refusal(400, "InvalidParameter", words),
         "dashscope-compatible": Refusal(400, "InvalidParameter", f"{_INVALID}{words}"),
-        "gateway": Refusal(
-            400,
-            "context_length_exceeded",
-            f"This model's maximum context length is {most} tokens. Please reduce your input.",
-        ),
+        "openai-compatible": Refusal(400, "context_length_exceeded", openai),
+        "gateway": Refusal(400, "context_length_exceeded", openai),
     }[occasion.form.provider]
 
 
@@ -155,5 +156,12 @@ CONDITIONS = (
         lambda occasion: MODERATED[occasion.form.provider],
         applies_to=tuple(MODERATED),
         marker="MODERATED",
+    ),
+    _conditional(
+        "base64-refused",
+        "Refuses encoding_format base64, as older pages of DashScope's compatible API do.",
+        asks_for_base64,
+        lambda occasion: INVALID_PARAMETER[occasion.form.provider],
+        applies_to=OPENAI_FORMS,
     ),
 )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Where: TypeAlias = Literal["items", "vectors", "body", "status", "headers", "socket"]
 
 EVERY_PROVIDER = tuple(FORMS)
+OPENAI_FORMS = tuple(name for name in FORMS if name != "dashscope")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +55,11 @@ def is_good(occasion: Occasion) -> bool:
 def has_vectors(occasion: Occasion) -> bool:
     """It needs an answer with dense vectors."""
     return is_good(occasion) and b'"embedding":' in occasion.answer.body
+
+
+def asks_for_base64(occasion: Occasion) -> bool:
+    """It needs a request with encoding_format base64, and an answer with dense vectors."""
+    return has_vectors(occasion) and occasion.request.body.get("encoding_format") == "base64"
 
 
 def unaltered(occasion: Occasion) -> Answer:

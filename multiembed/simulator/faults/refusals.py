@@ -56,7 +56,10 @@ MONEY: Refusals = {
     "zhipu": Refusal(429, "1113", "您的账户已欠费，请充值后重试。"),
     "siliconflow": Refusal(403, 30001, "Sorry, your account balance is insufficient"),
     **both(400, "Arrearage", "Access denied, please make sure your account is in good standing."),
-    "gateway": Refusal(429, "insufficient_quota", "You exceeded your current quota, please check your plan."),
+    **dict.fromkeys(
+        ("openai-compatible", "gateway"),
+        Refusal(429, "insufficient_quota", "You exceeded your current quota, please check your plan."),
+    ),
 }
 SERVER_ERROR: Refusals = {
     "zhipu": Refusal(500, "1234", "网络错误，错误id：20261121093000，请联系客服。"),
@@ -67,7 +70,7 @@ SERVER_ERROR: Refusals = {
         "An internal error has occured, please try again later or contact service support.",
         compatible="internal_error",
     ),
-    "gateway": Refusal(500, "500", "internal server error"),
+    **dict.fromkeys(("openai-compatible", "gateway"), Refusal(500, "500", "internal server error")),
 }
 BAD_KEY = of_form("wrong_key")
 MODERATED: Refusals = {
@@ -82,19 +85,22 @@ MODERATED: Refusals = {
         "Input data may contain inappropriate content.",
         compatible="data_inspection_failed",
     ),
-    "gateway": Refusal(400, "content_filter", "The input was rejected by the content filter."),
+    **dict.fromkeys(
+        ("openai-compatible", "gateway"),
+        Refusal(400, "content_filter", "The input was rejected by the content filter."),
+    ),
 }
 _OVERLOADED: Refusals = {
     "zhipu": Refusal(429, "1305", "该模型当前访问量过大，请您稍后再试"),
     "siliconflow": Refusal(503, 50505, "Model service overloaded. Please try again later."),
     **both(503, "ServiceUnavailable", "The service is overloaded, please try again later."),
-    "gateway": Refusal(503, "503", "no upstream is available"),
+    **dict.fromkeys(("openai-compatible", "gateway"), Refusal(503, "503", "no upstream is available")),
 }
 _FORBIDDEN: Refusals = {
     "zhipu": Refusal(403, "1220", "您无权访问 embeddings"),
     "siliconflow": Refusal(403, NO_CODE, "This model requires real-name verification of the account."),
     **both(403, "AccessDenied", "Access denied.", compatible="access_denied"),
-    "gateway": Refusal(403, "403", "this key may not use the model"),
+    **dict.fromkeys(("openai-compatible", "gateway"), Refusal(403, "403", "this key may not use the model")),
 }
 _UNKNOWN_MODEL: Refusals = {
     "zhipu": Refusal(400, "1211", "模型不存在，请检查模型代码。"),
@@ -103,13 +109,13 @@ _UNKNOWN_MODEL: Refusals = {
     "dashscope-compatible": Refusal(
         404, "model_not_found", "The model does not exist or you do not have access to it."
     ),
-    "gateway": Refusal(404, "model_not_found", "no such model"),
+    **dict.fromkeys(("openai-compatible", "gateway"), Refusal(404, "model_not_found", "no such model")),
 }
-_INVALID_PARAMETER: Refusals = {
+INVALID_PARAMETER: Refusals = {
     "zhipu": Refusal(400, "1214", "encoding_format参数非法。请检查文档。"),
     "siliconflow": Refusal(400, 20015, "The parameter is invalid. Please check again."),
     **both(400, "InvalidParameter", "Value error, text_type must be document or query: parameters.text_type"),
-    "gateway": Refusal(400, "400", "encoding_format must be float or base64"),
+    **dict.fromkeys(("openai-compatible", "gateway"), Refusal(400, "400", "encoding_format must be float or base64")),
 }
 
 STATUSES = (
@@ -190,7 +196,7 @@ STATUSES = (
     refusal_fault("forbidden", "The account may not do this: 403.", _FORBIDDEN),
     refusal_fault("not-found", "Nothing at this address: 404.", of_form("no_such_path")),
     refusal_fault("unknown-model", "No such model: 400 or 404.", _UNKNOWN_MODEL),
-    refusal_fault("invalid-parameter", "A parameter is wrong: 400.", _INVALID_PARAMETER),
+    refusal_fault("invalid-parameter", "A parameter is wrong: 400.", INVALID_PARAMETER),
     refusal_fault(
         "http-400-internal-error-text",
         "DashScope's 400 whose code and words begin with InternalError, and which is the caller's mistake.",
