@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import settings
 
-from multiembed import EmbeddingClient
+from multiembed import EmbeddingClient, gate
 from multiembed.simulator import Simulator
 
 # A console that is made while this is set keeps its width for good, and pytest-xdist sets it in its workers.
@@ -32,6 +32,12 @@ def clean_environment(monkeypatch):
     for name in list(os.environ):
         if name.upper().startswith(_VENDORS) or name.upper().endswith("_PROXY"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def fresh_limiters():
+    """No test waits for the requests of another: limiters live as long as the process, and the key is the same."""
+    gate._gates.clear()
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,12 @@ class Bar:
         return sum(self.steps)
 
 
+@pytest.fixture(autouse=True)
+def no_notebook(monkeypatch):
+    """This process is no notebook, though nbclient imports ipykernel into it."""
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+
+
 @pytest.fixture
 def bars(monkeypatch):
     """The bars that were made."""

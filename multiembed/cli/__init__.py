@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import warnings
 
 
 def main() -> None:
     """Run the command line, or say what to install for it."""
+    from multiembed.cli.interrupts import INTERRUPTED, ignore_signals
+
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a terminal may not know each character
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {message}\n"
     try:
         from multiembed.cli.app import app
+
+        app()
     except ModuleNotFoundError as missing:
         if missing.name not in {"rich", "typer"}:
             raise
         sys.exit(f"The command line needs {missing.name}: pip install 'multiembed[all]'")
-    app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    finally:
+        ignore_signals()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from rich.console import Console
 
 import multiembed
 from multiembed.cli.cache import commands as cache_commands
+from multiembed.cli.console import OutputConsole, error_console, printable
 from multiembed.cli.doctor import command as doctor_command
 from multiembed.cli.embed import command as embed_command
+from multiembed.cli.interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Embeddings for LangChain and LlamaIndex: try them without a key, embed files, find out why it does not work.",
 )
-console = Console()
+console = OutputConsole()
 
 
 def _version(wanted: bool) -> None:
@@ -137,9 +138,13 @@ def _saying_why(action: Callable[[], None]) -> None:
     try:
         action()
     except (multiembed.MultiEmbedError, OSError) as error:
-        Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/] ", end="")
-        Console(stderr=True).print(str(error), markup=False, highlight=False, soft_wrap=True)
+        errors = error_console()
+        errors.print(f"[bold red]{type(error).__name__}:[/] ", end="")
+        errors.print(printable(str(error)), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, multiembed.ConfigurationError) else 1) from None
+    except KeyboardInterrupt:
+        error_console().print("Interrupted.")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 app.add_typer(cache_commands(console, _saying_why), name="cache")

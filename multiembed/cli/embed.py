@@ -48,7 +48,11 @@ def command(console: Console, saying_why: Callable[[Callable[[], None]], None]) 
         encoding: Annotated[str, _option(_INPUT, "Of text, CSV, TSV and JSONL.")] = "utf-8",
         delimiter: Annotated[
             Optional[str],  # noqa: UP045
-            _option(_INPUT, "What separates the fields of CSV, where it is no comma."),
+            _option(
+                _INPUT,
+                "What separates the fields of CSV and TSV: one character, or tab. Without it what the first line names "
+                "(sep=;), else a comma, in TSV a tab.",
+            ),
         ] = None,
         no_quotes: Annotated[
             bool, _option(_INPUT, "In CSV and TSV a quotation mark is a character like any other.", "--no-quotes")
@@ -134,9 +138,6 @@ def command(console: Console, saying_why: Callable[[Callable[[], None]], None]) 
 
         3: written without the rows that failed. 130: interrupted.
         """
-        from multiembed.cli.ingest import run
-        from multiembed.cli.order import Order
-
         options = {
             "dimensions": dimensions,
             "instruct": instruct,
@@ -152,28 +153,35 @@ def command(console: Console, saying_why: Callable[[Callable[[], None]], None]) 
             "max_retries": max_retries,
             "timeout": timeout,
         }
-        order = Order(
-            inputs=inputs,
-            out=out,
-            model=model,
-            role=role,
-            options={name: value for name, value in options.items() if value is not None},
-            reading={
-                "column": column,
-                "form": form,
-                "encoding": encoding,
-                "delimiter": delimiter,
-                "quoted": not no_quotes,
-            },
-            form=output_format,
-            name=embedding_column,
-            overwrite=overwrite,
-            skip=on_error == "skip",
-            cache=cache,
-            keeps=not no_cache,
-        )
+
+        def ingest() -> None:
+            from multiembed.cli.ingest import run
+            from multiembed.cli.order import Order
+
+            order = Order(
+                inputs=inputs,
+                out=out,
+                model=model,
+                role=role,
+                options={name: value for name, value in options.items() if value is not None},
+                reading={
+                    "column": column,
+                    "form": form,
+                    "encoding": encoding,
+                    "delimiter": delimiter,
+                    "quoted": not no_quotes,
+                },
+                form=output_format,
+                name=embedding_column,
+                overwrite=overwrite,
+                skip=on_error == "skip",
+                cache=cache,
+                keeps=not no_cache,
+            )
+            status.append(run(console, order, dry=dry_run))
+
         status: list[int] = []
-        saying_why(lambda: status.append(run(console, order, dry=dry_run)))
+        saying_why(ingest)
         if any(status):
             raise typer.Exit(status[0])
 

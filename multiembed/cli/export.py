@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
 from multiembed import CacheFile, ConfigurationError
 from multiembed.cli.keeping import chosen_of
+from multiembed.files import WholeFile, abandon, check_place, naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,24 +28,13 @@ def carry(console: Console, file: Path, out: Path, *, models: list[str] | None, 
     writers = {".jsonl": _write_jsonl, ".parquet": _write_parquet}
     if out.suffix not in writers:
         raise ConfigurationError(f"{out.name} says no format: let it end in {' or '.join(writers)}.")
-    if not out.absolute().parent.is_dir():
-        raise ConfigurationError(f"There is no directory {out.absolute().parent}: make it first.")
+    check_place(out, overwrite=True)
     kept = CacheFile(file)
     chosen = {info.fingerprint for info in chosen_of(kept.spaces(), models, spaces)}
-    with _whole(out) as beside:
-        written = writers[out.suffix](beside, kept.vectors(chosen))
+    with WholeFile(out, overwrite=True) as output, naming(out):
+        written = writers[out.suffix](output.stream, kept.vectors(chosen))
+        output.finish()
     console.print(f"{written:,} vectors: {out}", highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A file beside `out` that takes its place when it is whole, and is gone when it is not."""
-    beside = out.with_name(f".{out.name}.part")
-    try:
-        yield beside
-        beside.replace(out)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _rows(vectors: Iterable[KeptVector]) -> Iterator[dict[str, Any]]:
@@ -63,15 +52,14 @@ def _rows(vectors: Iterable[KeptVector]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _write_jsonl(path: Path, vectors: Iterable[KeptVector]) -> int:
+def _write_jsonl(file: IO[bytes], vectors: Iterable[KeptVector]) -> int:
     count = 0
-    with path.open("wb") as file:
-        for count, row in enumerate(_rows(vectors), start=1):  # noqa: B007 - the last one is the number of rows
-            file.write(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
+    for count, row in enumerate(_rows(vectors), start=1):  # noqa: B007 - the last one is the number of rows
+        file.write(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
     return count
 
 
-def _write_parquet(path: Path, vectors: Iterable[KeptVector]) -> int:
+def _write_parquet(file: IO[bytes], vectors: Iterable[KeptVector]) -> int:
     try:
         pa, pq = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ModuleNotFoundError:
@@ -83,7 +71,8 @@ def _write_parquet(path: Path, vectors: Iterable[KeptVector]) -> int:
     sparse = [("sparse_indices", pa.list_(pa.uint64())), ("sparse_values", pa.list_(pa.float64()))]
     schema = pa.schema([*texts, *numbers, *sparse])
     count = 0
-    with pq.ParquetWriter(path, schema) as writer:
+    writer = pq.ParquetWriter(file, schema)
+    try:
         held: list[dict[str, Any]] = []
         for row in _rows(vectors):
             held.append(row)
@@ -92,4 +81,7 @@ def _write_parquet(path: Path, vectors: Iterable[KeptVector]) -> int:
                 count, held = count + len(held), []
         if held:
             writer.write_table(pa.Table.from_pylist(held, schema=schema))
+        writer.close()
+    finally:
+        abandon(writer)
     return count + len(held)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from multiembed import ConfigurationError, EmbeddingClient
+from multiembed.cli.console import error_console
 from multiembed.cli.forecast import foretell
+from multiembed.cli.interrupts import INTERRUPTED, Interrupts
 from multiembed.cli.join import joined
 from multiembed.cli.leftovers import SideFile, remove_cache
 from multiembed.cli.meter import Meter, Spinner
@@ -20,16 +21,19 @@ from multiembed.cli.telling import tell_forecast, tell_result, tell_resume
 from multiembed.files import InputError, Inputs, Output, check_place, open_output, output_format
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
+
+    from rich.console import Console
 
     from multiembed.cli.order import Order
     from multiembed.files import Survey
 
 WITHOUT_SOME = 3
 """The status when rows were left out."""
-INTERRUPTED = 130
 _FAREWELL = 10.0
 """Seconds that an interrupted run waits for answers that are paid for and on their way."""
+_LOOK_EVERY = 0.05
+"""Seconds after which it looks for a second Ctrl-C."""
 
 
 def run(console: Console, order: Order, *, dry: bool) -> int:
@@ -38,28 +42,54 @@ def run(console: Console, order: Order, *, dry: bool) -> int:
     Raises:
         MultiEmbedError: it could not be done; nothing stands at the output's place.
     """
-    errors = Console(stderr=True)
+    errors = error_console()
     form = output_format(order.out, order.form)
     if order.cache is not None and not order.keeps:
         raise ConfigurationError("--cache and --no-cache do not go together.")
+    if order.cache is not None and os.path.realpath(order.cache) in map(os.path.realpath, (order.out, order.failed)):
+        raise ConfigurationError(f"{order.cache} is the output, too: name another --cache.")
     if not dry:
         check_place(order.out, overwrite=order.overwrite)
         check_place(order.failed, overwrite=order.overwrite)
-    with _interruptible(), _client(order, dry=dry) as client:
+    job = _Job(console, errors, order, dry=dry)
+    with Interrupts() as job.interrupts:
         try:
+            client = job.client = _client(order, dry=dry)
             with _inputs(order) as inputs:
                 survey = _survey(errors, inputs, order, columns=form == "parquet" and not dry)
+                job.interrupts.check()
                 if dry:
-                    return _foretell(console, errors, client, inputs, survey, order)
-                return _embed(console, errors, client, inputs, survey, order, form)
+                    return _foretell(job, client, inputs, survey)
+                return _embed(job, client, inputs, survey, form)
         except KeyboardInterrupt:
-            _wait_for_answers(errors)
-            tell_resume(errors, client, order, "Interrupted.", dry=dry)
+            _wait_for_answers(errors, job.interrupts)
+            job.tell_resume("Interrupted.")
             return INTERRUPTED
         except BaseException:
-            if client.report.texts:
-                tell_resume(errors, client, order, "Stopped.", dry=dry)
+            if job.client is not None and job.client.report.texts:
+                job.tell_resume("Stopped.")
             raise
+        finally:
+            if job.client is not None:
+                job.client.close()
+
+
+@dataclass(slots=True)
+class _Job:
+    """One run of the command."""
+
+    console: Console
+    errors: Console
+    order: Order
+    dry: bool
+    interrupts: Interrupts = field(default_factory=Interrupts)
+    client: EmbeddingClient | None = None
+    locked: bool = False
+    """Whether the output, and with it the cache beside it, is this run's alone."""
+
+    def tell_resume(self, what: str) -> None:
+        """Say that nothing was written, and how to go on."""
+        tell_resume(self.errors, self.client, self.order, what, dry=self.dry, locked=self.locked)
 
 
 def _client(order: Order, *, dry: bool) -> EmbeddingClient:
@@ -81,8 +111,9 @@ def _inputs(order: Order) -> Inputs:
 def _survey(errors: Console, inputs: Inputs, order: Order, *, columns: bool) -> Survey:
     """Read everything once, and see that it can be embedded."""
     for path in inputs.paths:
-        if order.out.exists() and path.samefile(order.out):
-            raise ConfigurationError(f"{order.out} is an input, too: name another output.")
+        for written in (order.out, order.failed):
+            if written.exists() and path.samefile(written):
+                raise ConfigurationError(f"{written} is an input, too, and would be replaced: name another output.")
     with Spinner(errors, "Reading") as spinner:
         survey = inputs.survey(columns=columns, seen=spinner.update)
     if not survey.rows:
@@ -98,32 +129,30 @@ def _survey(errors: Console, inputs: Inputs, order: Order, *, columns: bool) -> 
     for column in survey.columns:
         if column.type is None:
             errors.print(
-                f"The values of the column {column.name!r} have no type in common: they are written as text, lists "
-                "and objects as JSON.",
+                f"The values of the column {column.name!r} have no type in common that Parquet can hold: they are "
+                "written as text, lists and objects as JSON.",
                 markup=False,
                 highlight=False,
             )
     return survey
 
 
-def _embed(
-    console: Console,
-    errors: Console,
-    client: EmbeddingClient,
-    inputs: Inputs,
-    survey: Survey,
-    order: Order,
-    form: str,
-) -> int:
+def _embed(job: _Job, client: EmbeddingClient, inputs: Inputs, survey: Survey, form: str) -> int:
     begun = time.monotonic()
-    if order.vectors is not None and order.vectors.exists():
+    order, errors = job.order, job.errors
+    if order.vectors is not None and order.vectors.is_file():
         errors.print(
             f"Going on with what {order.vectors} knows already.", markup=False, highlight=False, soft_wrap=True
         )
-    with _output(client, survey, order, form) as output, SideFile(order.failed, overwrite=order.overwrite) as side:
+    with ExitStack() as files:
+        with job.interrupts.deferred():  # between being opened and being entered, a file would be left behind
+            output = files.enter_context(_output(client, survey, order, form))
+            side = files.enter_context(SideFile(order.failed, overwrite=order.overwrite))
+            job.locked = True
         with Meter(errors, survey.rows, lambda: client.report) as meter:
             done = 0
             for part in joined(client, inputs.chunks(whole=form != "npy"), order.role):
+                job.interrupts.check()
                 if part.failures and not order.skip:
                     raise part.first_failure()
                 output.write(part.chunk, part.vectors, part.kept)
@@ -134,12 +163,17 @@ def _embed(
             raise InputError(f"The inputs had {survey.rows:,} rows at first, and then {done:,}: run again.")
         if not output.rows:
             raise side.first or InputError("No row could be embedded.")
-        side.finish()
-        output.finish()
-    client.close()
-    if not side.failures and order.cache is None and order.vectors is not None:
-        remove_cache(order.vectors)
-    tell_result(console, client, order, output.rows, side, time.monotonic() - begun)
+        side.prepare()
+        output.prepare()
+        job.interrupts.check()
+        job.interrupts.defer()  # from here on the run is done: a message that nothing was written would be wrong
+        side.place()
+        output.place()
+    with suppress(OSError):  # the output is whole, even where that cannot be printed
+        client.close()
+        if not side.failures and order.cache is None and order.vectors is not None:
+            remove_cache(order.vectors)
+        tell_result(job.console, client, order, output.rows, side, time.monotonic() - begun)
     return WITHOUT_SOME if side.rows else 0
 
 
@@ -155,39 +189,21 @@ def _output(client: EmbeddingClient, survey: Survey, order: Order, form: str) ->
     )
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _wait_for_answers(errors: Console) -> None:
+def _wait_for_answers(errors: Console, interrupts: Interrupts) -> None:
     """Let requests that are under way come to their end, so that what they cost is not paid again."""
     until = time.monotonic() + _FAREWELL
     waiting = [thread for thread in threading.enumerate() if thread.name == "multiembed"]
     if not waiting:
         return
     errors.print("Hearing the last answers; Ctrl-C again leaves at once.", highlight=False)
-    with suppress(KeyboardInterrupt):
-        for thread in waiting:
-            thread.join(max(0.0, until - time.monotonic()))
+    while waiting and interrupts.count <= 1 and time.monotonic() < until:
+        waiting[0].join(_LOOK_EVERY)
+        waiting = [thread for thread in waiting if thread.is_alive()]
 
 
-def _foretell(
-    console: Console, errors: Console, client: EmbeddingClient, inputs: Inputs, survey: Survey, order: Order
-) -> int:
-    with Spinner(errors, "Counting") as spinner:
+def _foretell(job: _Job, client: EmbeddingClient, inputs: Inputs, survey: Survey) -> int:
+    order = job.order
+    with Spinner(job.errors, "Counting") as spinner:
         forecast = foretell(
             client,
             _watched(inputs, spinner),
@@ -197,7 +213,7 @@ def _foretell(
             requests_per_minute=order.options.get("requests_per_minute"),
             tokens_per_minute=order.options.get("tokens_per_minute"),
         )
-    tell_forecast(console, forecast, order.model, left_out=survey.faults)
+    tell_forecast(job.console, forecast, order.model, left_out=survey.faults)
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 import orjson
 
-from multiembed.files import InputError, WholeFile, shortened
+from multiembed.files import InputError, WholeFile, naming, shortened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +32,7 @@ class SideFile:
         """Rows left out."""
         self.failures = 0
         """Of these, the ones that were sent."""
+        self._placed = False
         self.first: MultiEmbedError | None = None
         """The first reason of a row that was sent."""
 
@@ -64,12 +65,19 @@ class SideFile:
                 self.first = self.first or error
                 self.failures += 1
             self.rows += 1
-            self._file.stream.write(orjson.dumps(record) + b"\n")
+            with naming(self._path):
+                self._file.stream.write(orjson.dumps(record) + b"\n")
 
-    def finish(self) -> None:
+    def prepare(self) -> None:
+        """Bring it to the disk, if there is anything in it."""
+        if self.rows:
+            self._file.prepare()
+
+    def place(self) -> None:
         """Put it into its place, if there is anything in it."""
         if self.rows:
-            self._file.finish()
+            self._file.place()
+            self._placed = True
         elif self._overwrite:
             self._path.unlink(missing_ok=True)
 
@@ -80,6 +88,8 @@ class SideFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.discard()
+        if self._placed and error is not None:  # the output did not come to its place
+            self._path.unlink(missing_ok=True)
 
 
 def remove_cache(path: Path) -> None:

@@ -21,22 +21,34 @@ if TYPE_CHECKING:
     from multiembed.cli.order import Order
 
 
-def tell_resume(errors: Console, client: EmbeddingClient, order: Order, what: str, *, dry: bool) -> None:
-    """Say that nothing was written, what is kept all the same, and which command goes on with it."""
-    client.close()
+def tell_resume(
+    errors: Console, client: EmbeddingClient | None, order: Order, what: str, *, dry: bool, locked: bool
+) -> None:
+    """Say that nothing was written, what is kept all the same, and which command goes on with it.
+
+    Args:
+        errors: where.
+        client: what embedded; None when the run was not so far yet.
+        order: what was asked for.
+        what: how the run ended.
+        dry: whether nothing was to be written.
+        locked: whether no other run can use the cache beside the output, so that an empty one may be removed.
+    """
+    if client is not None:
+        client.close()
     lines = [what if dry else f"{what} Nothing was written to {order.out}."]
-    vectors = 0 if dry else _kept_vectors(order)
+    vectors = 0 if dry else _kept_vectors(order, remove=locked)
     if vectors:
         lines.append(f"{counted(vectors, 'vector')} kept in {order.vectors}: the same command goes on from there.")
         lines.append(f"  {_command()}")
         if "-" in order.inputs:
             lines.append("Give it the same standard input.")
-    elif client.report.requests:
+    elif client is not None and client.report.requests:
         lines.append("No vectors were kept.")
     errors.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
-def _kept_vectors(order: Order) -> int:
+def _kept_vectors(order: Order, *, remove: bool) -> int:
     """How many vectors a run finds when it is tried again; a cache of its own that has none is removed."""
     path = order.vectors
     if path is None or not path.exists():
@@ -45,7 +57,7 @@ def _kept_vectors(order: Order) -> int:
         vectors = sum(space.vectors for space in CacheFile(path).spaces())
     except MultiEmbedError:  # what is wrong with it was said already
         return 0
-    if not vectors and order.cache is None:
+    if not vectors and order.cache is None and remove:
         remove_cache(path)
     return vectors
 

@@ -10,11 +10,12 @@ with open_output("docs.parquet", columns=survey.columns) as output:
 
 from __future__ import annotations
 
+from multiembed.files.arrow import abandon
 from multiembed.files.inputs import Inputs, Survey
 from multiembed.files.outputs import OUTPUT_FORMATS, Output, open_output, output_format
 from multiembed.files.rows import Chunk, InputError, shortened
 from multiembed.files.sources import INPUT_FORMATS
-from multiembed.files.whole import WholeFile, check_place
+from multiembed.files.whole import WholeFile, check_place, naming
 
 __all__ = [
     "INPUT_FORMATS",
@@ -25,7 +26,9 @@ __all__ = [
     "Output",
     "Survey",
     "WholeFile",
+    "abandon",
     "check_place",
+    "naming",
     "open_output",
     "output_format",
     "shortened",

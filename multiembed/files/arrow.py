@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -13,6 +14,10 @@ from multiembed import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+
+_MAX_LEVELS = 96
+"""Nesting of a column in Parquet's schema: pyarrow 26 writes more than 98 levels, but reads no more (2026-11-28)."""
 
 
 @cache
@@ -32,13 +37,24 @@ def arrow() -> Any:
         ) from None
 
 
+def abandon(writer: Any) -> None:
+    """Close a pyarrow.parquet.ParquetWriter while its file is still open; a closed one stays as it is.
+
+    Otherwise its `__del__` writes to the closed file, and Python prints a traceback that nothing can catch.
+    """
+    with suppress(Exception):  # on a full disk
+        writer.close()
+    writer.is_open = False  # it stays True after an error, and __del__ would try again
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of the output."""
 
     name: str
     type: Any
-    """A pyarrow type; None: the values have no type in common and become text, whatever is no string its JSON."""
+    """A pyarrow type; None: the values have no type in common, or one too deeply nested, and become text, whatever is
+    no string its JSON."""
 
     def array(self, values: Any) -> Any:
         """The values as an arrow array."""
@@ -112,10 +128,19 @@ def _merged(left: Any, right: Any) -> Any:
 
 
 def _told(pa: Any, its: Any) -> Any:
-    """A type that Parquet has: no values at all become text, objects without fields their JSON."""
-    if its is None or _hollow(pa, its):
+    """A type that Parquet has: no values at all become text, objects without fields and deep nesting their JSON."""
+    if its is None or _hollow(pa, its) or _levels(pa, its) > _MAX_LEVELS:
         return None
     return pa.string() if pa.types.is_null(its) else its
+
+
+def _levels(pa: Any, its: Any) -> int:
+    """The levels of a type in Parquet's schema, where a list takes two."""
+    if pa.types.is_nested(its):
+        inner = [its.field(at).type for at in range(its.num_fields)]
+        below: int = max((_levels(pa, each) for each in inner), default=0)
+        return below + (1 if pa.types.is_struct(its) else 2)
+    return 0
 
 
 def _hollow(pa: Any, its: Any) -> bool:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import csv
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from multiembed.files.arrow import arrow, to_json
+from multiembed.files.dialect import (
+    DELIMITERS,
+    SAMPLE_ROWS,
+    SampleRow,
+    delimiter_name,
+    separator_line,
+    suspected_delimiter,
+)
 from multiembed.files.lines import LONGEST_LINE
-from multiembed.files.rows import CHUNK_ROWS, InputError, Row, chunk_of, fault_of, gathered
+from multiembed.files.rows import CHUNK_ROWS, InputError, Row, chunk_of, fault_of, gathered, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -56,25 +66,34 @@ class Fields:
 class Delimited:
     """Rows under a header.
 
+    A first line `sep=X`, as Excel writes it, names the delimiter and is not a row.
+
     Args:
         lines: the file.
         column: the column of the texts.
-        delimiter: one character.
+        delimiter: one character; None: the one that the file names in a `sep=` line, or else the usual one.
+        usual: the delimiter of files of this format.
         quoted: False: a quotation mark is a character like any other.
     """
 
-    def __init__(self, lines: Lines, column: str | None, *, delimiter: str, quoted: bool) -> None:
+    def __init__(self, lines: Lines, column: str | None, *, delimiter: str | None, usual: str, quoted: bool) -> None:
         self.name = lines.name
         self.column = column
         self._lines = lines
-        self._delimiter = delimiter
+        self._asked = delimiter
+        self._usual = usual
         self._quoted = quoted
         self._undecoded: str | None = None  # what is wrong with the bytes of the row that is being read
         self._kinds: dict[str, str] = {}
         self._known = False
 
     def kinds(self) -> dict[str, str]:
-        """The columns, with what their first values are."""
+        """The columns, with what their first values are.
+
+        Raises:
+            InputError: there is no header, or the file looks as if another delimiter separated its fields.
+        """
+        self._check_delimiter()
         rows = self._rows()
         header = self._header(rows)
         sample = [fields for _, (_, fields) in zip(range(CHUNK_ROWS), rows, strict=False) if len(fields) == len(header)]
@@ -144,13 +163,61 @@ class Delimited:
             self._kinds = dict.fromkeys(header, "text")
         return header
 
-    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+    def _check_delimiter(self) -> None:
+        """Refuse a file that would be embedded as one column, though another delimiter separates its fields.
+
+        Raises:
+            InputError: the message names the line and the option.
+        """
+        delimiter, before = self._separator()
+        if self._asked == self._usual or (before and self._asked is None):  # the user or the file says so
+            return
+        samples = {each: self._sample(each) for each in {delimiter, *DELIMITERS}}
+        suspected = suspected_delimiter(samples, delimiter, column=self.column)
+        if suspected is None or "\ufffd" in "".join(suspected[1].fields):  # of another encoding
+            return
+        found, row = suspected
+        if self._asked is None:
+            advice = f", or --delimiter {delimiter_name(self._usual)} if it is one column"
+        else:
+            advice = "; files with different delimiters need a run each"
+        raise InputError(
+            f"this looks like {len(row.fields)} fields separated by {delimiter_name(found)} "
+            f"({shortened(', '.join(row.fields))}), but {delimiter_name(delimiter)} makes one column of them. "
+            f"Say --delimiter {delimiter_name(found)}{advice}.",
+            file=self.name,
+            line=row.line,
+        )
+
+    def _sample(self, delimiter: str) -> list[SampleRow]:
+        """The header and some rows, as far as they can be read with a delimiter."""
+        rows: list[SampleRow] = []
+        with suppress(InputError):  # the reading itself reports it
+            rows.extend(SampleRow(*row) for row in islice(self._rows(delimiter), 1 + SAMPLE_ROWS))
+        return rows
+
+    def _separator(self) -> tuple[str, int]:
+        """The delimiter, and how many lines stand before the header.
+
+        Raises:
+            InputError: the file has a `sep=` line that names no delimiter.
+        """
+        first = next(self._decoded(), "")
+        self._undecoded = None
+        named = separator_line(first)
+        if named == "" and self._asked is None:
+            raise InputError("the line 'sep=' names no delimiter: say --delimiter", file=self.name, line=1)
+        return self._asked or named or self._usual, 0 if named is None else 1
+
+    def _rows(self, delimiter: str | None = None) -> Iterator[tuple[int, list[str]]]:
         """Each row with the line on which it begins; empty lines are passed over."""
         csv.field_size_limit(LONGEST_LINE)
+        right, before = self._separator()
         self._undecoded = None
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE
-        reader = csv.reader(self._decoded(), delimiter=self._delimiter, quoting=quoting, strict=True)
-        begins = 1
+        lines = islice(self._decoded(), before, None)
+        reader = csv.reader(lines, delimiter=delimiter or right, quoting=quoting, strict=True)
+        begins = before + 1
         while True:
             try:
                 fields = next(reader, None)
@@ -161,7 +228,7 @@ class Delimited:
                 return
             if fields:
                 yield begins, fields
-            begins = reader.line_num + 1
+            begins = before + reader.line_num + 1
 
     def _decoded(self) -> Iterator[str]:
         for _, line in self._lines.numbered():

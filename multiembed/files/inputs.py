@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
 from multiembed.files.arrow import Column, Types
+from multiembed.files.delimited import Delimited
+from multiembed.files.dialect import parse_delimiter
 from multiembed.files.rows import InputError
 from multiembed.files.sources import choose_column, open_source
+from multiembed.files.special import Spool, special_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,7 +48,7 @@ class Inputs:
         form: one of INPUT_FORMATS, for inputs whose names do not tell it.
         column: the column of the texts; None: the only one of text, or the one named text or content.
         encoding: of text, CSV, TSV and JSONL.
-        delimiter: of CSV and TSV, where it is not the usual one.
+        delimiter: of CSV and TSV, where it is not the usual one: one character, or "tab".
         quoted: False: in CSV and TSV a quotation mark is a character like any other.
         stdin: what "-" reads from.
         spool: the folder in which what can be read only once is kept meanwhile.
@@ -70,15 +71,17 @@ class Inputs:
         spool: Path | None = None,
     ) -> None:
         self.paths: list[Path] = []
-        self._spooled: list[Path] = []
+        self._spool = Spool(spool)
         self._sources: list[Source] = []
-        if delimiter is not None and len(delimiter) != 1:
-            raise InputError("--delimiter is one character.")
+        try:
+            delimiter = None if delimiter is None else parse_delimiter(delimiter)
+        except ValueError as error:
+            raise InputError(f"--delimiter: {error}") from None
         if list(paths).count("-") > 1:
             raise InputError("Standard input can be read once only.")
         try:
             for name in paths:
-                path = self._kept(name, stdin, spool)
+                path = self._kept(name, stdin)
                 source = open_source(
                     path,
                     name,
@@ -91,6 +94,8 @@ class Inputs:
                 column = source.column = choose_column(source, column)
                 self.paths.append(path)
                 self._sources.append(source)
+            if delimiter is not None and not any(isinstance(source, Delimited) for source in self._sources):
+                raise InputError("--delimiter is for CSV and TSV, and no input is either: say --format csv.")
         except BaseException:
             self.close()
             raise
@@ -141,8 +146,7 @@ class Inputs:
 
     def close(self) -> None:
         """Remove what was kept of inputs that can be read only once."""
-        for path in self._spooled:
-            path.unlink(missing_ok=True)
+        self._spool.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -152,26 +156,29 @@ class Inputs:
     ) -> None:
         self.close()
 
-    def _kept(self, name: str, stdin: IO[bytes] | None, spool: Path | None) -> Path:
-        """Where an input can be read again and again: pipes are copied to disk."""
+    def _kept(self, name: str, stdin: IO[bytes] | None) -> Path:
+        """Where an input can be read again and again: standard input and pipes are copied to disk."""
+        if name == "-":
+            return self._spool.copy_stdin(stdin)
+        if not name:  # Path("") is the folder of the process
+            raise InputError("An input's name is empty.")
         path = Path(name)
-        if name == "-" and stdin is None:
-            raise InputError("There is no standard input to read.")
-        if name != "-":
-            if not path.exists():
-                raise InputError(f"There is no file or folder {name}.")
-            if not os.access(path, os.R_OK):
-                raise InputError("it may not be read: permission denied", file=name)
-            if path.is_file() or path.is_dir():
-                return path
-        with tempfile.NamedTemporaryFile(dir=spool, prefix=".multiembed-input-", delete=False) as copy:
-            self._spooled.append(Path(copy.name))
-            if name == "-" and stdin is not None:
-                shutil.copyfileobj(stdin, copy)
-            else:
-                with path.open("rb") as pipe:
-                    shutil.copyfileobj(pipe, copy)
-        return self._spooled[-1]
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            if path.is_symlink():
+                raise InputError("this is a link to a file that does not exist", file=name) from None
+            raise InputError(f"There is no file or folder {name}.") from None
+        except (OSError, ValueError) as error:  # a circle of links, a name that is too long or holds a NUL
+            raise InputError(f"it cannot be read: {getattr(error, 'strerror', None) or error}", file=name) from None
+        if not os.access(path, os.R_OK):
+            raise InputError("it may not be read: permission denied", file=name)
+        kind = special_kind(status)
+        if kind == "a pipe":
+            return self._spool.copy_pipe(path, name)
+        if kind not in (None, "a folder"):
+            raise InputError(f"this is {kind}, not a file, a folder or a pipe", file=name)
+        return path
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

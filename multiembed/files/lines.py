@@ -29,6 +29,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+SEEMS_WIDE = "this looks like text of two or more bytes a character, without a byte order mark: say --encoding "
 _BLOCK = 1 << 18
 
 
@@ -64,8 +65,12 @@ class Lines:
                             line=number,
                         )
                     yield number, line
-        except UnicodeDecodeError as error:
-            raise InputError(f"not the encoding that it claims: {error.reason}", file=self.name) from None
+        except UnicodeError as error:
+            raise InputError(
+                f"this is not of the encoding that --encoding or its first bytes say: {error}",
+                file=self.name,
+                line=number + 1,
+            ) from None
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
             raise InputError(f"cannot be read: {error}", file=self.name, line=number + 1) from None
 
@@ -75,7 +80,7 @@ class Lines:
         Raises:
             UnicodeDecodeError: it is not of the file's encoding.
         """
-        return line.decode(self.encoding)
+        return decoded(line, self.encoding)
 
     def said(self, error: UnicodeDecodeError) -> str:
         """What to tell of a line that is not of the file's encoding."""
@@ -89,10 +94,12 @@ class Lines:
             if begin.startswith(codecs.BOM_UTF8):
                 rest.read(len(codecs.BOM_UTF8))
                 self.encoding = "utf-8"  # whatever was asked for: no other encoding begins so
-            elif (wide := marked(begin) or self._asked).startswith(("utf-16", "utf-32")):
-                # What follows sees UTF-8, because a newline in two bytes ends no line.
+            elif (encoding := marked(begin) or self._asked) != "utf-8" and "\n".encode(encoding) != b"\n":
+                # What follows sees UTF-8, because other bytes than a newline end the lines.
                 self.encoding = "utf-8"
-                rest = cast("IO[bytes]", io.BufferedReader(_Recoded(rest, wide), _BLOCK))
+                rest = cast("IO[bytes]", io.BufferedReader(_Recoded(rest, encoding), _BLOCK))
+            elif (wide := unmarked(begin)) and encoding == "utf-8":
+                raise InputError(f"{SEEMS_WIDE}{wide}", file=self.name, line=1)
             yield rest
 
 
@@ -103,9 +110,25 @@ def known_encoding(encoding: str) -> str:
         InputError: it knows none of this name.
     """
     try:
-        return codecs.lookup(encoding).name
-    except LookupError:
-        raise InputError(f"There is no encoding {encoding!r}: try utf-8, gb18030 or utf-16.") from None
+        name = codecs.lookup(encoding).name
+        "\n".encode(name)  # not every codec is an encoding of text
+    except (LookupError, ValueError):
+        raise InputError(f"There is no encoding {encoding!r}: try utf-8, gb18030, utf-16 or latin-1.") from None
+    return "utf-8" if name == "utf-8-sig" else name
+
+
+def decoded(data: bytes, encoding: str) -> str:
+    """Bytes as text.
+
+    Raises:
+        UnicodeDecodeError: they are not of the encoding.
+    """
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        raise
+    except UnicodeError as error:  # of the rarer codecs
+        raise UnicodeDecodeError(encoding, data, 0, 1, str(error)) from None
 
 
 def marked(begin: bytes) -> str | None:
@@ -113,10 +136,22 @@ def marked(begin: bytes) -> str | None:
     return next((encoding for mark, encoding in _MARKS if begin.startswith(mark)), None)
 
 
+def unmarked(begin: bytes) -> str | None:
+    """The encoding of two or four bytes a character that the first bytes of a file without a mark suggest."""
+    if begin[:1] != b"\0" and begin[1:] == b"\0\0\0":
+        return "utf-32-le"
+    if begin[:3] == b"\0\0\0" and begin[3:] != b"\0":
+        return "utf-32-be"
+    first, second = begin[::2], begin[1::2]
+    if first and second and all(first) and not any(second):
+        return "utf-16-le"
+    return "utf-16-be" if first and second and not any(first) and all(second) else None
+
+
 def undecoded(error: UnicodeDecodeError, encoding: str) -> str:
     """What to tell of bytes that are not of an encoding."""
     byte = error.object[error.start]
-    return f"byte 0x{byte:02x} at {error.start} is no {encoding}: say --encoding, for instance gb18030"
+    return f"byte 0x{byte:02x} at {error.start} is no {encoding}: say --encoding, for instance gb18030 or latin-1"
 
 
 @contextmanager

@@ -9,9 +9,9 @@ import numpy as np
 import orjson
 
 from multiembed import ConfigurationError
-from multiembed.files.arrow import arrow
+from multiembed.files.arrow import abandon, arrow
 from multiembed.files.rows import InputError
-from multiembed.files.whole import WholeFile
+from multiembed.files.whole import WholeFile, naming
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -39,6 +39,9 @@ class Writer(Protocol):
     def finish(self) -> None:
         """Write what is still held."""
 
+    def discard(self) -> None:
+        """Write nothing more, not even when it is deleted."""
+
 
 class Output:
     """An output in the making; see WholeFile for how it comes to its place."""
@@ -52,12 +55,23 @@ class Output:
     def write(self, chunk: Chunk, vectors: NDArray[np.float32], kept: NDArray[np.bool_]) -> None:
         """Take the next rows."""
         self.rows += int(kept.sum())
-        self._writer.write(chunk, vectors, kept)
+        with naming(self._file.path):
+            self._writer.write(chunk, vectors, kept)
 
     def finish(self) -> None:
         """Put the output into its place."""
-        self._writer.finish()
-        self._file.finish()
+        self.prepare()
+        self.place()
+
+    def prepare(self) -> None:
+        """Bring all of it to the disk; the long part of finishing."""
+        with naming(self._file.path):
+            self._writer.finish()
+        self._file.prepare()
+
+    def place(self) -> None:
+        """Put the prepared output into its place."""
+        self._file.place()
 
     def __enter__(self) -> Self:
         return self
@@ -65,6 +79,7 @@ class Output:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._writer.discard()
         self._file.discard()
 
 
@@ -153,6 +168,11 @@ class ParquetWriter:
         self._flush()
         self._writer.close()
 
+    def discard(self) -> None:
+        """Close pyarrow's writer."""
+        if self._writer is not None:
+            abandon(self._writer)
+
     def _array(self, column: Column, chunk: Chunk) -> Any:
         try:
             return column.array(chunk.columns.values(column.name))
@@ -210,6 +230,9 @@ class JsonLinesWriter:
     def finish(self) -> None:
         """Nothing is held."""
 
+    def discard(self) -> None:
+        """Nothing is held."""
+
 
 class MatrixWriter:
     """All rows' vectors as a float32 matrix for numpy. A row without a vector is NaN, so that row i is text i."""
@@ -238,6 +261,9 @@ class MatrixWriter:
         self._file.stream.seek(0)
         self._file.stream.write(b"\x93NUMPY\x01\x00" + room.to_bytes(2, "little"))
         self._file.stream.write(f"{header:<{room - 1}}\n".encode())
+
+    def discard(self) -> None:
+        """Nothing is held."""
 
     def _put(self, vectors: NDArray[Any]) -> None:
         self._file.stream.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())

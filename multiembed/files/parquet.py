@@ -30,13 +30,9 @@ class Batch:
 
     def objects(self) -> list[bytes]:
         """Each row as a JSON object."""
-        try:
-            rows = self.batch.to_pylist()
-        except UnicodeDecodeError:
-            names = self.batch.schema.names
-            columns = [_values(column)[0] for column in self.batch.columns]
-            rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-        return list(map(to_json, rows))
+        names = self.batch.schema.names
+        columns = [_plain(name, column) for name, column in zip(names, self.batch.columns, strict=True)]
+        return [to_json(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
 class Parquet:
@@ -56,8 +52,9 @@ class Parquet:
         """The columns, with their arrow types."""
         with self._opened() as file:
             schema = file.schema_arrow
-        if len(set(schema.names)) != len(schema.names):
-            raise InputError("two columns have the same name", file=self.name)
+        twice = _repeated(arrow(), [(field.name, field.type) for field in schema])
+        if twice is not None:
+            raise InputError(f"two columns, or two fields of one column, have the same name: {twice!r}", file=self.name)
         return dict(zip(schema.names, schema.types, strict=True))
 
     def names(self) -> Collection[str]:
@@ -122,6 +119,38 @@ def _values(column: Any) -> tuple[list[Any], dict[int, str]]:
                 values.append(error.object.decode("utf-8", "replace"))
                 faults[row] = f"byte 0x{error.object[error.start]:02x} at {error.start} is no utf-8"
         return values, faults
+
+
+def _repeated(pa: Any, fields: list[tuple[str, Any]]) -> str | None:
+    """A name that stands twice among columns, or among the fields of a struct in them."""
+    names = [name for name, _ in fields]
+    for name, its in fields:
+        nested = pa.types.is_nested(its)
+        inner = [(its.field(at).name, its.field(at).type) for at in range(its.num_fields)] if nested else []
+        twice = name if names.count(name) > 1 else _repeated(pa, inner)
+        if twice is not None:
+            return twice
+    return None
+
+
+def _plain(name: str, column: Any) -> list[Any]:
+    """A column's values for JSON. What Python has no value for becomes text: nanoseconds, and years after 9999.
+
+    Raises:
+        InputError: arrow can make neither values nor text of it.
+    """
+    pa = arrow()
+    try:
+        return _values(column)[0]
+    except (ValueError, OverflowError):
+        pass
+    try:
+        values: list[Any] = column.cast(pa.string()).to_pylist()
+    except (pa.ArrowException, ValueError) as error:
+        raise InputError(
+            f"The column {name!r} ({column.type}) cannot be written as JSON ({error}): write .parquet."
+        ) from None
+    return values
 
 
 def _textual(pa: Any, its: Any) -> bool:

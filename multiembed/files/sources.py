@@ -81,7 +81,7 @@ def open_source(
         return TextLines(lines, column)
     if form == "jsonl":
         return JsonLines(lines, column)
-    return Delimited(lines, column, delimiter=delimiter or ("\t" if form == "tsv" else ","), quoted=quoted)
+    return Delimited(lines, column, delimiter=delimiter, usual="\t" if form == "tsv" else ",", quoted=quoted)
 
 
 def choose_column(source: Source, wanted: str | None) -> str | None:

@@ -11,8 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multiembed.files.arrow import arrow, to_json
-from multiembed.files.lines import decompressed, known_encoding, marked, undecoded
+from multiembed.files.lines import (
+    LONGEST_LINE,
+    SEEMS_WIDE,
+    decoded,
+    decompressed,
+    known_encoding,
+    marked,
+    undecoded,
+    unmarked,
+)
 from multiembed.files.rows import InputError, Row, chunk_of, fault_of, gathered
+from multiembed.files.special import special_kind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -94,7 +104,10 @@ class TextLines(_Texts):
 class Documents(_Texts):
     """Files that are one text each, with their paths: one file, or a folder's, in the order of their names.
 
-    Hidden files and folders are left out, and links to folders are not followed.
+    Hidden files and folders are left out, and links to folders are not followed. A link to a file is read where that
+    file is in the folder and is not read by its own name; one to a file that is, would be the same text again. Whatever
+    else has the name of a text file, is a row with a fault: a link that leads out of the folder, to nothing or in a
+    circle, a pipe, a socket or a device.
     """
 
     def __init__(self, path: Path, name: str, column: str | None, encoding: str) -> None:
@@ -103,8 +116,10 @@ class Documents(_Texts):
         self.name = name
         self.column = column or TEXT
         self._path = path
+        self._root = Path(os.path.realpath(path)) if path.is_dir() else None
+        """The folder itself; None for a file alone."""
         self._encoding = known_encoding(encoding)
-        if path.is_dir() and next(self._files(), None) is None:
+        if self._root is not None and next(self._files(), None) is None:
             raise InputError(f"no file in this folder ends with {', '.join(DOCUMENT_SUFFIXES)}", file=name)
 
     def kinds(self) -> dict[str, str]:
@@ -119,30 +134,66 @@ class Documents(_Texts):
 
     def _rows(self) -> Iterator[Row]:
         for path in self._files():
-            text, fault = self._text(path)
+            fault = self._unreadable(path)
+            text, fault = ("", fault) if fault else self._text(path)
             # A name that is no UTF-8 has no place in the output.
             name = os.fsencode(path.as_posix()).decode("utf-8", "replace")
             yield Row(None, text, fault, len(text), name)
 
+    def _unreadable(self, path: Path) -> str | None:
+        """Why a file must not be opened."""
+        if self._root is not None and path.is_symlink() and not self._inside(path):
+            return "is a link that leads out of the folder: name its file as an input of its own"
+        try:
+            kind = special_kind(path.stat())
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        return f"is {kind}, not a file" if kind else None
+
     def _text(self, path: Path) -> tuple[str, str | None]:
         try:
             with decompressed(path) as stream:
-                data = stream.read()
+                data = stream.read(LONGEST_LINE + 1)
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
             return "", f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        if len(data) > LONGEST_LINE:
+            return "", f"the file is longer than {LONGEST_LINE >> 20} MiB, which no model takes as one text"
         encoding = marked(data[:4]) or self._encoding
+        wide = unmarked(data[:4]) if encoding == "utf-8" else None
+        if wide:
+            return "", f"{SEEMS_WIDE}{wide}"
         try:
-            text = data.decode(encoding)
+            text = decoded(data, encoding)
         except UnicodeDecodeError as error:
             return data.decode("utf-8", "replace"), undecoded(error, encoding)
         return text, fault_of(text)
 
     def _files(self) -> Iterator[Path]:
-        if not self._path.is_dir():
+        if self._root is None:
             yield self._path
             return
+        linked = set()
         for folder, folders, files in os.walk(self._path):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(files):
-                if name.lower().endswith(DOCUMENT_SUFFIXES) and not name.startswith("."):
-                    yield Path(folder, name)
+                path = Path(folder, name)
+                if not _is_document(name):
+                    continue
+                if path.is_symlink() and self._inside(path):
+                    target = os.path.realpath(path)
+                    if target in linked or self._is_read(Path(target)):
+                        continue
+                    linked.add(target)
+                yield path
+
+    def _inside(self, path: Path) -> bool:
+        return Path(os.path.realpath(path)).is_relative_to(str(self._root))
+
+    def _is_read(self, target: Path) -> bool:
+        """Whether the target of a link in the folder is one of its files by its own name."""
+        hidden = any(part.startswith(".") for part in target.relative_to(str(self._root)).parts)
+        return not hidden and _is_document(target.name) and target.is_file()
+
+
+def _is_document(name: str) -> bool:
+    return name.lower().endswith(DOCUMENT_SUFFIXES) and not name.startswith(".")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
 from multiembed import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 
@@ -38,8 +39,21 @@ class WholeFile:
         Raises:
             ConfigurationError: meanwhile another program has put a file there.
         """
-        self.stream.flush()
-        os.fsync(self.stream.fileno())
+        self.prepare()
+        self.place()
+
+    def prepare(self) -> None:
+        """Bring to the disk what was written; the long part of finishing."""
+        with naming(self.path):
+            self.stream.flush()
+            os.fsync(self.stream.fileno())
+
+    def place(self) -> None:
+        """Put the prepared file into its place.
+
+        Raises:
+            ConfigurationError: meanwhile another program has put a file there.
+        """
         if self._overwrite:
             with suppress(FileNotFoundError):
                 shutil.copymode(self.path, self._partial)
@@ -90,20 +104,46 @@ class WholeFile:
             self._partial.unlink()
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Add the file to an error of the system that names none, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def check_place(path: Path, *, overwrite: bool) -> None:
     """See that a file may be written.
 
     Raises:
-        ConfigurationError: it is there and may not be replaced, is a folder, or its folder is missing.
+        ConfigurationError: it is there and may not be replaced, is a folder, or its folder is missing or read-only.
     """
+    try:
+        fault = _place_fault(path, overwrite=overwrite)
+    except OSError as error:  # a name that is too long, a circle of links
+        fault = f"{path} cannot be written: {error.strerror}."
+    if fault:
+        raise ConfigurationError(fault)
+
+
+def _place_fault(path: Path, *, overwrite: bool) -> str | None:
+    with suppress(FileNotFoundError):
+        path.stat()  # fails for a circle of links, which the questions below take for a file that is missing
     if path.is_dir():
-        raise ConfigurationError(f"{path} is a folder: name a file.")
-    if not path.parent.is_dir():
-        raise ConfigurationError(f"The folder {path.parent} does not exist.")
+        return f"{path} is a folder: name a file."
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        return f"The folder {folder} does not exist: make it first."
+    if not os.access(folder, os.W_OK):
+        return f"The folder {folder} may not be written to: name an output in another one."
     if path.exists() and not path.is_file():
-        raise ConfigurationError(f"{path} is no regular file: name another output.")
+        return f"{path} is no regular file: name another output."
     if not overwrite and (path.exists() or path.is_symlink()):
-        raise ConfigurationError(f"{path} exists already: --overwrite replaces it once the new one is whole.")
+        return f"{path} exists already: --overwrite replaces it once the new one is whole."
+    return None
 
 
 def _locked(descriptor: int) -> bool:
@@ -119,10 +159,11 @@ def _locked(descriptor: int) -> bool:
 
 
 def _settle(folder: Path) -> None:
-    """Make a rename last."""
+    """Make a rename last, where the system can: it has happened, so that a refusal is no error of the caller's."""
     if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

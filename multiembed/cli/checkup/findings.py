@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from multiembed.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from multiembed import EmbeddingOptionsDict
 
 State: TypeAlias = Literal["ok", "warn", "fail", "skip"]
 
@@ -61,7 +59,7 @@ class Patient:
     """Whether the user named the address, here or in the environment."""
 
     @property
-    def where(self) -> EmbeddingOptionsDict:
+    def where(self) -> dict[str, Any]:
         """The options that lead to the server; None is the same as leaving one out."""
         return {"base_url": self.base_url, "region": self.region, "auth_header": self.auth_header}
 
