@@ -39,7 +39,7 @@ _NOTHING_THERE = "Nothing was found at {address}: check {place}, and whether the
 # Words of a 404 that speak of the address, and of the model: Ollama "model \"x\" not found, try pulling it first",
 # vLLM "The model `x` does not exist", Azure "The API deployment for this resource does not exist"; one-api "Invalid URL
 # (POST /v1/v1/embeddings)", LM Studio "Unexpected endpoint or method", Express "Cannot POST /embeddings" (2026-11-28).
-_OF_ADDRESS = re.compile(r"url\b|\b(path|route|endpoint or method)\b|page not found|cannot post|^\s*<", re.IGNORECASE)
+_OF_ADDRESS = re.compile(r"url\b|\b(path|route|endpoint or method)\b|page not found|cannot post", re.IGNORECASE)
 _OF_MODEL = re.compile(r"\bmodel|modelnotfound|deployment|模型", re.IGNORECASE)
 
 
@@ -243,7 +243,8 @@ def error_of(
     meaning = MEANINGS[fault.kind]
     status = None if isinstance(answer, TransportFailure) else answer.status
     regions = f" (regions: {', '.join(provider.regions)})" if len(provider.regions) > 1 else ""
-    advice = _advice(fault, status, target).format(
+    is_page = not isinstance(answer, TransportFailure) and answer.body.lstrip()[:1] == b"<"
+    advice = _advice(fault, status, target, is_page=is_page).format(
         env=" or ".join(provider.key_env),
         page=provider.key_page,
         regions=regions,
@@ -271,7 +272,7 @@ def error_of(
     )
 
 
-def _advice(fault: Fault, status: int | None, target: Target) -> str:
+def _advice(fault: Fault, status: int | None, target: Target, *, is_page: bool) -> str:
     """The advice for a fault, with its fields in braces. A 404 is about the model or the address, as its words say."""
     if fault.kind == "authentication" and target.key is None:
         return _NO_KEY
@@ -279,7 +280,7 @@ def _advice(fault: Fault, status: int | None, target: Target) -> str:
         return MEANINGS[fault.kind].advice
     name = re.compile(rf"(?<!\w){re.escape(target.facts.name)}(?!\w)")  # a model may be called `url/path`
     words = name.sub("", f"{fault.code or ''} {fault.message or ''}")
-    known = status != 404 or (_OF_MODEL.search(words) and not _OF_ADDRESS.search(words))
+    known = status != 404 or (_OF_MODEL.search(words) and not (is_page or _OF_ADDRESS.search(words)))
     advice = MEANINGS["model"].advice if known else _NOTHING_THERE
     return advice + target.provider.not_found_hint if status == 404 else advice
 

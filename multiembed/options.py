@@ -203,6 +203,8 @@ class EmbeddingOptions(BaseModel):
     def _default_if_not_given(cls, value: Any, info: ValidationInfo) -> Any:
         """None and "" stand for an option that was not given. A framework's own fields keep their own rules."""
         name = str(info.field_name)
+        if name == "auth_header" and value == "":
+            return value  # refused with the provider: the key would go out in another header than was meant
         if (value is None or (isinstance(value, str) and not value)) and name in EmbeddingOptions.model_fields:
             return cls.model_fields[name].get_default(call_default_factory=True)
         return value

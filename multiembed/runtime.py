@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from multiembed.duplicate_responses import guard_for
+from multiembed.duplicate_responses import DuplicateGuard, guard_for
 from multiembed.gate import Gate, gate_of
 from multiembed.job import Lessons
 from multiembed.pace import Ceilings
@@ -41,7 +41,8 @@ class Runtime:
             per_second=target.provider.per_second,
         )
         self.gate.tell(self, self.ceilings)
-        self._duplicates = guard_for(urlsplit(target.url).netloc)
+        own = options.http_client is not None or options.http_async_client is not None
+        self._duplicates = DuplicateGuard() if own else guard_for(urlsplit(target.url).netloc)
         self.lessons = Lessons()
         self.tally = Tally()
         self.usage_hook = UsageHook(options.on_usage)

@@ -45,7 +45,7 @@ EXPECTED = {
         errors.MalformedResponseError,
     ),
     **dict.fromkeys(
-        ("html-200", "empty-200", "truncated-json", "bom", "duplicate-keys", "duplicate-keys-in-item",
+        ("html-200", "empty-200", "truncated-json", "duplicate-keys", "duplicate-keys-in-item",
          "gateway-record", "gzip-broken", "gzip-missing", "gzip-bomb"),
         errors.MalformedResponseError,
     ),

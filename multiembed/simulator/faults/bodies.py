@@ -140,7 +140,7 @@ BODIES = (
         "The first half of the JSON, and a Content-Length that fits.",
         lambda body: body[: len(body) // 2],
     ),
-    _bytes("bom", "A byte order mark before the JSON.", lambda body: b"\xef\xbb\xbf" + body),
+    _bytes("bom", "A byte order mark before the JSON.", lambda body: b"\xef\xbb\xbf" + body, harmless=True),
     Fault(
         "duplicate-keys",
         "The list of items comes twice under the same key, the second time with wrong vectors.",
