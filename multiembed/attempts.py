@@ -63,8 +63,10 @@ class Isolate:
     """A failure that one text of the part may cause: the part is to be halved until that text stands alone."""
 
     failing: FailureCount
-    delay: float
+    delay: float = 0.0
     """Seconds to wait before."""
+    blindly: bool = False
+    """Nothing shows yet whether the provider works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +146,8 @@ def _after_failure(
         return Separate(fault.bad_rows, ill)
     if not _no_time_left(0.0, job):
         if (ill.probing and may_be_one_text(fault)) or (several and is_to_halve(fault, ill, job.gate)):
-            return Isolate(ill, 0.0)
-        if not several and is_this_text(fault, ill, job.gate):
+            return Isolate(ill)
+        if not several and is_this_text(fault, ill, job.gate, retries=job.asked_retries):
             return _text_error(fault, part, target, answer)
     asked = None if isinstance(answer, TransportFailure) else retry_after(answer.headers, job.wall())
     delay = _delay(fault, ill, asked, place, job)
@@ -153,9 +155,11 @@ def _after_failure(
         if fault.kind == "timeout" and _no_time_left(delay, job):
             return too_late(part, job)
         return _give_up(fault, part, job, target, answer=answer, asked=asked)
-    retries_left = 0 if job.isolated_in_vain else job.max_retries + 1 - ill.failures
-    if several and is_to_halve_blindly(fault, ill, retries_left):
-        return Isolate(ill, delay)
+    if several and not job.isolating_blindly and not job.isolated_in_vain:
+        left = job.max_retries + 1 - ill.failures
+        if is_to_halve_blindly(fault, ill, retries_left=left, cold=not job.served):
+            job.isolating_blindly = True
+            return Isolate(ill, delay, blindly=True)
     return delay
 
 

@@ -96,6 +96,7 @@ class Call:
             wall=time.time,
             chance=random.random,
             waits=waiting,
+            asked_retries=options.max_retries or 0,
         )
 
     def open(self, texts: Iterable[str], *, keep_refused: bool = False, lists: bool = False) -> Block:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from multiembed.attempts import Doubt, Isolate, Separate, Split, attempt
 from multiembed.believe import Believed, mean_of
 from multiembed.errors import InputTooLongError, MalformedResponseError, MultiEmbedError
-from multiembed.isolation import BLIND_REQUESTS
+from multiembed.isolation import HALVES
 from multiembed.job import Batch, Outcome, Wait
 from multiembed.lengths import cut_up, shorten
 from multiembed.plan import pack
@@ -127,33 +127,35 @@ def _isolate(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Generat
         suspects = yield from _probe(suspects, failing, job, outcome)
         failing = replace(failing, failures=1)
         if suspects and job.gate.successes == successes:
-            suspects = yield from _try_shortest(part, found.failing, job, outcome)
+            suspects = yield from _try_shortest(part, found, job, outcome)
+        job.isolating_blindly = job.isolating_blindly and not found.blindly
         for each in [each for each in suspects if len(each.texts) == 1]:
             suspects.remove(each)
             yield from _settle(each, job, outcome, failing=failing.divided(probing=False, isolated=True))
 
 
-def _try_shortest(
-    part: Batch, failing: FailureCount, job: Job, outcome: Outcome
-) -> Generator[Step, Answer, list[Batch]]:
+def _try_shortest(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Generator[Step, Answer, list[Batch]]:
     """Send the shortest text alone, to tell bad texts from an outage.
 
     Args:
         part: what fails, in halves too.
-        failing: how often it had before.
+        found: how often it had failed before.
         job: what all parts share.
         outcome: where vectors and errors go.
 
     Returns:
         The suspects that are left; none after an outage, in which the part has gone on with its retries.
     """
-    failures = failing.failures + BLIND_REQUESTS
-    before, shortest, after = _around_the_shortest(part)
-    yield Wait(job.waits(back_off(failures - 1, job.chance())))
-    came = yield from _embed(shortest, job, outcome, failing=failing.divided(probing=True))
-    if not isinstance(came, Isolate):
-        yield from _follow(shortest, came, job, outcome)
-        return [each for each in (before, after) if each.texts]
+    failing = found.failing
+    failures = failing.failures + HALVES
+    if not found.blindly or failures < job.max_retries:
+        before, shortest, after = _around_the_shortest(part)
+        failures += 1
+        yield Wait(job.waits(back_off(failures - 1, job.chance())))
+        came = yield from _embed(shortest, job, outcome, failing=failing.divided(probing=True))
+        if not isinstance(came, Isolate):
+            yield from _follow(shortest, came, job, outcome)
+            return [each for each in (before, after) if each.texts]
     job.isolated_in_vain = True
     yield Wait(job.waits(back_off(failures, job.chance())))
     again = replace(failing, failures=failures, successes_before=job.gate.successes, failures_before=job.gate.failures)

@@ -25,9 +25,11 @@ _BY_CHANCE = 0.0001
 """A text that was always alone is given up when a good one would fail as often with less than this probability."""
 _RATE_LIMITED_BEFORE = 20
 """Refusals by a rate limit after which one counts as a failure of the request, though others pass."""
-BLIND_REQUESTS = 3
-"""Requests that show, where no other request does, whether the provider works: two halves of the batch, and one text.
-They count as retries of the batch, so that an outage is not met with more requests."""
+_FAILURES_BEFORE_COLD = 3
+"""The same, where nothing was embedded before: neither tells anything of the provider."""
+HALVES = 2
+"""Requests that show, where no other request does, whether the provider works: the two halves of the batch. They count
+as retries of the batch, so that an outage is not met with more requests."""
 _FORM_RETRIES = 1
 """Retries of a request whose answer has the same fault of form again, while no other request succeeds."""
 _FORM_RETRIES_WHILE_OTHERS_SUCCEED = 3
@@ -106,16 +108,31 @@ def is_to_halve(fault: Fault, failing: FailureCount, gate: Gate) -> bool:
     return may_be_one_text(fault) and failing.failures >= _FAILURES_BEFORE and others_succeed
 
 
-def is_to_halve_blindly(fault: Fault, failing: FailureCount, retries_left: int) -> bool:
-    """Whether a failing batch is to be halved although no other request shows that the provider works."""
-    return may_be_one_text(fault) and failing.failures >= _FAILURES_BEFORE and retries_left > BLIND_REQUESTS
+def is_to_halve_blindly(fault: Fault, failing: FailureCount, *, retries_left: int, cold: bool) -> bool:
+    """Whether a failing batch is to be halved although no other request shows that the provider works.
+
+    Args:
+        fault: the last one.
+        failing: of the batch.
+        retries_left: of the batch.
+        cold: nothing was embedded before.
+    """
+    often = failing.failures >= (_FAILURES_BEFORE_COLD if cold else _FAILURES_BEFORE)
+    return often and may_be_one_text(fault) and retries_left > HALVES
 
 
-def is_this_text(fault: Fault, failing: FailureCount, gate: Gate) -> bool:
-    """Whether a text that fails alone is certainly the cause."""
-    if not may_be_one_text(fault):
-        return False
+def is_this_text(fault: Fault, failing: FailureCount, gate: Gate, *, retries: int = 0) -> bool:
+    """Whether a text that fails alone is certainly the cause.
+
+    Args:
+        fault: the last one.
+        failing: of the text.
+        gate: of the account.
+        retries: that the user asked for; those of the batches that the text was part of count.
+    """
     failures = failing.failures + failing.inherited
+    if not may_be_one_text(fault) or failures <= retries:
+        return False
     if failing.isolated and (failures >= _FAILURES_ISOLATED or (fault.bad_rows and failures >= _FAILURES_OF_ROW)):
         return True
     return failing.failures > _FAILURES_BEFORE and failing.probability(gate) < _BY_CHANCE

@@ -130,6 +130,10 @@ class Job:
     """Batches given up for a fault of the answers' form before any text was served."""
     answering_model: str | None = None
     """The model that the call's first answer named."""
+    asked_retries: int = 0
+    """`max_retries` where the user gave it."""
+    isolating_blindly: bool = False
+    """Whether a batch is being divided to find out whether the provider works. One of the call will do."""
     isolated_in_vain: bool = False
     """Whether a failing batch was divided without any part of it, or any other request, succeeding."""
     lost: int = 0
