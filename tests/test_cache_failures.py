@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import sqlite3
 import threading
 import warnings
@@ -347,3 +348,98 @@ def test_damaged_words_of_a_space_are_shown_as_none(tmp_path, words):
         file.execute("UPDATE spaces SET words = ?", (words,))
     [space] = CacheFile(path).spaces()
     assert space.words == {}
+
+
+# ── a cache that does not travel ─────────────────────────────────────────────────────────────────
+
+
+class RedisByteStore(InMemoryByteStore):
+    """A store that holds a connection, and so cannot be pickled."""
+
+    def __init__(self):
+        super().__init__()
+        self.connection = threading.Lock()
+
+
+class RedisKVStore(SimpleKVStore):
+    """As above."""
+
+    def __init__(self):
+        super().__init__()
+        self.connection = threading.Lock()
+
+
+class OwnCache(Cache):
+    """As above."""
+
+    def __init__(self):
+        super().__init__()
+        self.connection = threading.Lock()
+
+
+ELSEWHERE = """
+import pickle, sys, warnings
+from pathlib import Path
+from adapters_common import DOORS, are_right, call, texts_of
+from multiembed import CacheWarning
+
+door = DOORS[sys.argv[2]]
+embedder = pickle.loads(Path(sys.argv[1]).read_bytes())
+embedder = pickle.loads(pickle.dumps(embedder))  # and on to a third process
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        assert are_right(call(door.embed, embedder, texts_of(5)), texts_of(5))
+[warning] = caught
+assert warning.category is CacheWarning
+print(warning.message)
+"""
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_cache_that_cannot_travel_is_told_where_it_is_missing(simulator, tmp_path, name):
+    make = {"client": OwnCache, "langchain": RedisByteStore, "llamaindex": RedisKVStore}[name.partition("-")[0]]
+    embedder = DOORS[name].make(DASHSCOPE, cache=make(), **options_for(simulator))
+    with pytest.warns(UserWarning, match="cache cannot be pickled"):
+        (tmp_path / "embedder").write_bytes(pickle.dumps(embedder))
+    done = run_python(ELSEWHERE, str(tmp_path / "embedder"), name, environment=simulator.environment())
+    assert done.returncode == 0, done.stderr
+    assert f"cache={make.__name__} in another process" in done.stdout
+    assert "path of a cache file" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["llamaindex-sync", "llamaindex-async"])
+def test_embeddings_cache_that_cannot_travel_is_told(simulator, tmp_path, name):
+    embedder = DOORS[name].make(DASHSCOPE, embeddings_cache=RedisKVStore(), **options_for(simulator))
+    (tmp_path / "embedder").write_bytes(pickle.dumps(embedder))
+    done = run_python(ELSEWHERE, str(tmp_path / "embedder"), name, environment=simulator.environment())
+    assert done.returncode == 0, done.stderr
+    assert "embeddings_cache=RedisKVStore in another process" in done.stdout
+
+
+def call_twice(client):
+    for _ in range(2):
+        assert are_right(client.embed(TEXTS).to_list(), TEXTS)
+
+
+def test_missing_cache_warns_at_the_first_use_and_once(simulator, monkeypatch):
+    monkeypatch.setenv("DASHSCOPE_API_KEY", simulator.api_key)
+    with pytest.warns(UserWarning, match="cannot be pickled"):
+        pickled = pickle.dumps(EmbeddingClient(DASHSCOPE, cache=OwnCache(), **options_for(simulator)))
+    for _ in range(2):  # each embedder
+        client = pickle.loads(pickled)
+        assert client.usage.requests == 0
+        with pytest.warns(CacheWarning, match="cache=OwnCache in another process") as caught:
+            call_twice(client)
+        assert len(caught) == 1
+        client.close()
+
+
+def test_cache_that_travels_is_used_elsewhere(simulator, monkeypatch, tmp_path):
+    monkeypatch.setenv("DASHSCOPE_API_KEY", simulator.api_key)
+    client = EmbeddingClient(DASHSCOPE, cache=tmp_path / "vectors.sqlite", **options_for(simulator))
+    client.embed(TEXTS)
+    with pickle.loads(pickle.dumps(client)) as other:
+        other.embed(TEXTS)
+        assert other.usage.cached_texts == len(TEXTS)
+    client.close()
