@@ -13,7 +13,7 @@ from pydantic import Field
 
 from llamaindex_multiembed import windows
 from llamaindex_multiembed.events import tell
-from llamaindex_multiembed.kvstore import SpacedKVStore
+from llamaindex_multiembed.kvstore import MissingKVStore, SpacedKVStore
 from multiembed import Embedder, EmbeddingOptionsDict
 from multiembed.option_docs import with_option_docs
 from multiembed.options import can_be_pickled
@@ -194,10 +194,11 @@ class MultiEmbedding(Embedder, BaseEmbedding):
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
         fields = state["__dict__"]
+        cache = fields.get("embeddings_cache")
         for name, instead in (
             ("callback_manager", CallbackManager([])),
             ("rate_limiter", None),
-            ("embeddings_cache", None),
+            ("embeddings_cache", MissingKVStore(type(getattr(cache, "store", cache)).__name__)),
         ):
             if name in fields and not can_be_pickled(fields[name]):
                 fields[name] = instead

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.core.storage.kvstore.types import BaseKVStore
+
+from multiembed.cache.missing import MissingCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,3 +71,33 @@ class SpacedKVStore(BaseKVStore):
     async def adelete(self, key: str, collection: str = "data") -> bool:
         """Forget the value kept under a key in this space."""
         return await self.store.adelete(self._key(key), collection)
+
+
+class MissingKVStore(SimpleKVStore):
+    """Takes the place of an embeddings cache that could not be pickled: it stays empty, and warns at its first use.
+
+    Args:
+        kind: the type of the store.
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self._missing = MissingCache(kind, "embeddings_cache")
+
+    def __reduce__(self) -> Any:
+        return MissingKVStore, (self._missing.kind,)
+
+    def put(self, key: str, val: dict[str, Any], collection: str = "data") -> None:
+        """Keep nothing."""
+
+    async def aput(self, key: str, val: dict[str, Any], collection: str = "data") -> None:
+        """Keep nothing."""
+
+    def get(self, key: str, collection: str = "data") -> dict[str, Any] | None:
+        """Find nothing."""
+        self._missing.warn()
+        return super().get(key, collection)
+
+    async def aget(self, key: str, collection: str = "data") -> dict[str, Any] | None:
+        """Find nothing."""
+        return self.get(key, collection)

@@ -23,6 +23,7 @@ from pydantic.json_schema import SkipJsonSchema  # noqa: TC002 - pydantic reads 
 from pydantic_core import PydanticCustomError
 
 from multiembed.address import is_secret_name
+from multiembed.cache.missing import MissingCache
 from multiembed.errors import ConfigurationError
 from multiembed.option_docs import with_option_docs
 from multiembed.option_names import advice_for
@@ -256,7 +257,7 @@ def leave_behind(fields: Mapping[str, Any]) -> dict[str, Any]:
             warnings.warn(
                 f"{name} cannot be pickled: the embedder in the other process {consequence}", UserWarning, stacklevel=4
             )
-            kept[name] = None
+            kept[name] = MissingCache(type(kept[name]).__name__) if name == "cache" else None
     return kept
 
 
@@ -282,7 +283,7 @@ _OWN_CONNECTIONS = "makes its own connections, without your client's proxies and
 _LEFT_BEHIND: tuple[tuple[str, Callable[[object], bool], str], ...] = (
     ("http_client", _never, _OWN_CONNECTIONS),
     ("http_async_client", _never, _OWN_CONNECTIONS),
-    ("cache", can_be_pickled, "keeps no vectors. Give a path instead."),
+    ("cache", can_be_pickled, "keeps no vectors and pays for every text. Give a path instead."),
     ("on_usage", _is_named, "reports no usage. Give a function that a module defines at its top level."),
 )
 

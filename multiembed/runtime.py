@@ -17,7 +17,7 @@ from multiembed.tally import Tally
 from multiembed.usage_hook import UsageHook
 
 if TYPE_CHECKING:
-    from multiembed.cache.contract import VectorCache
+    from multiembed.cache.checked import CheckedCache
     from multiembed.job import Answer
     from multiembed.options import EmbeddingOptions
     from multiembed.reactor.contract import Reactor
@@ -49,7 +49,8 @@ class Runtime:
         self.caches = options.cache is not None
         """Whether vectors are looked up and kept."""
         self._options = options
-        self._cache: VectorCache | None = None
+        self._target = target
+        self._cache: CheckedCache | None = None
         self._wire: Wire | None = None
         self._lock = threading.Lock()
 
@@ -71,7 +72,7 @@ class Runtime:
         return answer
 
     @property
-    def cache(self) -> VectorCache | None:
+    def cache(self) -> CheckedCache | None:
         """Where vectors are looked up and kept, opened when it is first asked for.
 
         Raises:
@@ -79,9 +80,13 @@ class Runtime:
         """
         if self.caches and self._cache is None:
             from multiembed.cache import open_cache
+            from multiembed.cache.checked import CheckedCache
 
+            target = self._target
             with self._lock:
-                self._cache = self._cache or open_cache(self._options.cache)
+                self._cache = self._cache or CheckedCache(
+                    open_cache(self._options.cache), output=target.output, dimensions=target.expected_dimensions
+                )
         return self._cache
 
     def close(self) -> None:

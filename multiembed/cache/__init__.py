@@ -23,9 +23,7 @@ def open_cache(given: str | os.PathLike[str] | Any) -> VectorCache:
     """
     if isinstance(given, (str, os.PathLike)):
         return _open_file(given)
-    methods = (
-        set() if isinstance(given, type) else {name for name in dir(given) if callable(getattr(given, name, None))}
-    )
+    methods = set() if isinstance(given, type) else _methods(given)
     if {"mget", "mset"} <= methods:
         from multiembed.cache.stores import ByteStoreCache
 
@@ -41,6 +39,12 @@ def open_cache(given: str | os.PathLike[str] | Any) -> VectorCache:
         "of a SQLite file, a LangChain ByteStore, a LlamaIndex BaseKVStore, or an object with the methods get and put "
         "of multiembed's VectorCache."
     )
+
+
+def _methods(given: object) -> set[str]:
+    """Those of a cache that it has. No other attribute is read: a property may open a connection, and fail."""
+    names = {"get", "put", "mget", "mset", "put_all"}.intersection(dir(given))
+    return {name for name in names if callable(getattr(given, name, None))}
 
 
 def _open_file(path: str | os.PathLike[str]) -> VectorCache:

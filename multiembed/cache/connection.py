@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 from weakref import WeakSet, finalize
 
-from multiembed.cache.file import connect, transaction
+from multiembed.cache.file import connect, log_index, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,9 @@ class Connection:
         self._opened_by = 0
         self._closing: finalize[..., Connection] | None = None
         self._file: tuple[int, int] | None = None
-        _all.add(self)
+        self._index: tuple[int, int] | None = None
+        with _opening:
+            _all.add(self)
 
     @contextmanager
     def use(self) -> Iterator[sqlite3.Connection]:
@@ -75,16 +77,35 @@ class Connection:
         if self._open is not None and self._opened_by != os.getpid():
             # A fork in C that Python's hooks did not see. Neither using nor closing nor opening is safe here.
             raise sqlite3.OperationalError("the process was forked while the cache was open")
-        if self._open is not None and self._file != _identity(self._path):
-            self.close()  # the file was moved or deleted: what is written would go nowhere
+        file = _identity(self._path)
+        if self._open is not None and self._file != file:
+            self._leave_moved(replaced=file is not None)
         if self._open is None:
-            self._open = connect(self._path)
-            self._opened_by = os.getpid()
-            self._closing = finalize(self, _close, self._open, self._opened_by)
+            with _opening:
+                self._open = connect(self._path)
+                self._opened_by = os.getpid()
+                self._closing = finalize(self, _close, self._open, self._opened_by)
             if self._pages is not None:
                 self._open.execute(f"PRAGMA cache_size = {self._pages}")
-            self._file = _identity(self._path)
+            self._file = file or _identity(self._path)
+            self._index = _identity(log_index(self._path))
         return self._open
+
+    def _leave_moved(self, *, replaced: bool) -> None:
+        """Close a file that was moved or deleted, because what is written to it may go nowhere.
+
+        Raises:
+            sqlite3.OperationalError: another file has its name, but the log there is still the old file's.
+        """
+        if self._open is not None:
+            with suppress(sqlite3.Error):  # SQLite does not do so at closing, and a moved file would lose its log
+                self._open.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        if replaced and self._index is not None and self._index == _identity(log_index(self._path)):
+            raise sqlite3.OperationalError(
+                "the file was replaced while it was in use, and the -wal and -shm files beside it are the old one's: "
+                "stop the programs that use it, and move these two away"
+            )
+        self.close()
 
 
 def _close(opened: sqlite3.Connection, by: int) -> None:
@@ -105,29 +126,39 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 _all: WeakSet[Connection] = WeakSet()
 _forking = threading.Lock()
+_opening = threading.RLock()
+"""Held while a connection is made or a file opened, and during a fork, so that neither happens then."""
 _held: list[Connection] = []
 
 
 def _before_fork() -> None:
     """Wait until no thread is in SQLite, and close everything: its own locks would stay locked in the child."""
     _forking.acquire()
-    for each in list(_all):
-        each.lock.acquire()
-        _held.append(each)
-        each.close()
+    while True:
+        _opening.acquire()
+        others = [each for each in list(_all) if each not in _held]
+        if not others:
+            return
+        _opening.release()  # a thread may wait for it that holds the lock of one of the others
+        for each in others:
+            each.lock.acquire()
+            _held.append(each)
+            each.close()
 
 
 def _after_fork_in_parent() -> None:
     for each in _held:
         each.lock.release()
     _held.clear()
+    _opening.release()
     _forking.release()
 
 
 def _after_fork_in_child() -> None:
-    for each in _held:
+    for each in list(_all):
         each.lock = threading.RLock()
     _held.clear()
+    _opening.release()
     _forking.release()
 
 

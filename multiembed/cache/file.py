@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import stat
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multiembed.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 APPLICATION = 0x6D656D62
 """`application_id` of our files: "memb"."""
@@ -47,23 +49,23 @@ def connect(path: Path) -> sqlite3.Connection:
     Raises:
         ConfigurationError: it cannot be opened, or is no cache file of ours; the message says what to do.
     """
-    _recognise(path)
     connection = None
     try:
+        _recognise(path)
         connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         _prepare(connection, path)
     except BaseException as error:
         if connection is not None:
             connection.close()
-        if isinstance(error, (sqlite3.Error, OSError)):
-            raise refuse(error, path) from None
-        raise
+        if isinstance(error, ConfigurationError) or not isinstance(error, Exception):
+            raise
+        raise refuse(error, path) from None
     return connection
 
 
 def is_busy(error: Exception) -> bool:
     """Whether another process holds the lock."""
-    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def refuse(error: Exception, path: Path) -> ConfigurationError:
@@ -72,26 +74,55 @@ def refuse(error: Exception, path: Path) -> ConfigurationError:
 
 
 def _recognise(path: Path) -> None:
-    """Look at the file's first bytes, so that a file of others is not even opened as a database."""
+    """Refuse what is not a cache file before it is opened for writing, and leave it as it is.
+
+    The file is read by SQLite alone. When any descriptor of a file is closed, POSIX drops every lock that the process
+    holds on it; SQLite takes care of that among its own connections, but knows no other descriptors
+    (https://sqlite.org/howtocorrupt.html, 2.2, read 2026-11-28).
+    """
     try:
-        with path.open("rb") as file:
-            head = file.read(100)
+        found = path.stat()
     except FileNotFoundError:
         if not path.parent.is_dir():
             raise ConfigurationError(f"The cache {path} has no directory: make {path.parent} first.") from None
         return
-    except IsADirectoryError:
-        raise ConfigurationError(f"The cache {path} is a directory: name a file in it.") from None
-    except OSError as error:
-        raise refuse(error, path) from None
-    if not head:
-        return
-    if not head.startswith(b"SQLite format 3\0"):
+    if stat.S_ISDIR(found.st_mode):
+        raise ConfigurationError(f"The cache {path} is a directory: name a file in it.")
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigurationError(f"The cache {path} is not a regular file: name another file.")
+    if found.st_nlink > 1:
+        raise ConfigurationError(
+            f"The cache {path} has {found.st_nlink} names (hard links). SQLite keeps a log beside each name, and "
+            "vectors would be lost. Remove the other names, or copy the file and name the copy."
+        )
+    if found.st_size:
+        _check_owner(path)
+
+
+def _check_owner(path: Path) -> None:
+    """Read who made the file, and in which version.
+
+    `immutable` reads the first page without locks, and makes and deletes no file beside it, also where another
+    application's log stands or is missing. What is read is fixed before the log is turned on (`_make`).
+    `writable_schema` lets the file be shorter than its first page says: it is while a checkpoint runs.
+    """
+    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+            connection.execute("PRAGMA writable_schema = ON")
+            pages = _number(connection, "page_count")
+            application, schema = _number(connection, "application_id"), _number(connection, "user_version")
+    except sqlite3.DatabaseError as error:
+        if _code(error) != sqlite3.SQLITE_NOTADB:
+            raise
+        pages = application = schema = 0
+    if not pages:
         raise ConfigurationError(
             f"{path} is no cache file and is left as it is: name another file. If it was a cache, it is damaged: move "
             "it away."
         )
-    _check(int.from_bytes(head[68:72], "big"), int.from_bytes(head[60:64], "big"), path)
+    _check(application, schema, path)
 
 
 def _check(application: int, schema: int, path: Path) -> None:
@@ -106,7 +137,7 @@ def _check(application: int, schema: int, path: Path) -> None:
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute(f"PRAGMA page_size = {_PAGE}")  # of no effect in a file that has pages
     if not _number(connection, "application_id"):
-        _make(connection)
+        _make(connection, path)
     _check(_number(connection, "application_id"), _number(connection, "user_version"), path)
     if _journal(connection) == "wal":
         connection.execute("PRAGMA synchronous = NORMAL")  # kill -9 loses nothing, a power failure the last moments
@@ -127,14 +158,24 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def _make(connection: sqlite3.Connection) -> None:
+def _make(connection: sqlite3.Connection, path: Path) -> None:
     """Make the tables in one transaction, before the log is there: the file's first bytes say at once whose it is."""
     with transaction(connection):
-        if not _number(connection, "application_id"):  # else another process was faster
-            for table in _TABLES:
-                connection.execute(table)
-            connection.execute(f"PRAGMA application_id = {APPLICATION}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA}")
+        if any(_number(connection, each) for each in ("application_id", "user_version", "schema_version")):
+            return  # another process was faster
+        # A file of this name was deleted, and its log was not. SQLite deletes a log that stands beside an empty file
+        # itself, but would share the index of the log with a process that still has the deleted file open.
+        with suppress(OSError):
+            log_index(path).unlink(missing_ok=True)
+        for table in _TABLES:
+            connection.execute(table)
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA}")
+
+
+def log_index(path: Path) -> Path:
+    """The file beside a cache file in which all processes that have it open share the index of its log."""
+    return Path(f"{os.path.realpath(path)}-shm")
 
 
 def _journal(connection: sqlite3.Connection) -> str:
@@ -149,6 +190,11 @@ def _journal(connection: sqlite3.Connection) -> str:
             time.sleep(0.01)
 
 
+def _code(error: Exception) -> int:
+    """The primary error code of SQLite; 0 for other errors."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
 def _number(connection: sqlite3.Connection, pragma: str) -> int:
     return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
 
@@ -158,9 +204,13 @@ def _why(error: Exception) -> str:
         return (
             f"cannot be read ({os.strerror(error.errno) if error.errno else type(error).__name__}): check its rights."
         )
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return "is damaged: move it away, and its vectors are embedded again; or bring back a copy."
+    code = _code(error)
+    # Where a name in the schema is damaged, Python cannot decode what SQLite says of it.
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or isinstance(error, UnicodeError):
+        return (
+            "is damaged: move it away, with the -wal and -shm files beside it, and its vectors are embedded again; or "
+            "bring back a copy."
+        )
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return (
             "cannot be written: check the rights of the file, and of its directory, where SQLite keeps two more files."
@@ -169,4 +219,4 @@ def _why(error: Exception) -> str:
         return "has no room left on its disk: make some, or name a file elsewhere."
     if is_busy(error):
         return f"was locked by another process for {PATIENCE:g} seconds: try again later, or name another file."
-    return f"cannot be opened ({error}): keep it on a local disk."
+    return f"cannot be opened ({str(error) or type(error).__name__}): keep it on a local disk."

@@ -19,7 +19,7 @@ class Guard:
         self.reads = True
         self.writes = True
         self._name = name
-        self._said: set[str] = set()
+        self._said: dict[str, object] = {}
 
     def cannot_read(self, error: Exception) -> None:
         """From now on nothing is found. What cannot be read is not written either, so that nothing gets worse."""
@@ -31,10 +31,16 @@ class Guard:
         self.writes = False
         self._warn("write", f"{self._name} cannot be written: {_say(error)}. New vectors are not kept from now on.")
 
+    def cannot_close(self, error: Exception) -> None:
+        """Nothing follows from it."""
+        self._warn("close", f"{self._name} cannot be closed: {_say(error)}.")
+
     def is_locked(self) -> None:
-        """These vectors are not kept; later ones are, when the lock is free again."""
+        """These vectors are not found or not kept; later ones are, when the lock is free again."""
         self._warn(
-            "locked", f"{self._name} is locked by another process. New vectors are not kept until it is free again."
+            "locked",
+            f"{self._name} is locked by another process. Until it is free again, vectors are not found, and new ones "
+            "are not kept.",
         )
 
     def is_damaged(self) -> None:
@@ -50,11 +56,15 @@ class Guard:
         )
 
     def _warn(self, about: str, words: str) -> None:
-        if about not in self._said:
-            self._said.add(about)
+        this = object()
+        if self._said.setdefault(about, this) is this:  # one of the threads that come here together
             warnings.warn(f"The cache {words}", CacheWarning, stacklevel=4)
 
 
 def _say(error: Exception) -> str:
-    words = str(error).strip().rstrip(".").splitlines()
+    """The error's type and the first line of what it says."""
+    try:
+        words = str(error).strip().rstrip(".").splitlines()
+    except Exception:  # noqa: BLE001 - the error may be of the user's own class
+        words = []
     return f"{type(error).__name__}: {clean(words[0]):.200}" if words else type(error).__name__

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import sys
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multiembed.cache.codec import decode, name_of, whole
-from multiembed.cache.file import connect, is_busy
+from multiembed.cache.connection import Connection
+from multiembed.cache.file import is_busy, refuse
 from multiembed.cache.sqlite import DAY
 from multiembed.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Collection, Iterator, Mapping
 
     from multiembed.records import SparseVector, Vectors
@@ -80,21 +81,27 @@ class CacheFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).expanduser().absolute()
-        if not self.path.is_file() or not self.path.stat().st_size:
+        try:
+            exists = self.path.is_file() and self.path.stat().st_size > 0
+        except OSError as error:
+            raise refuse(error, self.path) from None
+        if not exists:
             raise ConfigurationError(f"There is no cache at {self.path}: name the file that was given as cache=….")
-        with self._opened():
+        with self._opened() as file, file.use():
             pass
 
     @property
     def bytes(self) -> int:
         """The size of the file with the log beside it."""
-        return sum(
-            path.stat().st_size for path in (self.path, self.path.with_name(f"{self.path.name}-wal")) if path.exists()
-        )
+        size = 0
+        for path in (self.path, Path(f"{os.path.realpath(self.path)}-wal")):
+            with suppress(FileNotFoundError):  # another process may close the file meanwhile
+                size += path.stat().st_size
+        return size
 
     def spaces(self) -> list[SpaceInfo]:
         """What is in the file, the fullest space first."""
-        with self._opened() as connection:
+        with self._opened() as file, file.use() as connection:
             rows = connection.execute("SELECT id, fingerprint, words, used FROM spaces").fetchall()
             # One pass for each: GROUP BY would sort the records themselves, for many seconds.
             measures = "SELECT count(*), sum(length(record)), min(written), max(written) FROM vectors WHERE space = ?"
@@ -102,7 +109,7 @@ class CacheFile:
         found = [
             SpaceInfo(
                 fingerprint=fingerprint,
-                words=json.loads(words) if words else {},
+                words=_words_of(words),
                 vectors=vectors,
                 bytes=size,
                 first=first,
@@ -134,7 +141,7 @@ class CacheFile:
             ConfigurationError: the file is locked, damaged, or there is no room to write it anew.
         """
         before = self.bytes
-        with self._opened() as connection:
+        with self._opened() as file, file.use() as connection:
             going = _Choice(connection, spaces, written_before)
             if max_bytes is not None:
                 going.until(before - max_bytes, before)
@@ -152,16 +159,9 @@ class CacheFile:
         Memory stays small, however large the file is.
         """
         known = {info.fingerprint: info for info in self.spaces() if spaces is None or info.fingerprint in spaces}
-        with self._opened() as connection:
-            last = 0
-            while True:
-                rows = connection.execute(
-                    "SELECT vectors.id, fingerprint, record FROM vectors JOIN spaces ON spaces.id = vectors.space "
-                    "WHERE vectors.id > ? ORDER BY vectors.id LIMIT 1000",
-                    (last,),
-                ).fetchall()
-                if not rows:
-                    return
+        last = 0
+        with self._opened() as file:
+            while rows := _some_after(last, file):
                 last = rows[-1][0]
                 for place, record in whole((place, record) for place, (_, _, record) in enumerate(rows)):
                     fingerprint = rows[place][1]
@@ -175,13 +175,33 @@ class CacheFile:
                         )
 
     @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
+    def _opened(self) -> Iterator[Connection]:
+        """The file, which is closed at the end; one that stays closed during a fork, as every Connection does."""
         try:
-            with closing(connect(self.path)) as connection:
-                yield connection
-        except sqlite3.Error as error:
+            with closing(Connection(self.path)) as file:
+                yield file
+        except (sqlite3.Error, UnicodeError) as error:
             what = "another process holds it: try again later" if is_busy(error) else str(error)
             raise ConfigurationError(f"The cache {self.path} could not be worked on: {what}.") from None
+
+
+def _words_of(text: object) -> dict[str, Any]:
+    """What was said of a space; nothing where it is damaged."""
+    try:
+        words = json.loads(text) if isinstance(text, str) else {}
+    except ValueError:
+        return {}
+    return words if isinstance(words, dict) else {}
+
+
+def _some_after(last: int, file: Connection) -> list[tuple[int, str, bytes]]:
+    """The next rows. The connection is not held while the caller works on them: a fork would wait for it."""
+    with file.use() as connection:
+        return connection.execute(
+            "SELECT vectors.id, fingerprint, record FROM vectors JOIN spaces ON spaces.id = vectors.space "
+            "WHERE vectors.id > ? ORDER BY vectors.id LIMIT 1000",
+            (last,),
+        ).fetchall()
 
 
 class _Choice:

@@ -17,7 +17,6 @@ from multiembed.cache.contract import Found
 from multiembed.cache.file import PATIENCE, is_busy, refuse
 from multiembed.cache.gathering import Gathering
 from multiembed.cache.guard import Guard
-from multiembed.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import os
@@ -91,8 +90,11 @@ class SqliteCache:
                 finally:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
-        except (sqlite3.Error, OSError, ConfigurationError) as error:
-            self._guard.cannot_read(error)
+        except Exception as error:  # noqa: BLE001 - a damaged file makes sqlite3 raise more than its own errors
+            if is_busy(error):
+                self._guard.is_locked()
+            else:
+                self._guard.cannot_read(error)
             return Found()
         if gathering.damaged:
             self._guard.is_damaged()
@@ -123,7 +125,7 @@ class SqliteCache:
         try:
             with self._writing.write(patience=self._patience) as connection:
                 self._write(connection, space, named)
-        except (sqlite3.Error, OSError, ConfigurationError) as error:
+        except Exception as error:  # noqa: BLE001 - as above
             if is_busy(error):
                 self._patience = 0.0  # one `put` that waited in vain is enough: later ones only try
                 self._guard.is_locked()
@@ -185,7 +187,7 @@ class SqliteCache:
                     "UPDATE spaces SET used = ?, words = coalesce(?, words) WHERE fingerprint = ?",
                     (today, self._words_of(space), space),
                 )
-        except (sqlite3.Error, OSError, ConfigurationError):
+        except Exception:  # noqa: BLE001, S110 - as above
             pass  # it is only for people to read, and a `put` will meet the same trouble and say so
 
 

@@ -93,6 +93,6 @@ class SideFile:
 
 
 def remove_cache(path: Path) -> None:
-    """Remove a cache file that nobody needs any more, and what SQLite keeps beside it."""
-    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-        path.with_name(name).unlink(missing_ok=True)
+    """Remove a cache file that is closed here, unless another process has it open: its log is there as long as that."""
+    if not path.with_name(f"{path.name}-wal").exists():
+        path.unlink(missing_ok=True)
