@@ -9,13 +9,11 @@ from pydantic import Field
 
 from langchain_multiembed.events import atell, tell
 from multiembed import Embedder, EmbeddingOptionsDict
-from multiembed.option_docs import with_option_docs
 
 if TYPE_CHECKING:
     from typing import Unpack
 
 
-@with_option_docs(EmbeddingOptionsDict)
 class MultiEmbeddings(Embedder, Embeddings):
     """Embeddings for LangChain through Zhipu, SiliconFlow, DashScope or any OpenAI-compatible server.
 

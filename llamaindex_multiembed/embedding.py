@@ -15,8 +15,6 @@ from llamaindex_multiembed import windows
 from llamaindex_multiembed.events import tell
 from llamaindex_multiembed.kvstore import MissingKVStore, SpacedKVStore
 from multiembed import Embedder, EmbeddingOptionsDict
-from multiembed.option_docs import with_option_docs
-from multiembed.options import can_be_pickled
 
 if TYPE_CHECKING:
     from multiembed import Role
@@ -35,7 +33,6 @@ class MultiEmbeddingOptionsDict(EmbeddingOptionsDict, total=False):
     rate_limiter: Any
 
 
-@with_option_docs(MultiEmbeddingOptionsDict)
 class MultiEmbedding(Embedder, BaseEmbedding):
     """Embeddings for LlamaIndex through Zhipu, SiliconFlow, DashScope or any OpenAI-compatible server.
 
@@ -62,6 +59,7 @@ class MultiEmbedding(Embedder, BaseEmbedding):
     """
 
     model_field: ClassVar[str] = "model_name"
+    options_dict: ClassVar[type] = MultiEmbeddingOptionsDict
 
     drop_empty: ClassVar[str] = 'nodes = [node for node in nodes if node.get_content("embed").strip()]'
 
@@ -195,12 +193,13 @@ class MultiEmbedding(Embedder, BaseEmbedding):
         state = super().__getstate__()
         fields = state["__dict__"]
         cache = fields.get("embeddings_cache")
+        cache = getattr(cache, "store", cache)
         for name, instead in (
             ("callback_manager", CallbackManager([])),
             ("rate_limiter", None),
-            ("embeddings_cache", MissingKVStore(type(getattr(cache, "store", cache)).__name__)),
+            ("embeddings_cache", MissingKVStore(self._warn_of_missing(cache, "embeddings_cache"))),
         ):
-            if name in fields and not can_be_pickled(fields[name]):
+            if name in fields and not self._can_be_pickled(fields[name]):
                 fields[name] = instead
         return state
 

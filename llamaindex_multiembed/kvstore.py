@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.core.storage.kvstore.types import BaseKVStore
 
-from multiembed.cache.missing import MissingCache
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -77,15 +75,15 @@ class MissingKVStore(SimpleKVStore):
     """Takes the place of an embeddings cache that could not be pickled: it stays empty, and warns at its first use.
 
     Args:
-        kind: the type of the store.
+        warn: called at each use; it warns once in each process.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, warn: Callable[[], object]) -> None:
         super().__init__()
-        self._missing = MissingCache(kind, "embeddings_cache")
+        self._warn = warn
 
     def __reduce__(self) -> Any:
-        return MissingKVStore, (self._missing.kind,)
+        return MissingKVStore, (self._warn,)
 
     def put(self, key: str, val: dict[str, Any], collection: str = "data") -> None:
         """Keep nothing."""
@@ -95,7 +93,7 @@ class MissingKVStore(SimpleKVStore):
 
     def get(self, key: str, collection: str = "data") -> dict[str, Any] | None:
         """Find nothing."""
-        self._missing.warn()
+        self._warn()
         return super().get(key, collection)
 
     async def aget(self, key: str, collection: str = "data") -> dict[str, Any] | None:

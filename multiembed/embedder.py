@@ -8,11 +8,12 @@ from pydantic import ConfigDict, PrivateAttr
 
 from multiembed.client import EmbeddingClient
 from multiembed.errors import ConfigurationError
-from multiembed.options import EmbeddingOptions, configured
+from multiembed.option_docs import with_option_docs
+from multiembed.options import EmbeddingOptions, EmbeddingOptionsDict, can_be_pickled, configured
 from multiembed.texts import many
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 class Embedder(EmbeddingOptions):
@@ -25,10 +26,16 @@ class Embedder(EmbeddingOptions):
 
     model_field: ClassVar[str]
     """The name under which the framework keeps the model."""
+    options_dict: ClassVar[type] = EmbeddingOptionsDict
+    """The TypedDict of the options as keyword arguments; they are listed in the class's docstring."""
     drop_empty: ClassVar[str | None] = None
     """How to leave empty texts out in this framework, in one line of Python; for error messages."""
 
     _clients: dict[str, EmbeddingClient] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        with_option_docs(cls.options_dict)(cls)
 
     def __init__(self, **data: Any) -> None:
         super().__init__(**data)
@@ -43,6 +50,18 @@ class Embedder(EmbeddingOptions):
         if client is None:  # in a copy; threads that come here together get the same one
             client = self._clients.setdefault("own", self._make())
         return client
+
+    @staticmethod
+    def _can_be_pickled(value: object) -> bool:
+        """Whether a framework's own field can travel to another process."""
+        return can_be_pickled(value)
+
+    @staticmethod
+    def _warn_of_missing(cache: object, option: str) -> Callable[[], object]:
+        """A function that warns, once in each process, that a cache object could not travel there."""
+        from multiembed.cache.missing import MissingCache
+
+        return MissingCache(type(cache).__name__, option).warn
 
     @staticmethod
     def _listed(texts: Iterable[str]) -> list[str]:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from multiembed import EmbeddingOptionsDict
-    from multiembed.providers.contract import Provider
 
 
 def providers() -> list[str]:
@@ -45,7 +44,7 @@ def patient(
         key_variables=facts.key_env,
         key_required=facts.key_required,
         address_variables=facts.base_url_env,
-        address_variable=_address_in_environment(facts),
+        address_variable=_address_in_environment(facts.base_url_env),
         key_page=facts.key_page,
         regions=facts.regions,
         models=models,
@@ -53,13 +52,15 @@ def patient(
         base_url=base_url,
         region=region,
         auth_header=auth_header,
-        own_address=bool(base_url) or not facts.regions or (not region and bool(_address_in_environment(facts))),
+        own_address=bool(base_url)
+        or not facts.regions
+        or (not region and bool(_address_in_environment(facts.base_url_env))),
     )
 
 
-def _address_in_environment(facts: Provider) -> str | None:
+def _address_in_environment(variables: tuple[str, ...]) -> str | None:
     """The first variable that names an address."""
-    return next((name for name in facts.base_url_env if os.environ.get(name, "").strip()), None)
+    return next((name for name in variables if os.environ.get(name, "").strip()), None)
 
 
 def address(who: Patient) -> str:
