@@ -211,6 +211,8 @@ def _refused(
     count = len(part.texts)
     if fault.kind == "too_many_items" and fault.cap and fault.cap < count:
         job.lessons.learn_max_items(fault.cap, job.clock())
+    if fault.token_limit is not None:
+        job.lessons.token_limit = fault.token_limit
     if fault.kind == "invalid_or_too_long":
         fault = replace(fault, kind=_what_may_be_too_long(part, job))
         meaning = MEANINGS[fault.kind]

@@ -6,6 +6,7 @@ opens a socket and never reads a clock that it was not given. The hands of a cal
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -202,7 +203,7 @@ def _alone(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | None
 
 def _less(text: str, job: Job) -> tuple[str, int]:
     """A text to go on with after it was refused as too long, and the tokens that it, or its pieces, may have."""
-    most = max(1, int(job.count(text) * _SHRINK))
+    most = max(1, min(int(job.count(text) * _SHRINK), job.lessons.token_limit or sys.maxsize))
     if job.target.on_too_long == "truncate" and job.count(text) <= most:  # a counter that cannot tell: go by characters
         return text[: max(1, int(len(text) * _SHRINK))], most
     return text, most

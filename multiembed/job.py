@@ -71,6 +71,8 @@ class Lessons:
     """The texts per request that it named when it refused more; see `max_items_at`."""
     max_items_until: float = 0.0
     """When that is forgotten: a server that named it in error must not be believed for ever."""
+    token_limit: int | None = None
+    """The tokens of one text that it named when it last refused a longer one."""
     seconds: float | None = None
     """A running mean of the time from request to answer."""
     per_estimate: float | None = None

@@ -201,6 +201,7 @@ def test_faulty_rows_are_all_told_at_once_and_nothing_is_sent(tmp_path, remote, 
     ("arguments", "words"),
     [
         (("in.txt", "-o", "in.txt", "--output-format", "jsonl", "--overwrite"), "is an input, too"),
+        (("in.txt", "-o", "out.npy", "--cache", "in.txt"), "is the cache, too"),
         (("in.txt", "-o", "out.csv"), "end it with .parquet, .jsonl or .npy"),
         (("in.txt", "-o", "nowhere/out.npy"), "folder"),
         (("in.txt", "-o", "out.npy", "--column", "body", "--dimensions", "0"), "'dimensions'"),

@@ -114,6 +114,8 @@ def _survey(errors: Console, inputs: Inputs, order: Order, *, columns: bool) -> 
         for written in (order.out, order.failed):
             if written.exists() and path.samefile(written):
                 raise ConfigurationError(f"{written} is an input, too, and would be replaced: name another output.")
+        if order.vectors is not None and order.vectors.exists() and path.samefile(order.vectors):
+            raise ConfigurationError(f"{order.vectors} is the cache, too, which SQLite alone may open: name another.")
     with Spinner(errors, "Reading") as spinner:
         survey = inputs.survey(columns=columns, seen=spinner.update)
     if not survey.rows:
