@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -37,6 +38,8 @@ _BYTES_ROOM = 1_000_000
 _UNKNOWN_DIMENSIONS = 8192
 _NAME_SHOWN = 60
 _ALONE = "The provider fails at this text, while it embeds others: shorten it, clean it or leave it out."
+_SHORT_TIMEOUT = 5.0
+"""Seconds: what does not answer within less may be healthy, and only slower than this embedder allows."""
 _LONGEST = 1e6
 """Seconds that an attempt may have, whatever was told: no system waits for a socket much longer at once."""
 _TOKENS_AROUND_TEXT = 16
@@ -109,7 +112,7 @@ def attempt(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | Non
         place = job.gate.place(job.ceilings, tokens, job.deadline_at)
         answer = yield Send(request, place)
         if answer is WITHHELD:
-            return job.fatal or job.trouble or too_late(part, job)
+            return job.fatal or _paused(part, job) or job.trouble or too_late(part, job)
         outcome.requests += 1
         outcome.retries += ill.failures + ill.inherited > 0
         if not isinstance(answer, TransportFailure):
@@ -117,7 +120,7 @@ def attempt(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | Non
             outcome.retries += answer.requests - 1
             job.lessons.saw(answer.seconds)
             outcome.seconds.append(answer.seconds)
-        judged = _interpret(answer, part, job, target)
+        judged = _interpret(answer, part, job, target, timeout=request.timeout)
         if isinstance(judged, Believed):
             place.answered(judged.total_tokens)
             job.lessons.billed(judged.total_tokens or 0, estimated)
@@ -149,7 +152,7 @@ def _after_failure(
             return Isolate(ill)
         if not several and is_this_text(fault, ill, job.gate, retries=job.asked_retries):
             return _text_error(fault, part, target, answer)
-    asked = None if isinstance(answer, TransportFailure) else retry_after(answer.headers, job.wall())
+    asked = None if isinstance(answer, TransportFailure) else retry_after(answer.status, answer.headers, job.wall())
     delay = _delay(fault, ill, asked, place, job)
     if _hopeless(fault, ill, delay, job):
         if fault.kind == "timeout" and _no_time_left(delay, job):
@@ -163,12 +166,13 @@ def _after_failure(
     return delay
 
 
-def _interpret(answer: Answer, part: Batch, job: Job, target: Target) -> Believed | Fault:
+def _interpret(answer: Answer, part: Batch, job: Job, target: Target, *, timeout: float) -> Believed | Fault:
     """What an answer is worth in this call."""
     dimensions = job.target.expected_dimensions or job.lessons.dimensions
     judged = judge(answer, target, texts=len(part.texts), dimensions=dimensions)
     if not isinstance(judged, Believed):
-        return judged
+        short = judged.kind == "timeout" and timeout < _SHORT_TIMEOUT
+        return replace(judged, local=True) if short else judged
     first = job.answering_model = job.answering_model or judged.model
     if judged.model is not None and first is not None and judged.model != first:
         reason = (
@@ -195,10 +199,18 @@ def _delay(fault: Fault, ill: FailureCount, asked: float | None, place: Place, j
         delay = job.waits(max(back_off(job.gate.weather.probes + 1, job.chance()), asks))
         place.slowed(delay, asked=asks > 0.0, quota=fault.quota, usual=job.target.provider.quota)
         return delay
-    wait = back_off(ill.failures, job.chance()) if job.gate.may_retry() else LONGEST_WAIT
+    if fault.local:
+        return job.waits(back_off(ill.failures, job.chance()))
+    wait = back_off(ill.failures, job.chance()) if job.gate.may_retry() else _longest_wait(job)
     delay = job.waits(max(wait, asks))
-    place.failed(delay)
+    place.failed(delay, fault.kind)
     return delay
+
+
+def _longest_wait(job: Job) -> float:
+    """Seconds to wait where the account's retry budget is spent; less where the deadline would pass meanwhile."""
+    left = math.inf if job.deadline_at is None else job.deadline_at - job.clock()
+    return max(0.0, min(LONGEST_WAIT, left / 2))
 
 
 def _refused(
@@ -342,6 +354,23 @@ def _general(fault: Fault, part: Batch, job: Job) -> bool:
         job.lost += 1
         return not weather.ever_trusted or job.lost > 1  # one batch alone may be what the server cannot bear
     return False
+
+
+def _paused(part: Batch, job: Job) -> MultiEmbedError | None:
+    """The error of a part that a pause of the account keeps from being sent before the deadline."""
+    weather = job.gate.weather
+    seconds = weather.closed_until - job.clock()
+    if seconds <= 0.0:
+        return None
+    why = "refused a request for being too fast" if weather.reason == "rate_limit" else "failed several times in a row"
+    return MEANINGS[weather.reason].error(
+        f"Nothing was sent: the provider {why}, so no request goes out for {seconds:.1f} s. The call's deadline ends "
+        "before: call again later, or raise deadline.",
+        provider=job.target.provider.id,
+        model=job.target.facts.name,
+        retry_after=seconds,
+        indices=part.places,
+    )
 
 
 def too_late(part: Batch, job: Job) -> MultiEmbedError:

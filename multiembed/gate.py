@@ -18,7 +18,7 @@ from multiembed.weather import Weather
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from multiembed.records import Quota
+    from multiembed.records import FaultKind, Quota
     from multiembed.window import Ticket
 
 
@@ -44,6 +44,8 @@ class Gate:
         """How often it did."""
         self.failures = 0
         """How often requests failed in another way than by a rate limit."""
+        self.used_at = clock()
+        """When a request last asked for a place, or an embedder for the gate."""
         self._clock = clock
         self._lock = threading.Lock()
         self._inside: set[Place] = set()
@@ -92,6 +94,7 @@ class Gate:
             tokens: of the request, as estimated.
             ends: on the gate's clock.
         """
+        self.used_at = self._clock()
         return Place(self, self.ceilings(ceilings), tokens, float("inf") if ends is None else ends)
 
     def may_retry(self) -> bool:
@@ -111,11 +114,11 @@ class Gate:
             if self.weather.answered():
                 self.pace.recovered()
 
-    def failed(self, delay: float) -> None:
+    def failed(self, delay: float, kind: FaultKind = "server") -> None:
         """A request failed, and will wait so many seconds."""
         with self._lock:
             self.failures += 1
-            self.weather.failed(self._clock(), delay)
+            self.weather.failed(self._clock(), delay, kind)
             self._wake()
 
     def slowed(
@@ -224,18 +227,41 @@ def _lowest(numbers: Iterable[int | None]) -> int | None:
     return min((number for number in numbers if number is not None), default=None)
 
 
+_KEPT = 3600.0
+"""Seconds for which a gate is kept that no embedder holds any more. Keys that rotate would leave one each, of 8 kB to
+7 MB."""
+
 _gates: dict[str, Gate] = {}
+_living: weakref.WeakValueDictionary[str, Gate] = weakref.WeakValueDictionary()
+"""The same, and those that were dropped from there and that an embedder still holds."""
+_making = threading.Lock()
 
 
-def gate_of(account: str) -> Gate:
-    """The gate of an account in this process, the same for every embedder on it.
+def gate_of(account: str, clock: Callable[[], float] = time.monotonic) -> Gate:
+    """The gate of an account and model in this process, the same for every embedder on it.
 
     Args:
-        account: a name made of provider, host and a hash of the key.
+        account: a name made of provider, host, a hash of the key, and model.
+        clock: seconds.
     """
-    return _gates.get(account) or _gates.setdefault(account, Gate())
+    gate = _gates.get(account)
+    if gate is None:
+        with _making:
+            for name in [name for name, each in list(_gates.items()) if clock() - each.used_at > _KEPT]:
+                del _gates[name]
+            gate = _living.get(account) or _living.setdefault(account, Gate(clock))
+            gate = _gates.setdefault(account, gate)
+    gate.used_at = clock()
+    return gate
 
 
-# A forked child has none of its parent's requests in flight, and a lock may have been held at the fork.
+def _forget() -> None:
+    """A forked child has none of its parent's requests in flight, and a lock may have been held at the fork."""
+    global _making
+    _making = threading.Lock()
+    _gates.clear()
+    _living.clear()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_gates.clear)
+    os.register_at_fork(after_in_child=_forget)

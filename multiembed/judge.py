@@ -101,11 +101,10 @@ MEANINGS: Mapping[FaultKind, Meaning] = {
     ),
     "rate_limit": Meaning(
         errors.RateLimitError,
-        "Too many requests or tokens at a time, also after waiting. Lower max_concurrency, or ask the provider for "
-        "a higher quota.",
+        "Too many requests or tokens at a time. Lower max_concurrency, or ask the provider for a higher quota.",
         retry=True,
     ),
-    "server": Meaning(errors.ServerError, "The provider failed, also when asked again. Try later.", retry=True),
+    "server": Meaning(errors.ServerError, "The provider failed. Try later.", retry=True),
     "timeout": Meaning(
         errors.RequestTimeoutError,
         "No whole answer came within the time of an attempt. Raise timeout, or check the network.",
@@ -113,7 +112,7 @@ MEANINGS: Mapping[FaultKind, Meaning] = {
     ),
     "connection": Meaning(
         errors.ConnectionFailedError,
-        "The connection failed, also when tried again. Check base_url, proxy and network.",
+        "The connection failed. Check base_url, proxy and network.",
         retry=True,
     ),
     "malformed": Meaning(
@@ -151,7 +150,7 @@ def judge(
         dimensions: the length every dense vector must have, where it is known.
     """
     if isinstance(answer, TransportFailure):
-        return Fault(answer.kind, message=answer.detail)
+        return Fault(answer.kind, message=answer.detail, local=answer.local)
     if 300 <= answer.status < 400:
         return Fault("redirect", message=f"Location: {_host(answer.headers.get('location', ''))}")
     try:

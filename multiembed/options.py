@@ -150,10 +150,11 @@ class EmbeddingOptions(BaseModel):
     parameters: dict[str, Any] | None = None
     """Extra parameters of the provider's API, sent as they are, for instance {"encoding_format": "float"}."""
     max_concurrency: PositiveInt | None = _changes_no_vector()
-    """Most requests in flight at once, over all embedders of the account in this process. None: learned from the
-    provider's refusals, beginning with 8."""
+    """Most requests in flight at once, over all embedders of the account and model in this process. None: learned from
+    the provider's refusals, beginning with 8."""
     requests_per_minute: PositiveInt | None = _changes_no_vector()
-    """The account's quota of requests per minute, over all embedders of the account in this process. None: learned."""
+    """The account's quota of requests per minute, over all embedders of the account and model in this process. None:
+    learned."""
     tokens_per_minute: PositiveInt | None = _changes_no_vector()
     """The account's quota of tokens per minute, likewise. DashScope also allows a sixtieth of both quotas per second;
     this is kept too."""

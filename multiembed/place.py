@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from multiembed.gate import Gate
     from multiembed.pace import Ceilings
     from multiembed.reactor.contract import Reactor
-    from multiembed.records import Quota
+    from multiembed.records import FaultKind, Quota
     from multiembed.window import Ticket
 
 
@@ -42,9 +42,9 @@ class Place:
         """The provider answered as it should, and billed so many tokens."""
         self._gate.answered(self.ticket, billed)
 
-    def failed(self, delay: float) -> None:
+    def failed(self, delay: float, kind: FaultKind = "server") -> None:
         """The request failed, and will wait so many seconds."""
-        self._gate.failed(delay)
+        self._gate.failed(delay, kind)
 
     def slowed(self, delay: float, *, asked: bool, quota: Quota | None = None, usual: Quota | None = None) -> None:
         """The provider finds the account too fast.

@@ -126,6 +126,8 @@ class TransportFailure:
     kind: Literal["connection", "tls", "proxy", "timeout", "malformed"]
     detail: str
     """For people; holds neither key nor text."""
+    local: bool = False
+    """This machine is the cause (no more files, ports or memory), so that it says nothing of the provider."""
 
 
 @dataclass(slots=True)
@@ -171,6 +173,8 @@ class Fault:
     """Of what the account has used too much, where the provider's words tell."""
     token_limit: int | None = None
     """The number of tokens of one text that the provider's words name, where they say that a text is too long."""
+    local: bool = False
+    """This machine or the user's own options are the cause: it says nothing of the provider."""
     bad_rows: tuple[int, ...] = ()
     """Positions, in the request, of the vectors that are not usable; only where the other vectors are."""
     form: str | None = None

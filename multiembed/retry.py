@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 20.0
 LONGEST_ASKED = 120.0
-"""A server that asks for more than this is not waited for longer than this."""
+"""Seconds: a server that asks for more after a rate limit is not waited for longer."""
+LONGEST_SENSIBLE = 3600.0
+"""Seconds: a server that asks for more than an hour is not taken at its word at all."""
+_ASKING = (429, 503)
+"""The only statuses with which Retry-After means "not now" (RFC 9110, 10.2.3, names redirects too)."""
 
 
 def back_off(attempt: int, chance: float) -> float:
@@ -26,13 +30,20 @@ def back_off(attempt: int, chance: float) -> float:
     return chance * min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(attempt - 1, 30))
 
 
-def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+def retry_after(status: int, headers: Mapping[str, str], now: float) -> float | None:
     """Seconds the server asks to wait; None where it asks nothing, or nothing sensible.
 
     Args:
+        status: of the reply.
         headers: of the reply, names in lower case. Read are `retry-after-ms` and `retry-after`, as a number or a date.
+            A date is relative to the reply's own `date`, because the server's clock may be minutes off.
         now: seconds since the epoch.
     """
+    seconds = _asked(headers, now) if status in _ASKING else None
+    return None if seconds is None or seconds > LONGEST_SENSIBLE else seconds
+
+
+def _asked(headers: Mapping[str, str], now: float) -> float | None:
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000.0
@@ -40,10 +51,16 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     seconds = _number(asked)
     if seconds is not None or not asked:
         return seconds
+    until, sent = _time(asked), _time(headers.get("date"))
+    return None if until is None else max(0.0, until - (now if sent is None else sent))
+
+
+def _time(text: str | None) -> float | None:
+    """A date of HTTP as seconds since the epoch."""
     try:
-        date = parsedate_to_datetime(asked)
-        date = date if date.tzinfo else date.replace(tzinfo=UTC)  # the old form without a zone means UTC in HTTP
-        return max(0.0, date.timestamp() - now)
+        date = parsedate_to_datetime(text or "")
+        # The old form without a zone means UTC in HTTP.
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (TypeError, ValueError, OverflowError):
         return None
 

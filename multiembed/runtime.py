@@ -114,7 +114,11 @@ class Runtime:
 
 
 def account_of(target: Target) -> str:
-    """The name of the account whose quota a request uses: provider, host, and a hash of the key."""
+    """The name of the quota that a request uses: provider, host, a hash of the key, and model.
+
+    All vendors limit each model for itself (their pages on rate limits, read 2026-11), and one that fails must not stop
+    another.
+    """
     key = target.key.reveal() if target.key else ""
     hashed = hashlib.sha256(key.encode()).hexdigest()
-    return f"{target.provider.id}:{urlsplit(target.url).netloc}:{hashed}"
+    return f"{target.provider.id}:{urlsplit(target.url).netloc}:{hashed}:{target.facts.name}"

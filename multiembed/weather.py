@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multiembed.records import FaultKind
+
 STORM = 3
 """Failures in a row, over all requests of the account, that mean an outage."""
 BUDGET_SHARE = 0.2
 """Retries for each first attempt that an account may spend."""
+LONGEST_PAUSE = 20.0
+"""Seconds that one answer can stop an account for. Then one request is sent to see: only if that is refused too, the
+whole pause that it asks for is made."""
 BUDGET_FLOOR = 20.0
 """Retries that it may spend besides, and the most it can save up."""
 
@@ -18,12 +26,26 @@ class Weather:
     All times are seconds on the caller's clock.
     """
 
-    __slots__ = ("_budget", "_failures", "_lost_at", "closed_until", "ever_trusted", "probes", "trusted")
+    __slots__ = (
+        "_asked",
+        "_budget",
+        "_failures",
+        "_lost_at",
+        "closed_until",
+        "ever_trusted",
+        "probes",
+        "reason",
+        "trusted",
+    )
 
     def __init__(self) -> None:
         self.trusted = False
         self.ever_trusted = False
         self.closed_until = float("-inf")
+        self.reason: FaultKind = "server"
+        """What the last pause was made for."""
+        self._asked = False
+        """Whether the provider asked for a pause, and nothing has succeeded since."""
         self.probes = 0
         """Requests that a rate limit refused since trust was lost, of those that went one at a time."""
         self._failures = 0
@@ -45,14 +67,15 @@ class Weather:
         recovered = self.ever_trusted and not self.trusted
         self.trusted = self.ever_trusted = True
         self._failures = self.probes = 0
+        self._asked = False
         self._budget = min(BUDGET_FLOOR, self._budget + BUDGET_SHARE)
         return recovered
 
-    def failed(self, now: float, delay: float) -> None:
+    def failed(self, now: float, delay: float, kind: FaultKind = "server") -> None:
         """No answer, or none that can be used; this request waits `delay` seconds, and after a storm all do."""
         self._count_failure(now)
         if not self.trusted:
-            self.closed_until = max(self.closed_until, now + delay)
+            self._pause(now + min(delay, LONGEST_PAUSE), kind)
 
     def slowed(self, now: float, delay: float, *, asked: bool, sent: float | None = None) -> None:
         """The provider said that all this is too fast, to a request that was sent then.
@@ -62,12 +85,24 @@ class Weather:
         """
         self.probes += not self.trusted and (sent is None or sent >= self._lost_at)
         self._count_failure(now)
+        if asked and delay > LONGEST_PAUSE and not self._asked:
+            delay = LONGEST_PAUSE
+            self._lose_trust(now)
+        self._asked = self._asked or asked
         if asked or not self.trusted:
-            self.closed_until = max(self.closed_until, now + delay)
+            self._pause(now + delay, "rate_limit")
+
+    def _pause(self, until: float, reason: FaultKind) -> None:
+        if until > self.closed_until:
+            self.closed_until, self.reason = until, reason
 
     def _count_failure(self, now: float) -> None:
         self._failures += 1
-        if self._failures >= STORM and self.trusted:
+        if self._failures >= STORM:
+            self._lose_trust(now)
+
+    def _lose_trust(self, now: float) -> None:
+        if self.trusted:
             self.trusted = False
             self._lost_at = now
 

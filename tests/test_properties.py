@@ -178,12 +178,13 @@ def test_an_outage_of_thirty_seconds_costs_no_text_and_a_fifth_more_requests_at_
     assert loop.now > 32.0
 
 
-def test_an_account_is_shared_by_what_provider_host_and_key_name_and_by_nothing_else():
+def test_a_limiter_is_shared_by_provider_host_key_and_model_only():
     def gate(model="gateway:m", **options):
         settings = {"api_key": "sk-any", "base_url": "https://host.example", **options}
         return gate_of(account_of(aim(model, EmbeddingOptions(**settings), {})))
 
-    assert gate() is gate(dimensions=64) is gate("gateway:other")
+    assert gate() is gate(dimensions=64) is gate(max_concurrency=3)
+    assert gate() is not gate("gateway:other")
     assert gate() is not gate(api_key="sk-another")
     assert gate() is not gate(base_url="https://another.example")
     assert gate() is not gate("zhipu:embedding-3")

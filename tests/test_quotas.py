@@ -213,7 +213,7 @@ def right(result, texts):
 def test_no_second_holds_more_requests_than_told_however_many_embedders_send(account, make, together, second):
     account.limit(requests_per_minute=1200, provider="dashscope")
     one = make(DASHSCOPE, requests_per_minute=1200, limits={"max_items": 1})
-    other = make("dashscope:text-embedding-v3", limits={"max_items": 1}, **second)
+    other = make(DASHSCOPE, limits={"max_items": 1}, timeout=30, **second)
     mine, others = texts_of(15, "mine"), texts_of(15, "other")
     results = together([(one, mine), (other, others)])
     assert right(results[0], mine)

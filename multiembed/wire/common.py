@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -27,6 +28,8 @@ HEADERS = {"User-Agent": "multiembed", "Accept": "application/json", "Accept-Enc
 KEEP_ALIVE = 30.0
 """Seconds that an idle connection is kept; servers commonly close theirs after 60."""
 _WORDS = 200
+_LOCAL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
+"""This machine is out of files, buffers, memory or ports."""
 _LOGIN = re.compile(r"//[^/@\s]*@")
 
 
@@ -119,7 +122,7 @@ def broken(error: BaseException) -> TransportFailure:
         return TransportFailure("tls", words)
     if any(getattr(cause, "status", None) == 407 or "connection failed: 407" in str(cause) for cause in chain):
         return TransportFailure("proxy", "the proxy answers 407")
-    return TransportFailure("connection", words)
+    return TransportFailure("connection", words, local=any(getattr(each, "errno", None) in _LOCAL for each in chain))
 
 
 class TunnelRefusedError(OSError):

@@ -1,0 +1,189 @@
+"""One model's failures do not stop another, a pause is honest, and nothing is kept for ever (FINDINGS A4, A9)."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import itertools
+
+import pytest
+from scripted_server import Reply, openai_reply, scripted, vector_of
+from test_flow import Play, always, good, reply
+
+from multiembed import (
+    ConnectionFailedError,
+    EmbeddingClient,
+    MalformedResponseError,
+    MultiEmbedError,
+    RateLimitError,
+    ServerError,
+)
+from multiembed import gate as gates
+from multiembed.gate import gate_of
+from multiembed.records import TransportFailure
+from multiembed.runtime import account_of
+from multiembed.wire.common import broken
+
+NUMBERS = itertools.count()
+BUSY = Reply({"error": {"message": "slow down"}}, 429, {"Retry-After": "60"})
+DOWN = Reply(b"<html>maintenance</html>", 503)
+SICK = {
+    "503": DOWN,
+    "503 with Retry-After": Reply(b"", 503, {"Retry-After": "3600"}),
+    "malformed with Retry-After": Reply(b"{}", 200, {"Retry-After": "3600"}),
+    "429": BUSY,
+}
+
+
+def _embed(client, texts):
+    return client.embed(texts)
+
+
+def _aembed(client, texts):
+    return asyncio.run(client.aembed(texts))
+
+
+@pytest.fixture(params=[_embed, _aembed], ids=["sync", "async"])
+def door(request):
+    return request.param
+
+
+@pytest.mark.parametrize("sick", SICK)
+def test_a_model_that_fails_does_not_stop_another(door, sick):
+    def answer(request):
+        return SICK[sick] if request.body["model"] == "sick" else openai_reply(request)
+
+    key = f"sk-account-{next(NUMBERS)}"
+    with scripted(answer) as server:
+        options = {"api_key": key, "base_url": server.url}
+        with pytest.raises(MultiEmbedError):
+            door(EmbeddingClient("gateway:sick", max_retries=0, deadline=5, **options), ["text"])
+        healthy = EmbeddingClient("gateway:healthy", deadline=5, **options)
+        assert door(healthy, ["text"]).vectors.tolist() == [vector_of("text")]
+    assert healthy.usage.requests == 1
+
+
+def test_a_pause_is_named_with_its_cause_and_its_end(door):
+    with scripted(lambda _: BUSY) as server:
+        client = EmbeddingClient("gateway:m", api_key=f"sk-account-{next(NUMBERS)}", base_url=server.url, deadline=5)
+        with pytest.raises(RateLimitError) as first:
+            door(client, ["text"])
+        with pytest.raises(RateLimitError, match="Nothing was sent") as second:
+            door(client, ["text"])
+        assert len(server.requests) == 1
+    assert first.value.retry_after == 60.0
+    assert 0.0 < second.value.retry_after <= 20.0
+    assert "deadline" in str(second.value)
+    assert "has passed" not in str(second.value)
+
+
+def test_a_pause_after_failures_is_named_by_their_kind(door):
+    with scripted(lambda _: DOWN) as server:
+        client = EmbeddingClient("gateway:m", api_key=f"sk-account-{next(NUMBERS)}", base_url=server.url)
+        target = client.target
+        gate = gate_of(account_of(target))
+        for _ in range(3):
+            gate.failed(19.0, "server")
+        impatient = EmbeddingClient(
+            "gateway:m", api_key=target.key.reveal(), base_url=server.url, deadline=2, max_retries=0
+        )
+        with pytest.raises(ServerError, match="Nothing was sent") as caught:
+            door(impatient, ["text"])
+        assert server.requests == []
+    assert 10.0 < caught.value.retry_after <= 19.0
+
+
+@pytest.mark.parametrize("seconds", [30.0, 1000.0])
+def test_one_refusal_stops_an_account_for_twenty_seconds_at_most(seconds):
+    play = Play(max_retries=0)
+    play.run(["a"], [good])
+    play.run(["b"], [always(reply(429, b"", **{"retry-after": str(seconds)}))])
+    weather = play.gate.weather
+    assert weather.closed_until - play.now == 20.0
+    assert weather.room(play.now + 20.0, 8) == 1  # one request is sent to see
+    play.now += 20.0
+    play.run(["b"], [always(reply(429, b"", **{"retry-after": str(seconds)}))])
+    assert weather.closed_until - play.now == min(seconds, 120.0)
+
+
+@pytest.mark.parametrize("status", [200, 500, 503])
+def test_one_failure_of_a_cold_account_stops_it_for_twenty_seconds_at_most(status):
+    play = Play(max_retries=0)
+    play.run(["a"], [always(reply(status, b"{}", **{"retry-after": "3600"}))])
+    assert play.gate.weather.closed_until - play.now <= 20.0
+
+
+def test_a_short_timeout_is_not_the_providers_failure():
+    play = Play(timeout=0.05, max_retries=5)
+    late = always(TransportFailure("timeout", "no whole answer within 0.05 s"))
+    play.run(["a"], [late, late, late, late, good])
+    assert play.gate.failures == 0
+    assert play.gate.weather.closed_until == float("-inf")
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL])
+def test_a_machine_out_of_files_is_not_the_providers_failure(code):
+    failure = broken(OSError(code, "too many"))
+    assert failure.local
+    assert not broken(ConnectionResetError(errno.ECONNRESET, "reset")).local
+    play = Play(max_retries=5)
+    play.run(["a"], [always(failure)] * 4 + [good])
+    assert play.gate.failures == 0
+    assert play.gate.weather.closed_until == float("-inf")
+
+
+def test_a_spent_retry_budget_leaves_a_call_with_a_deadline_a_second_try():
+    play = Play(max_retries=5, deadline=10.0)
+    play.gate.answered(None, None)
+    while play.gate.may_retry():
+        pass
+    outcome = play.run(["a"], [always(reply(503, b"")), good])
+    assert outcome.failures == {}
+    assert play.waits == [5.0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (reply(503, b""), ServerError),
+        (TransportFailure("connection", "reset by peer"), ConnectionFailedError),
+        (reply(429, b""), RateLimitError),
+        (reply(200, b"{}"), MalformedResponseError),
+    ],
+    ids=["503", "reset", "429", "malformed"],
+)
+def test_an_error_after_one_attempt_does_not_speak_of_others(answer, error):
+    caught = Play(max_retries=0).run(["a"], [always(answer)]).failures[0]
+    assert type(caught) is error
+    assert "again" not in caught.message
+    assert "also" not in caught.message
+
+
+# ── A9: limiters that nobody uses ────────────────────────────────────────────────────────────────
+
+
+def test_limiters_of_rotated_keys_are_dropped_after_an_hour():
+    now = 0.0
+
+    def clock():
+        return now
+
+    held = gate_of("held", clock)
+    for number in range(100):
+        gate_of(f"key {number}", clock)
+    assert len(gates._gates) == 101
+    now = 1800.0
+    used = gate_of("key 7", clock)
+    now = 3601.0
+    gate_of("new", clock)
+    assert sorted(gates._gates) == ["key 7", "new"]
+    assert gate_of("key 7", clock) is used
+    assert gate_of("held", clock) is held  # an embedder still has it: one account has one limiter
+    del held, used
+    gc.collect()
+    now = 9000.0
+    gate_of("last", clock)
+    gc.collect()
+    assert list(gates._gates) == ["last"]
+    assert list(gates._living) == ["last"]
