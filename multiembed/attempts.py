@@ -20,6 +20,7 @@ from multiembed.isolation import (
 )
 from multiembed.job import WITHHELD, Send, Wait
 from multiembed.judge import MEANINGS, error_of, judge
+from multiembed.log import log_request, logger
 from multiembed.records import Fault, TransportFailure, WireRequest
 from multiembed.retry import LONGEST_ASKED, LONGEST_WAIT, back_off, retry_after
 from multiembed.tokens import most_tokens
@@ -100,6 +101,7 @@ def attempt(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | Non
     over = _over(part, job, tokens, estimated)
     if over is not None:
         return over
+    sent = 0
     while True:
         try:
             target = job.target.as_of_now()
@@ -121,6 +123,8 @@ def attempt(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | Non
             job.lessons.saw(answer.seconds)
             outcome.seconds.append(answer.seconds)
         judged = _interpret(answer, part, job, target, timeout=request.timeout)
+        sent += 1
+        log_request(target, len(part.texts), ill.inherited + sent, answer, judged)
         if isinstance(judged, Believed):
             place.answered(judged.total_tokens)
             job.lessons.billed(judged.total_tokens or 0, estimated)
@@ -223,6 +227,7 @@ def _refused(
     count = len(part.texts)
     if fault.kind == "too_many_items" and fault.cap and fault.cap < count:
         job.lessons.learn_max_items(fault.cap, job.clock())
+        logger.info("%s: the server takes %d texts in a request", target.name, fault.cap)
     if fault.token_limit is not None:
         job.lessons.token_limit = fault.token_limit
     if fault.kind == "invalid_or_too_long":
@@ -325,6 +330,7 @@ def _text_error(fault: Fault, part: Batch, target: Target, answer: Answer) -> Mu
     """The error of a text that makes requests fail while other texts are embedded."""
     error = error_of(fault, target, answer=answer, indices=part.places, retry_after=None)
     error.message = f"{_ALONE} {error.message}"
+    logger.warning("%s: one text makes requests fail (%s) and is given up", target.name, fault.kind)
     return error
 
 
@@ -335,6 +341,7 @@ def _give_up(
     error = error_of(fault, target, answer=answer, indices=part.places, retry_after=asked)
     if MEANINGS[fault.kind].retry:
         job.trouble = error
+        logger.warning("%s: %d texts are given up: %s", target.name, len(part.texts), fault.kind)
     if MEANINGS[fault.kind].fatal or _general(fault, part, job):
         job.fatal = job.fatal or error
     return error

@@ -14,6 +14,7 @@ from multiembed.block import Block, sizes, usage_of
 from multiembed.drive import Work
 from multiembed.errors import InvalidRequestError
 from multiembed.job import MAX_RETRIES, PATIENCE, Job
+from multiembed.log import log_call
 from multiembed.pace import FIRST_IN_FLIGHT, MOST_IN_FLIGHT
 from multiembed.plan import pack
 from multiembed.progress import Progress, shared
@@ -79,6 +80,8 @@ class Call:
         self._texts = 0
         self._usage = Usage()
         self._span = Span(target, role)
+        self._began = time.monotonic()
+        self._failed = 0
         self._own_bar = Progress(target.name) if options.show_progress and shared() is None else None
         self._bar = self._own_bar or shared()
         self.job = Job(
@@ -195,6 +198,7 @@ class Call:
             with self._lock:
                 others = block.settle(batch, usage)
                 self._usage += usage
+                self._failed += block.times(outcome.failures)
                 ended = self._ended
             self._runtime.tally.add(
                 usage,
@@ -273,6 +277,8 @@ class Call:
             self._ended = True
             costs = [block.usage for block in self._open]
         self._span.end(self._usage, None if isinstance(error, GeneratorExit) else error)
+        seconds = self.job.clock() - self._began
+        log_call(self._target, self._texts, self._usage, self._failed, seconds)
         return sum(costs, Usage()) if costs else None
 
 

@@ -17,6 +17,7 @@ from multiembed.errors import InputTooLongError, MalformedResponseError, MultiEm
 from multiembed.isolation import HALVES
 from multiembed.job import Batch, Outcome, Wait
 from multiembed.lengths import cut_up, shorten
+from multiembed.log import logger
 from multiembed.plan import pack
 from multiembed.retry import back_off
 
@@ -120,6 +121,7 @@ def _isolate(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Generat
     2 * log2(n) requests. Where both halves fail and no other request of the account succeeds meanwhile, the shortest
     text alone is tried. If that fails too, it is an outage, and the part goes on with its retries.
     """
+    logger.info("%s: %d texts fail together and are halved", job.target.name, len(part.texts))
     if found.delay:
         yield Wait(found.delay)
     suspects, failing, successes = [part], found.failing, job.gate.successes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -10,6 +11,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from multiembed.log import logger
 from multiembed.pace import Ceilings, Pace
 from multiembed.place import Place, TooLateError
 from multiembed.waits import waiting
@@ -33,9 +35,12 @@ class Gate:
 
     Args:
         clock: seconds; the one that the flows use.
+        name: of provider and model, for log lines.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, name: str = "") -> None:
+        self.name = name
+        """For log lines; without the key."""
         self.weather = Weather()
         self.pace = Pace()
         self.last_answer = float("-inf")
@@ -111,26 +116,49 @@ class Gate:
             self.successes += 1
             if ticket is not None:
                 self.pace.passed(ticket, now, billed)
-            if self.weather.answered():
+            recovered = self.weather.answered()
+            if recovered:
                 self.pace.recovered()
+        if recovered:
+            logger.info("%s: works again", self.name)
 
     def failed(self, delay: float, kind: FaultKind = "server") -> None:
         """A request failed, and will wait so many seconds."""
         with self._lock:
+            before = self._state()
             self.failures += 1
             self.weather.failed(self._clock(), delay, kind)
             self._wake()
+        self._log_changes(before)
 
     def slowed(
         self, ticket: Ticket | None, quota: Quota | None, usual: Quota | None, delay: float, *, asked: bool
     ) -> None:
         """A request was refused because the account is too fast; see `Place.slowed`."""
         with self._lock:
-            now = self._clock()
+            before, now = self._state(), self._clock()
             self.weather.slowed(now, delay, asked=asked, sent=None if ticket is None else ticket.sent)
             if ticket is not None:
                 self.pace.refused(ticket, now, quota, usual, delay if asked else 0.0)
             self._wake()
+        self._log_changes(before)
+
+    def _state(self) -> tuple[bool, float, str]:
+        """What a log line may tell of."""
+        return self.weather.trusted, self.weather.closed_until, self.pace.learned()
+
+    def _log_changes(self, before: tuple[bool, float, str]) -> None:
+        """Log what changed. Not under the lock: a handler may take long, or make a call of its own."""
+        if not logger.isEnabledFor(logging.INFO):
+            return
+        trusted, closed_until, learned = self._state()
+        if before[0] and not trusted:
+            logger.info("%s: circuit breaker open after repeated failures: one request at a time", self.name)
+        if closed_until > before[1]:
+            seconds = closed_until - self._clock()
+            logger.info("%s: paused for %.1f s (%s)", self.name, max(0.0, seconds), self.weather.reason)
+        if learned != before[2]:
+            logger.info("%s: slowed down to %s", self.name, learned)
 
     # ── the queue ────────────────────────────────────────────────────────────────────────────────
 
@@ -237,19 +265,20 @@ _living: weakref.WeakValueDictionary[str, Gate] = weakref.WeakValueDictionary()
 _making = threading.Lock()
 
 
-def gate_of(account: str, clock: Callable[[], float] = time.monotonic) -> Gate:
+def gate_of(account: str, clock: Callable[[], float] = time.monotonic, name: str = "") -> Gate:
     """The gate of an account and model in this process, the same for every embedder on it.
 
     Args:
         account: a name made of provider, host, a hash of the key, and model.
         clock: seconds.
+        name: of provider and model, for log lines.
     """
     gate = _gates.get(account)
     if gate is None:
         with _making:
             for name in [name for name, each in list(_gates.items()) if clock() - each.used_at > _KEPT]:
                 del _gates[name]
-            gate = _living.get(account) or _living.setdefault(account, Gate(clock))
+            gate = _living.get(account) or _living.setdefault(account, Gate(clock, name or account))
             gate = _gates.setdefault(account, gate)
     gate.used_at = clock()
     return gate

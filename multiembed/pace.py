@@ -78,6 +78,12 @@ class Pace:
         self._votes = 0
         """For requests in flight, above 0, or a rate, below, as what is limited."""
 
+    def learned(self) -> str:
+        """The learned limits in words, for a log line; empty while none is known."""
+        limits = [] if self._in_flight.searching else [f"{int(self._in_flight.value)} requests in flight"]
+        limits += [f"{rate.value:.3g} {quota} per second" for quota, rate in self._rates.items() if not rate.searching]
+        return ", ".join(limits)
+
     # ── before a request ─────────────────────────────────────────────────────────────────────────
 
     def room(self, ceilings: Ceilings) -> int:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from multiembed.duplicate_responses import DuplicateGuard, guard_for
 from multiembed.gate import Gate, gate_of
 from multiembed.job import Lessons
+from multiembed.log import logger
 from multiembed.pace import Ceilings
 from multiembed.records import Usage, WireReply
 from multiembed.tally import Tally
@@ -33,7 +34,7 @@ class Runtime:
     """Made at the first call in a process, left alone in a forked child, never pickled or copied."""
 
     def __init__(self, options: EmbeddingOptions, target: Target) -> None:
-        self.gate: Gate = gate_of(account_of(target))
+        self.gate: Gate = gate_of(account_of(target), name=target.name)
         self.ceilings = Ceilings(
             in_flight=options.max_concurrency,
             requests_per_minute=options.requests_per_minute,
@@ -43,6 +44,7 @@ class Runtime:
         self.gate.tell(self, self.ceilings)
         own = options.http_client is not None or options.http_async_client is not None
         self._duplicates = DuplicateGuard() if own else guard_for(urlsplit(target.url).netloc)
+        self._name = target.name
         self.lessons = Lessons()
         self.tally = Tally()
         self.usage_hook = UsageHook(options.on_usage)
@@ -60,6 +62,7 @@ class Runtime:
             wire = self._connected()
             answer = await wire.send(request, reactor)
             if isinstance(answer, WireReply) and self._duplicates.is_duplicate(request.body, answer):
+                logger.warning("%s: a late duplicate of another answer came; the request is sent again", self._name)
                 answer = await wire.send(replace(request, fresh=True), reactor)
                 if isinstance(answer, WireReply):
                     answer = replace(answer, requests=2)
