@@ -162,6 +162,8 @@ def _after_failure(
         if fault.kind == "timeout" and _no_time_left(delay, job):
             return too_late(part, job)
         return _give_up(fault, part, job, target, answer=answer, asked=asked)
+    status = None if isinstance(answer, TransportFailure) else answer.status
+    job.event("retry", error__type=fault.kind, http__response__status_code=status, multiembed__delay=delay)
     if several and not job.isolating_blindly and not job.isolated_in_vain:
         left = job.max_retries + 1 - ill.failures
         if is_to_halve_blindly(fault, ill, retries_left=left, cold=not job.served):

@@ -100,6 +100,7 @@ class Call:
             chance=random.random,
             waits=waiting,
             asked_retries=options.max_retries or 0,
+            event=self._span.event,
         )
 
     def open(self, texts: Iterable[str], *, keep_refused: bool = False, lists: bool = False) -> Block:
@@ -276,8 +277,8 @@ class Call:
         with self._lock:
             self._ended = True
             costs = [block.usage for block in self._open]
-        self._span.end(self._usage, None if isinstance(error, GeneratorExit) else error)
         seconds = self.job.clock() - self._began
+        self._span.end(self._usage, None if isinstance(error, GeneratorExit) else error, seconds)
         log_call(self._target, self._texts, self._usage, self._failed, seconds)
         return sum(costs, Usage()) if costs else None
 

@@ -273,10 +273,10 @@ class EmbeddingClient:
         target = self._aim()
         # Imported here and not at the first call: a fork during an import leaves the child waiting for ever.
         from multiembed import call, drive, runtime, stream  # noqa: F401
-        from multiembed.trace import tracer
+        from multiembed.trace import meters, tracer
 
         tracer()
-
+        meters()
         if target.provider.compute is None:
             from multiembed.wire import tasks, threads  # noqa: F401
         if self._options.http_client is not None or self._options.http_async_client is not None:

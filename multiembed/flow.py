@@ -122,6 +122,7 @@ def _isolate(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Generat
     text alone is tried. If that fails too, it is an outage, and the part goes on with its retries.
     """
     logger.info("%s: %d texts fail together and are halved", job.target.name, len(part.texts))
+    job.event("halved", multiembed__texts=len(part.texts))
     if found.delay:
         yield Wait(found.delay)
     suspects, failing, successes = [part], found.failing, job.gate.successes

@@ -100,6 +100,10 @@ class Lessons:
             self.most_per_estimate = max(share, 0.99 * self.most_per_estimate + 0.01 * share)
 
 
+def _no_event(_: str, **__: object) -> None:
+    """There is no span."""
+
+
 @dataclass(slots=True)
 class Job:
     """What all batches of one call share."""
@@ -132,6 +136,8 @@ class Job:
     """Batches given up for a fault of the answers' form before any text was served."""
     answering_model: str | None = None
     """The model that the call's first answer named."""
+    event: Callable[..., object] = _no_event
+    """Notes a decision in the call's span: its name, and attributes."""
     asked_retries: int = 0
     """`max_retries` where the user gave it."""
     isolating_blindly: bool = False
