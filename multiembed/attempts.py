@@ -110,11 +110,9 @@ def attempt(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | Non
         answer = yield Send(request, place)
         if answer is WITHHELD:
             return job.fatal or job.trouble or too_late(part, job)
-        outcome.requests += 1
-        outcome.retries += ill.failures + ill.inherited > 0
+        outcome.requests += answer.requests
+        outcome.retries += answer.requests - 1 + (ill.failures + ill.inherited > 0)
         if not isinstance(answer, TransportFailure):
-            outcome.requests += answer.requests - 1
-            outcome.retries += answer.requests - 1
             job.lessons.saw(answer.seconds)
             outcome.seconds.append(answer.seconds)
         judged = _interpret(answer, part, job, target)

@@ -8,6 +8,7 @@ with that of its request. An equal response to a different request is not used.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeAlias
@@ -23,8 +24,14 @@ _REMEMBERED = 512
 _CONFIRMED_AT_MOST = 16
 """Responses that a server repeats also on a fresh connection, after which the host is trusted: it is a test double."""
 _PIECE = 1 << 14
-"""Bytes at the beginning and at the end of a body that its checksum covers: all of it would take 8 % of a request's CPU
-time (0.05 ms for 220 KB, 2026-11-28), and vectors of different texts differ from their first number on."""
+"""Bytes at the beginning and at the end of a response that its checksum covers: all of it would take 8 % of a request's
+CPU time (0.05 ms for 220 KB, 2026-11-28), and vectors of different texts differ from their first number on."""
+_STRIDE = 61
+"""Of what is between, every so many bytes (3.5 us): batches may begin and end with the same texts."""
+_VECTOR_KEY = b'embedding"'
+"""A response without it holds no vector and is retried anyway. It may be the same for all requests: an empty body."""
+_RETRIED = (408, 425, 429)
+"""Refusals that are retried anyway."""
 _REQUEST_IDS = ("x-request-id", "x-siliconcloud-trace-id", "x-log-id", "apim-request-id", "request-id")
 
 
@@ -47,7 +54,7 @@ class DuplicateGuard:
         answer = _checksum_of(response)
         if answer is None or len(self._confirmed) >= _CONFIRMED_AT_MOST or answer in self._confirmed:
             return False
-        asked = _checksum(request)
+        asked = (len(request), crc32(request))
         with self._lock:
             known = self._requests.setdefault(answer, asked)
             self._requests.move_to_end(answer)
@@ -64,15 +71,20 @@ class DuplicateGuard:
 
 
 def _checksum_of(response: WireReply) -> Checksum | None:
-    """What a copy of the response shares with it; None for a refusal without an id, as these are all alike."""
+    """What a copy of the response shares with it; None where no copy does harm, or where copies cannot be told.
+
+    The first are answers without vectors, and failures that are retried anyway; the second are refusals without an id,
+    as these are all alike.
+    """
     ids = tuple(response.headers[name] for name in _REQUEST_IDS if name in response.headers)
-    if response.status != 200 and not ids:
+    status, body = response.status, response.body
+    if status == 200:
+        matters = body.find(_VECTOR_KEY, 0, _PIECE) >= 0
+    else:
+        matters = bool(ids) and status < 500 and status not in _RETRIED
+    if not matters:
         return None
-    return (response.status, *_checksum(response.body), *ids)
-
-
-def _checksum(body: bytes) -> Checksum:
-    return len(body), crc32(body[:_PIECE]), crc32(body[-_PIECE:])
+    return (status, len(body), crc32(body[:_PIECE]), crc32(body[::_STRIDE]), crc32(body[-_PIECE:]), *ids)
 
 
 _guards: dict[str, DuplicateGuard] = {}
@@ -81,3 +93,8 @@ _guards: dict[str, DuplicateGuard] = {}
 def guard_for(host: str) -> DuplicateGuard:
     """The guard of a host in this process, shared by all embedders that use it."""
     return _guards.get(host) or _guards.setdefault(host, DuplicateGuard())
+
+
+# In a forked child, a lock may have been held at the fork.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_guards.clear)

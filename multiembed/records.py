@@ -126,6 +126,8 @@ class TransportFailure:
     kind: Literal["connection", "tls", "proxy", "timeout", "malformed"]
     detail: str
     """For people; holds neither key nor text."""
+    requests: int = 1
+    """Requests that were sent, and answered otherwise or not at all."""
 
 
 @dataclass(slots=True)
