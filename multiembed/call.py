@@ -193,13 +193,13 @@ class Call:
                     cache.put(self._space, texts, believed.dense, believed.sparse)
         finally:
             with self._lock:
-                others = block.settle(batch, usage)
+                others, failed = block.settle(batch, usage)
                 self._usage += usage
                 ended = self._ended
             self._runtime.tally.add(
                 usage,
                 texts=block.times(batch.places),
-                failed=block.times(outcome.failures),
+                failed=block.times(outcome.failures) + failed,
                 rate_errors=outcome.rate_errors,
                 seconds=outcome.seconds,
             )

@@ -233,7 +233,9 @@ def test_a_text_in_flight_that_fails_fails_where_it_is_waited_for():
 
     texts = (["bad"] + [f"text {number}" for number in range(1023)]) * 3
     with scripted(answer) as server, no_waits():
-        results = list(client_of(server).stream(texts, on_error="keep"))
+        client = client_of(server)
+        results = list(client.stream(texts, on_error="keep"))
+    assert client.report.failed_texts == 3
     position = 0
     for result in results:
         for row in range(result.texts):
@@ -344,7 +346,7 @@ def test_a_duplicate_and_what_follows_share_a_timeout():
             self.sent.append(request)
             return WireReply(200, {}, b'{"data": [{"embedding": [1]}]}', 2.0)
 
-    runtime = EmbeddingClient("gateway:m", api_key=KEY, base_url="http://shared.example")._living()
+    runtime = EmbeddingClient("gateway:m", api_key=KEY, base_url="https://shared.example")._living()
     runtime._wire = Wire()
     for body in (b"a", b"b"):
         asyncio.run(runtime.send(WireRequest("", {}, body, 5.0, 100), None))
