@@ -163,6 +163,7 @@ class Call:
             briefly=getattr(self._runtime.cache, "local", False),
             wake=self._wake,
             end=self.end,
+            cancelled=self._count,
         )
 
     @property
@@ -210,6 +211,16 @@ class Call:
         if self._bar is not None:
             with self._lock:
                 self._bar.done(block.times(batch.places))
+
+    def _count(self, batch: Batch, outcome: Outcome) -> None:
+        """Count what a batch has cost whose results nobody takes any more."""
+        if batch.block is None or not outcome.requests:
+            return
+        usage = usage_of(outcome, self._target)
+        with self._lock:
+            batch.block.usage += usage
+            self._usage += usage
+        self._runtime.tally.add(usage, rate_errors=outcome.rate_errors, seconds=outcome.seconds)
 
     def first(self) -> Block | None:
         """The first open block, if it is whole, which is then no longer open."""
