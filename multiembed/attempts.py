@@ -115,11 +115,9 @@ def attempt(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | Non
         answer = yield Send(request, place)
         if answer is WITHHELD:
             return job.fatal or _paused(part, job) or job.trouble or too_late(part, job)
-        outcome.requests += 1
-        outcome.retries += ill.failures + ill.inherited > 0
+        outcome.requests += answer.requests
+        outcome.retries += answer.requests - 1 + (ill.failures + ill.inherited > 0)
         if not isinstance(answer, TransportFailure):
-            outcome.requests += answer.requests - 1
-            outcome.retries += answer.requests - 1
             job.lessons.saw(answer.seconds)
             outcome.seconds.append(answer.seconds)
         judged = _interpret(answer, part, job, target, timeout=request.timeout)
@@ -148,10 +146,11 @@ def _after_failure(
     """What follows from a failure that may be temporary: the seconds to wait before the next attempt, or an end."""
     ill.add(fault, job.clock(), job.gate)
     several = len(part.texts) > 1
-    if several and 0 < len(fault.bad_rows) < len(part.texts):
+    some_rows = 0 < len(fault.bad_rows) < len(part.texts)
+    if some_rows and ill.may_separate:
         place.answered()
         return Separate(fault.bad_rows, ill)
-    if not _no_time_left(0.0, job):
+    if not some_rows and not no_time_left(0.0, job):
         if (ill.probing and may_be_one_text(fault)) or (several and is_to_halve(fault, ill, job.gate)):
             return Isolate(ill)
         if not several and is_this_text(fault, ill, job.gate, retries=job.asked_retries):
@@ -159,12 +158,12 @@ def _after_failure(
     asked = None if isinstance(answer, TransportFailure) else retry_after(answer.status, answer.headers, job.wall())
     delay = _delay(fault, ill, asked, place, job)
     if _hopeless(fault, ill, delay, job):
-        if fault.kind == "timeout" and _no_time_left(delay, job):
+        if fault.kind == "timeout" and no_time_left(delay, job):
             return too_late(part, job)
         return _give_up(fault, part, job, target, answer=answer, asked=asked)
     status = None if isinstance(answer, TransportFailure) else answer.status
     job.event("retry", error__type=fault.kind, http__response__status_code=status, multiembed__delay=delay)
-    if several and not job.isolating_blindly and not job.isolated_in_vain:
+    if several and not some_rows and not job.isolating_blindly and not job.isolated_in_vain:
         left = job.max_retries + 1 - ill.failures
         if is_to_halve_blindly(fault, ill, retries_left=left, cold=not job.served):
             job.isolating_blindly = True
@@ -261,7 +260,7 @@ def _hopeless(fault: Fault, ill: FailureCount, delay: float, job: Job) -> bool:
     Beyond its retries, a request waits out an outage of everything, or a rate limit, for a while: but only where the
     account has been seen to work, because a wrong address never heals.
     """
-    if _no_time_left(delay, job) or is_form_for_good(fault, ill, job.gate):
+    if no_time_left(delay, job) or is_form_for_good(fault, ill, job.gate):
         return True
     if ill.failures <= job.max_retries:
         return False
@@ -271,7 +270,8 @@ def _hopeless(fault: Fault, ill: FailureCount, delay: float, job: Job) -> bool:
     return not (general and weather.ever_trusted and now - (ill.since or now) < job.patience)
 
 
-def _no_time_left(delay: float, job: Job) -> bool:
+def no_time_left(delay: float, job: Job) -> bool:
+    """Whether the call's deadline comes before a delay is over."""
     return job.deadline_at is not None and job.clock() + delay >= job.deadline_at
 
 

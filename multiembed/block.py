@@ -171,20 +171,22 @@ class Block:
         self._failures.update(dict.fromkeys(rest, error))
         self._mark_done(rest)
 
-    def settle(self, batch: Batch, usage: Usage) -> list[Block]:
+    def settle(self, batch: Batch, usage: Usage) -> tuple[bool, int]:
         """One batch is done with, and cost so much.
 
         Returns:
-            Other blocks that some of its texts' vectors were for, too.
+            Whether some of its texts' vectors were for other blocks, too, and how many of the caller's texts failed
+            there.
         """
         self.usage += usage
         self._mark_done(batch.places)
-        others = []
+        failed, waited_for = 0, False
         for place in batch.places if self._followers else ():
             for other, at in self._followers.pop(place, ()):
                 self._hand_over(place, other, at)
-                others.append(other)
-        return others
+                failed += other.times((at,)) if at in other._failures else 0
+                waited_for = True
+        return waited_for, failed
 
     def result(self) -> EmbeddingResult[Any]:
         """The vectors in the order of the caller's texts; rows of texts that failed are NaN, and named.

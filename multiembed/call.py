@@ -167,6 +167,7 @@ class Call:
             briefly=getattr(self._runtime.cache, "local", False),
             wake=self._wake,
             end=self.end,
+            cancelled=self._count,
         )
 
     @property
@@ -197,14 +198,14 @@ class Call:
                     cache.put(self._space, texts, believed.dense, believed.sparse)
         finally:
             with self._lock:
-                others = block.settle(batch, usage)
+                others, failed = block.settle(batch, usage)
                 self._usage += usage
                 self._failed += block.times(outcome.failures)
                 ended = self._ended
             self._runtime.tally.add(
                 usage,
                 texts=block.times(batch.places),
-                failed=block.times(outcome.failures),
+                failed=block.times(outcome.failures) + failed,
                 rate_errors=outcome.rate_errors,
                 seconds=outcome.seconds,
             )
@@ -215,6 +216,16 @@ class Call:
         if self._bar is not None:
             with self._lock:
                 self._bar.done(block.times(batch.places))
+
+    def _count(self, batch: Batch, outcome: Outcome) -> None:
+        """Count what a batch has cost whose results nobody takes any more."""
+        if batch.block is None or not outcome.requests:
+            return
+        usage = usage_of(outcome, self._target)
+        with self._lock:
+            batch.block.usage += usage
+            self._usage += usage
+        self._runtime.tally.add(usage, rate_errors=outcome.rate_errors, seconds=outcome.seconds)
 
     def first(self) -> Block | None:
         """The first open block, if it is whole, which is then no longer open."""

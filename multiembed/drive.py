@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-def _nobody() -> None:
+def _nobody(*_: object) -> None:
     """Nobody waits."""
 
 
@@ -53,6 +53,8 @@ class Work:
     """Called when a hand broke down, for whoever waits for the outcomes."""
     end: Callable[[], object] = _nobody
     """Called when the call cannot go on and nothing is under way any more."""
+    cancelled: Callable[[Batch, Outcome], object] = _nobody
+    """Is told what a batch has cost that a cancelled task leaves unfinished."""
 
 
 async def aside(act: Callable[..., _T], *args: Any, blocks: bool) -> _T:
@@ -173,6 +175,9 @@ class _Hands:
         try:
             if await self._play(exchange(batch, self._work.job, outcome)):
                 return None
+        except asyncio.CancelledError:
+            self._work.cancelled(batch, outcome)
+            raise
         except MultiEmbedError as error:  # raised instead of returned: nothing can be sent
             self.fail(error)
             return error

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from multiembed.attempts import Doubt, Isolate, Separate, Split, attempt
+from multiembed.attempts import Doubt, Isolate, Separate, Split, attempt, no_time_left
 from multiembed.believe import Believed, mean_of
 from multiembed.errors import InputTooLongError, MalformedResponseError, MultiEmbedError
 from multiembed.isolation import HALVES
@@ -98,7 +98,7 @@ def _follow(part: Batch, came: Result, job: Job, outcome: Outcome) -> Generator[
         return False
     if isinstance(came, Separate):
         without, bad = _separated(part, came.rows)
-        yield from _settle(without, job, outcome)
+        yield from _settle(without, job, outcome, failing=came.failing.rest())
         yield from _settle(bad, job, outcome, failing=came.failing.divided(probing=False, isolated=True))
         return False
     if isinstance(came, Doubt):
@@ -131,7 +131,7 @@ def _isolate(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Generat
         suspects = yield from _probe(suspects, failing, job, outcome)
         failing = replace(failing, failures=1)
         if suspects and job.gate.successes == successes:
-            suspects = yield from _try_shortest(part, found, job, outcome)
+            suspects = yield from _try_shortest(_joined(suspects), found, job, outcome)
         job.isolating_blindly = job.isolating_blindly and not found.blindly
         for each in [each for each in suspects if len(each.texts) == 1]:
             suspects.remove(each)
@@ -142,7 +142,7 @@ def _try_shortest(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Ge
     """Send the shortest text alone, to tell bad texts from an outage.
 
     Args:
-        part: what fails, in halves too.
+        part: what fails, in halves too. What became of a half otherwise is not sent again.
         found: how often it had failed before.
         job: what all parts share.
         outcome: where vectors and errors go.
@@ -155,16 +155,22 @@ def _try_shortest(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Ge
     if not found.blindly or failures < job.max_retries:
         before, shortest, after = _around_the_shortest(part)
         failures += 1
-        yield Wait(job.waits(back_off(failures - 1, job.chance())))
+        yield Wait(_pause(failures - 1, job))
         came = yield from _embed(shortest, job, outcome, failing=failing.divided(probing=True))
         if not isinstance(came, Isolate):
             yield from _follow(shortest, came, job, outcome)
             return [each for each in (before, after) if each.texts]
     job.isolated_in_vain = True
-    yield Wait(job.waits(back_off(failures, job.chance())))
+    yield Wait(_pause(failures, job))
     again = replace(failing, failures=failures, successes_before=job.gate.successes, failures_before=job.gate.failures)
     yield from _settle(part, job, outcome, failing=again)
     return []
+
+
+def _pause(failures: int, job: Job) -> float:
+    """The seconds of a back-off; 0 where the deadline leaves no time: one more request then tells the reason."""
+    seconds = job.waits(back_off(failures, job.chance()))
+    return 0.0 if no_time_left(seconds, job) else seconds
 
 
 def _probe(

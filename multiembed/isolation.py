@@ -30,6 +30,8 @@ _FAILURES_BEFORE_COLD = 3
 HALVES = 2
 """Requests that show, where no other request does, whether the provider works: the two halves of the batch. They count
 as retries of the batch, so that an outage is not met with more requests."""
+_SEPARATIONS = 8
+"""How often texts are taken out of a batch because of their rows: a server may leave a row empty in every answer."""
 _FORM_RETRIES = 1
 """Retries of a request whose answer has the same fault of form again, while no other request succeeds."""
 _FORM_RETRIES_WHILE_OTHERS_SUCCEED = 3
@@ -60,6 +62,8 @@ class FailureCount:
     """Requests of the account that had succeeded when it failed first."""
     failures_before: int = 0
     """Requests of the account that had failed then, its own first failure included."""
+    separations: int = 0
+    """How often texts without a usable vector were taken out of it."""
     probing: bool = False
     """It is a part of a failing batch: it is sent once, without a back-off."""
 
@@ -78,6 +82,15 @@ class FailureCount:
         self.failures += 1
         self.same_form = self.same_form + 1 if fault.form == self.form else 1
         self.form = fault.form
+
+    @property
+    def may_separate(self) -> bool:
+        """Whether texts without a usable vector may be taken out of it once more."""
+        return self.separations < _SEPARATIONS
+
+    def rest(self) -> FailureCount:
+        """The count for what is left when such texts are taken out: a new one, as the rest had good vectors."""
+        return FailureCount(separations=self.separations + 1)
 
     def divided(self, *, probing: bool, isolated: bool = False) -> FailureCount:
         """The count for a part of the failing batch."""

@@ -128,6 +128,8 @@ class TransportFailure:
     """For people; holds neither key nor text."""
     local: bool = False
     """This machine is the cause (no more files, ports or memory), so that it says nothing of the provider."""
+    requests: int = 1
+    """Requests that were sent, and answered otherwise or not at all."""
 
 
 @dataclass(slots=True)

@@ -63,11 +63,10 @@ class Runtime:
             answer = await wire.send(request, reactor)
             if isinstance(answer, WireReply) and self._duplicates.is_duplicate(request.body, answer):
                 logger.warning("%s: a late duplicate of another answer came; the request is sent again", self._name)
-                answer = await wire.send(replace(request, fresh=True), reactor)
-                if isinstance(answer, WireReply):
-                    answer = replace(answer, requests=2)
-                    if self._duplicates.is_duplicate(request.body, answer):
-                        self._duplicates.confirm(answer)
+                left = max(0.0, request.timeout - answer.seconds)  # both are one attempt
+                answer = replace(await wire.send(replace(request, fresh=True, timeout=left), reactor), requests=2)
+                if isinstance(answer, WireReply) and self._duplicates.is_duplicate(request.body, answer):
+                    self._duplicates.confirm(answer)
         except BaseException:
             self.tally.add(_BROKEN_OFF)
             self.usage_hook.report_soon(_BROKEN_OFF)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_server import DIMENSIONS, Reply, dashscope_reply, openai_reply, scripted, vector_of
-from test_flow import BROKEN, DOWN, LATE, Play, assert_whole, good, reply
+from test_flow import BROKEN, BUSY, DOWN, LATE, Play, assert_whole, good, reply
 
 from langchain_multiembed import MultiEmbeddings
 from llamaindex_multiembed import MultiEmbedding
@@ -161,6 +161,46 @@ def test_rows_that_are_all_bad_are_retried_as_a_whole():
     play = Play()
     assert_whole(play.run(texts, [nulls, good]), texts)
     assert play.sent == [texts, texts]
+
+
+@pytest.mark.parametrize("max_retries", [5, 20])
+def test_isolation_in_an_outage_keeps_the_deadline(max_retries):
+    texts = [f"text {number}" for number in range(10)]
+    play = Play(max_retries=max_retries, deadline=3.0)
+    play.gate.answered(None, None)
+
+    def down(sent):
+        if len(play.sent) == 1:
+            play.gate.answered(None, None)  # the last answer before the outage
+        return DOWN(sent)
+
+    outcome = play.run(texts, down)
+    assert sum(play.waits) < 3.0
+    assert len(outcome.failures) == 10
+    assert all(isinstance(error, ServerError) for error in outcome.failures.values())
+
+
+@pytest.mark.parametrize("count", [2, 400, 2048])
+def test_a_server_that_always_leaves_a_row_empty_is_given_up(count):
+    def last_row_null(sent):
+        rows = [[1.0, 0.0, 0.0, 0.0]] * (len(sent) - 1) + [None]
+        return reply(200, {"data": [{"index": index, "embedding": row} for index, row in enumerate(rows)]})
+
+    play = Play(max_retries=5)
+    outcome = play.run([f"text {number}" for number in range(count)], last_row_null)
+    assert len(outcome.failures) == count
+    assert not outcome.believed
+    assert len(play.sent) <= 40  # it was twice as many as texts, or a RecursionError
+
+
+def test_a_half_that_was_refused_is_not_sent_again():
+    """Its texts have their error; a vector besides would contradict it."""
+    texts = [f"text {number}" for number in range(4)]
+    play = Play(max_retries=5)
+    play.gate.answered(None, None)
+    outcome = play.run(texts, [DOWN] * 3 + [BUSY] * 6 + [DOWN] + [good] * 9)
+    assert set(outcome.failures) == {0, 1}
+    assert [list(places) for places, _ in outcome.believed] == [[2, 3]]
 
 
 def test_a_text_without_a_usable_row_is_a_malformed_response():

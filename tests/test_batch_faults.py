@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+from typing import ClassVar
 
 import pytest
 from scripted_server import DIMENSIONS, Reply, openai_reply, scripted, vector_of
@@ -19,9 +21,9 @@ from multiembed import (
     PartialFailureError,
     no_waits,
 )
-from multiembed.duplicate_responses import DuplicateGuard
+from multiembed.duplicate_responses import DuplicateGuard, guard_for
 from multiembed.job import CAP_SECONDS
-from multiembed.records import WireReply
+from multiembed.records import WireReply, WireRequest
 
 KEY = "sk-of-the-tests-of-batches"
 TEXTS = [f"text {number}" for number in range(40)]
@@ -231,7 +233,9 @@ def test_a_text_in_flight_that_fails_fails_where_it_is_waited_for():
 
     texts = (["bad"] + [f"text {number}" for number in range(1023)]) * 3
     with scripted(answer) as server, no_waits():
-        results = list(client_of(server).stream(texts, on_error="keep"))
+        client = client_of(server)
+        results = list(client.stream(texts, on_error="keep"))
+    assert client.report.failed_texts == 3
     position = 0
     for result in results:
         for row in range(result.texts):
@@ -295,7 +299,7 @@ def test_a_server_that_repeats_itself_by_nature_is_used():
 
 def test_the_duplicate_guard_tells_answers_by_request():
     guard = DuplicateGuard()
-    answer = WireReply(200, {}, b'{"data": 1}')
+    answer = WireReply(200, {}, b'{"data": [{"embedding": [1]}]}')
     assert not guard.is_duplicate(b"a", answer)
     assert not guard.is_duplicate(b"a", answer)
     assert guard.is_duplicate(b"b", answer)
@@ -307,6 +311,77 @@ def test_the_duplicate_guard_tells_answers_by_request():
     assert guard.is_duplicate(b"b", named)
     guard.confirm(answer)
     assert not guard.is_duplicate(b"c", answer)
+
+
+def test_the_duplicate_guard_tells_bodies_of_equal_ends():
+    guard, ends = DuplicateGuard(), b'"embedding"' + b" " * 20_000
+    assert not guard.is_duplicate(b"a", WireReply(200, {}, ends + b"1" * 100 + ends))
+    assert not guard.is_duplicate(b"b", WireReply(200, {}, ends + b"2" * 100 + ends))
+    asked, other = b"1" * 50_000, b"1" * 25_000 + b"2" + b"1" * 24_999
+    assert not guard.is_duplicate(asked, WireReply(200, {}, ends))
+    assert guard.is_duplicate(other, WireReply(200, {}, ends))
+
+
+def test_a_duplicate_is_counted_where_the_next_fails(door):
+    answers = []
+
+    def answer(request):
+        if len(server.requests) == 3:
+            raise ConnectionResetError
+        answers.append(openai_reply(request))
+        return answers[0] if len(server.requests) == 2 else answers[-1]
+
+    with scripted(answer) as server, no_waits():
+        client = client_of(server)
+        for text in ("a", "b"):
+            assert_right(door(client, [text]), [text])
+        assert client.usage.requests == len(server.requests)
+
+
+def test_a_duplicate_and_what_follows_share_a_timeout():
+    class Wire:
+        sent: ClassVar = []
+
+        async def send(self, request, _reactor):
+            self.sent.append(request)
+            return WireReply(200, {}, b'{"data": [{"embedding": [1]}]}', 2.0)
+
+    runtime = EmbeddingClient("gateway:m", api_key=KEY, base_url="https://shared.example")._living()
+    runtime._wire = Wire()
+    for body in (b"a", b"b"):
+        asyncio.run(runtime.send(WireRequest("", {}, body, 5.0, 100), None))
+    assert [(request.body, request.timeout) for request in Wire.sent] == [(b"a", 5.0), (b"b", 5.0), (b"b", 3.0)]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_duplicate_guard_is_not_shared_with_a_forked_child():
+    """Its lock may have been held at the fork."""
+    guard = guard_for("host.example")
+    assert guard_for("host.example") is guard
+    with guard._lock:
+        child = os.fork()
+        if not child:
+            os._exit(guard_for("host.example") is guard)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+FAILURES = {
+    "empty": Reply(b""),
+    "broken": Reply(b'{"data": [{"index": 0, "embed'),
+    "no vectors": Reply({"data": []}),
+    "500": Reply({"error": {"message": "failed"}}, 500, {"x-request-id": "always the same"}),
+    "429": Reply({"error": {"message": "slow down"}}, 429, {"x-request-id": "always the same"}),
+}
+
+
+@pytest.mark.parametrize("how", FAILURES)
+@pytest.mark.parametrize("max_retries", [0, 1, 5, 8])
+def test_equal_failures_take_no_more_than_the_retries(door, how, max_retries):
+    """An answer that came before, and is retried anyway, is not asked for once more besides."""
+    with scripted(lambda _: FAILURES[how]) as server, no_waits(), pytest.raises(MultiEmbedError):
+        door(client_of(server, max_retries=max_retries), TEXTS[:10])
+    assert len(server.requests) == 1 + max_retries
 
 
 def test_an_answer_of_another_model_within_a_call_is_refused(door):

@@ -31,7 +31,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.stores import InMemoryByteStore
 from langchain_core.vectorstores import InMemoryVectorStore
 from llama_index.core import Document, VectorStoreIndex
-from scripted_server import dashscope_reply, scripted
+from scripted_server import Reply, dashscope_reply, openai_reply, scripted
 
 from langchain_multiembed import MultiEmbeddings
 from llamaindex_multiembed import MultiEmbedding
@@ -392,3 +392,34 @@ def test_assigned_function_is_called_from_then_on(options, made):
     vectors = embedder.client.embed(["b", "c"]).vectors
     assert np.isfinite(vectors).all()
     assert [usage.requests for usage in spent.usages] == [1]
+
+
+@pytest.mark.parametrize("way", ["aembed", "astream"])
+def test_a_cancelled_batch_counts_what_it_has_cost(way):
+    """Of three requests of one batch, one was refused, one answered, and one is broken off."""
+    third, over, spent = threading.Event(), threading.Event(), Spent()
+
+    def answer(request):
+        if len(request.texts) == 10:
+            return Reply({"error": {"message": "batch size is invalid, it should not be larger than 5"}}, 400)
+        if len(server.requests) == 3:
+            third.set()
+            over.wait(30)
+        return openai_reply(request)
+
+    async def cancel(client):
+        texts = [f"text {number}" for number in range(10)]
+        made = client.aembed(texts) if way == "aembed" else anext(client.astream(texts))
+        task = asyncio.ensure_future(made)
+        await asyncio.to_thread(third.wait, 30)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        over.set()
+
+    with scripted(answer) as server:
+        client = EmbeddingClient("gateway:m", api_key="sk-of-a-test", base_url=server.url, on_usage=spent)
+        asyncio.run(cancel(client))
+        assert (client.usage.requests, client.usage.total_tokens) == (3, 5)
+        spent.wait_until(lambda total: total.requests == 3)
+        assert spent.total.total_tokens == 5
