@@ -6,7 +6,7 @@ except ModuleNotFoundError as missing:
     if missing.name != "langchain_core":
         raise
     raise ModuleNotFoundError(
-        "langchain_multiembed needs langchain-core, which is not installed. Install multiembed with the extra [langchain].",
+        "langchain_multiembed needs langchain-core, which is missing: install multiembed's extra [langchain].",
         name=missing.name,
     ) from missing
 

@@ -6,7 +6,7 @@ except ModuleNotFoundError as missing:
     if missing.name != "llama_index":
         raise
     raise ModuleNotFoundError(
-        "llamaindex_multiembed needs llama-index-core, which is not installed. Install multiembed with the extra [llamaindex].",
+        "llamaindex_multiembed needs llama-index-core, which is missing: install multiembed's extra [llamaindex].",
         name=missing.name,
     ) from missing
 
