@@ -136,8 +136,9 @@ def _checked(base: str, name: str, provider: Provider, *, allow_insecure: bool) 
         or not _is_host(host)
     ):
         raise ConfigurationError(
-            f"{name} must look like https://host/path: http or https, no blank, no placeholder in braces, and a port "
-            "from 1 to 65535 if any."
+            f"{name} must look like https://host/path: it begins with https:// or http://, holds ASCII characters only "
+            "(a host of other letters in its form xn--…), no blank and no placeholder in braces, and a port, if any, "
+            "is from 1 to 65535."
         )
     if parts.fragment or parts.username is not None or parts.password is not None:
         raise ConfigurationError(

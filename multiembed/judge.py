@@ -36,6 +36,12 @@ _NO_KEY = (
     "there, or pass key_in_pickle=True where the embedder is made."
 )
 _NOTHING_THERE = "Nothing was found at {address}: check {place}, and whether there is a model {model}."
+_NO_REASON = "The request was refused, and the server gave no reason. Check model, parameters, texts and {place}."
+_NOT_THE_METHOD = "{address} does not take POST requests: check {place}."
+_OTHER_HEADER = (
+    " If the server reads the key from another header than `Authorization: Bearer`, name it with auth_header."
+)
+_KEY_ALONE = " auth_header sends the key as it is, without the word Bearer. For `Authorization: Bearer`, leave it out."
 # Words of a 404 that speak of the address, and of the model: Ollama "model \"x\" not found, try pulling it first",
 # vLLM "The model `x` does not exist", Azure "The API deployment for this resource does not exist"; one-api "Invalid URL
 # (POST /v1/v1/embeddings)", LM Studio "Unexpected endpoint or method", Express "Cannot POST /embeddings" (2026-11-28).
@@ -49,7 +55,7 @@ class Meaning:
 
     error: type[errors.MultiEmbedError]
     advice: str
-    """What went wrong and what to do; may name {env}, {page}, {regions}, {place}, {model}, {provider}, {address}."""
+    """What went wrong and what to do; may name {env}, {page}, {regions}, {place}, {model}, {known}, {address}."""
     retry: bool = False
     fatal: bool = False
     """No other text of the call can fare better: no new request goes out."""
@@ -62,7 +68,7 @@ class Meaning:
 MEANINGS: Mapping[FaultKind, Meaning] = {
     "authentication": Meaning(
         errors.AuthenticationError,
-        "The key was refused. Check {env} (keys: {page}); a key is good for one region only{regions}.",
+        "The key was refused. Check {env} (keys: {page}){regions}.",
         fatal=True,
     ),
     "permission": Meaning(
@@ -77,8 +83,7 @@ MEANINGS: Mapping[FaultKind, Meaning] = {
     ),
     "model": Meaning(
         errors.ModelNotFoundError,
-        "{provider} has no model {model} at {address}. Check the name (`multiembed models` lists the known ones) and "
-        "{place}.",
+        "There is no model {model} at {address}. Check the name{known} and {place}.",
         fatal=True,
     ),
     "tls": Meaning(
@@ -112,7 +117,7 @@ MEANINGS: Mapping[FaultKind, Meaning] = {
     ),
     "connection": Meaning(
         errors.ConnectionFailedError,
-        "The connection failed. Check base_url, proxy and network.",
+        "The connection to {address} failed. Check base_url, proxy and network.",
         retry=True,
     ),
     "malformed": Meaning(
@@ -246,10 +251,10 @@ def error_of(
     advice = _advice(fault, status, target, is_page=is_page).format(
         env=" or ".join(provider.key_env),
         page=provider.key_page,
-        regions=regions,
+        regions=f"; a key is good for one region only{regions}" if regions else "",
         place=f"base_url and region{regions}" if provider.regions else "base_url",
         model=target.facts.name,
-        provider=provider.title,
+        known=" (`multiembed models` lists the known ones)" if provider.models else "",
         address=safe_words(target.shown_url, target.secrets),
     )
     secrets = target.secrets
@@ -273,15 +278,28 @@ def error_of(
 
 def _advice(fault: Fault, status: int | None, target: Target, *, is_page: bool) -> str:
     """The advice for a fault, with its fields in braces. A 404 is about the model or the address, as its words say."""
-    if fault.kind == "authentication" and target.key is None:
-        return _NO_KEY
+    if fault.kind == "authentication":
+        return _of_key(target)
+    if status == 405 and fault.kind == "invalid":
+        return _NOT_THE_METHOD + target.provider.not_found_hint
+    if fault.kind in ("invalid", "invalid_or_too_long") and not (fault.message or "").strip():
+        return _NO_REASON
     if fault.kind != "model":
         return MEANINGS[fault.kind].advice
     name = re.compile(rf"(?<!\w){re.escape(target.facts.name)}(?!\w)")  # a model may be called `url/path`
     words = name.sub("", f"{fault.code or ''} {fault.message or ''}")
     known = status != 404 or (_OF_MODEL.search(words) and not (is_page or _OF_ADDRESS.search(words)))
-    advice = MEANINGS["model"].advice if known else _NOTHING_THERE
-    return advice + target.provider.not_found_hint if status == 404 else advice
+    return MEANINGS["model"].advice if known else _NOTHING_THERE + target.provider.not_found_hint
+
+
+def _of_key(target: Target) -> str:
+    """The advice for a key that was refused, or that was not sent."""
+    if target.key is None:
+        return _NO_KEY
+    advice = MEANINGS["authentication"].advice
+    if not target.provider.needs_address:
+        return advice
+    return advice + (_OTHER_HEADER if target.auth_header is None else _KEY_ALONE)
 
 
 def _parse(body: bytes) -> tuple[object, object]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -127,3 +129,49 @@ def test_a_live_demo_that_fails_says_why_and_ends_with_status_one(small_corpus, 
     assert done.exit_code == 1
     assert "AuthenticationError" in done.output
     assert "Traceback" not in done.output
+
+
+def python(*arguments):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_python_m_multiembed_runs_the_command_line():
+    done = python("-m", "multiembed", "--version")
+    assert (done.returncode, done.stdout) == (0, f"multiembed {multiembed.__version__}\n")
+
+
+def test_interrupt_while_loading_is_reported():
+    """FINDINGS E2: Ctrl-C in the first half second ended the run with status 130 and without a word."""
+    done = python(
+        "-c",
+        "import sys, multiembed.cli\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'typer':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "multiembed.cli.main()",
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
+@pytest.mark.parametrize(
+    ("package", "framework", "extra"),
+    [("langchain_multiembed", "langchain_core", "langchain"), ("llamaindex_multiembed", "llama_index", "llamaindex")],
+)
+def test_missing_framework_names_the_extra(package, framework, extra):
+    """FINDINGS E5."""
+    hide = f"""
+import sys
+class Hiding:
+    def find_spec(self, name, path=None, target=None):
+        if name == {framework!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hiding())
+import {package}
+"""
+    done = python("-c", hide)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ModuleNotFoundError")
+    assert f"[{extra}]" in last

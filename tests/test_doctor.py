@@ -97,7 +97,7 @@ def test_a_provider_that_works_is_well_after_two_short_calls(server, provider):
     assert said.status == 0
     assert [said.state(name) for name in ("key", "address", "TCP", "call", "again", "cost")] == ["ok"] * 6
     assert "next to nothing" in said.words
-    assert f"Well: {provider}." in said.words
+    assert f"Works: {provider}." in said.words
     assert len(server.requests) == 2
     assert all(len(line) <= 80 for line in said.lines.splitlines())
 
@@ -110,7 +110,7 @@ def test_without_a_provider_all_that_have_a_key_are_examined_and_the_others_are_
     said = doctor(**environ)
     assert said.status == 0
     assert said.words.count("no key") == len(REMOTE) - 1
-    assert "Well: gateway, local." in said.words
+    assert "Works: gateway, local." in said.words
     assert "--model NAME" in said.words
     assert not server.requests
 
@@ -125,7 +125,7 @@ def test_server_without_a_key_is_well():
         assert [each.state(name) for name in ("key", "address", "call", "again")] == ["ok"] * 4
         assert "sent without one" in each.words
         assert f"{running.url}/v1/embeddings" in each.words
-    assert "Well: openai-compatible, local." in among_all.words
+    assert "Works: openai-compatible, local." in among_all.words
     assert [request.headers.get("authorization") for request in running.requests] == [None] * 4
 
 
@@ -155,7 +155,7 @@ def test_where_to_get_a_key_is_told_when_nobody_has_one(server):
 def test_one_ill_provider_among_others_is_named_and_makes_the_status_one(regions):
     said = doctor(SILICONFLOW_API_KEY=KEY)
     assert said.status == 1
-    assert "Not well: siliconflow (call)." in said.words
+    assert "Does not work: siliconflow (call)." in said.words
 
 
 def test_the_versions_of_everything_that_matters_are_told():

@@ -515,7 +515,7 @@ def test_404_names_the_address_that_was_asked(provider, body, door, make):
 def test_404_of_a_model_says_so_and_names_the_address(provider, message, door, make):
     error, url = error_of(door, make, ADDRESSED[provider], Reply({"error": {"message": message}}, 404))
     assert type(error) is ModelNotFoundError
-    assert_tells(error, f"has no model m at {url}", secret=KEY)
+    assert_tells(error, f"There is no model m at {url}", secret=KEY)
 
 
 def test_404_of_the_gateway_recommends_openai_compatible(door, make):
@@ -542,3 +542,55 @@ def test_address_in_an_error_shows_no_query(status, door, make):
         query={"api-version": "1", "x": SECRET},
     )
     assert_tells(error, f"{url}?…")
+
+
+def assert_tells_not(error, *words):
+    assert not [each for each in words if each in str(error)]
+
+
+def test_404_of_a_model_gives_no_advice_on_the_path(door, make):
+    error, _ = error_of(door, make, "openai-compatible:m", Reply({"error": 'model "m" not found'}, 404))
+    assert_tells_not(error, "multiembed models", "/embeddings is added")
+
+
+@pytest.mark.parametrize("provider", ["openai-compatible", "gateway"])
+def test_405_names_the_address_that_was_asked(provider, door, make):
+    with scripted(lambda _: Reply({"detail": "Method Not Allowed"}, 405)) as server:
+        with pytest.raises(MultiEmbedError) as caught:
+            door(make(f"{provider}:m", api_key=KEY, base_url=server.url), TEXTS[:1])
+        url = server.url + server.requests[0].path
+    assert_tells(caught.value, f"{url} does not take POST requests", "Method Not Allowed", secret=KEY)
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"), [({}, "name it with auth_header"), ({"auth_header": "X-Key"}, "sends the key as it is")]
+)
+def test_refused_key_advises_on_its_header(options, advice, door, make):
+    error, _ = error_of(door, make, "openai-compatible:m", Reply({"error": "no"}, 401), **options)
+    assert type(error) is AuthenticationError
+    assert_tells(error, advice, secret=KEY)
+    assert_tells_not(error, "region")
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"{}", b"   "], ids=str)
+def test_refusal_without_words_points_to_none(body, door, make):
+    with scripted(lambda _: Reply(body, 400)) as server, pytest.raises(MultiEmbedError) as caught:
+        door(make("openai-compatible:m", api_key=KEY, base_url=server.url), TEXTS[:1])
+    assert_tells_not(caught.value, "Read the provider's words")
+
+
+@pytest.mark.parametrize("status", [503, 429])
+def test_failure_without_retries_claims_none(status, door, make):
+    with scripted(lambda _: Reply(b"", status)) as server, pytest.raises(MultiEmbedError) as caught:
+        door(make("openai-compatible:m", api_key=KEY, base_url=server.url, max_retries=0), TEXTS[:1])
+    assert len(server.requests) == 1
+    assert_tells_not(caught.value, "again", "after waiting")
+
+
+def test_connection_failure_names_the_address(door, make):
+    with scripted(openai_reply) as server:
+        url = server.url
+    with pytest.raises(MultiEmbedError) as caught:
+        door(make("openai-compatible:m", api_key=KEY, base_url=f"{url}/v1", max_retries=0), TEXTS[:1])
+    assert_tells(caught.value, f"The connection to {url}/v1/embeddings failed", secret=KEY)
+    assert_tells_not(caught.value, "again")

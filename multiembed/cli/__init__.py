@@ -21,8 +21,10 @@ def main() -> None:
     except ModuleNotFoundError as missing:
         if missing.name not in {"rich", "typer"}:
             raise
-        sys.exit(f"The command line needs {missing.name}: pip install 'multiembed[all]'")
-    except KeyboardInterrupt:
+        sys.exit(f"The command line needs {missing.name}: pip install 'multiembed[cli]'")
+    except KeyboardInterrupt:  # while the command line was loaded; a command reports it itself
+        ignore_signals()
+        sys.stderr.write("Interrupted.\n")
         sys.exit(INTERRUPTED)
     finally:
         ignore_signals()

@@ -48,7 +48,9 @@ def show_versions(console: Console) -> None:
         f"multiembed {known.pop('multiembed')} on Python {known.pop('Python')}, {known.pop('system')}", highlight=False
     )
     console.print(", ".join(f"{name} {version}" for name, version in known.items()), style="dim", highlight=False)
-    console.print("Who has a key is called twice with one short text, which costs next to nothing.\n", highlight=False)
+    console.print(
+        "Each provider that has a key gets two calls of one short text, which cost next to nothing.\n", highlight=False
+    )
 
 
 def show(console: Console, who: Patient, findings: Sequence[Finding]) -> None:
@@ -79,7 +81,7 @@ def show_without_key(console: Console, missing: Mapping[str, Finding], *, nobody
         table.add_row(Text(provider, style="bold"), Text(f"no key{finding.says.removeprefix('none')}", style="dim"))
     console.print(table)
     if nobody:
-        console.print("Nobody has one: `multiembed doctor PROVIDER` says where to get it.", highlight=False)
+        console.print("No provider has a key: `multiembed doctor PROVIDER` says where to get one.", highlight=False)
     console.print()
 
 
@@ -97,9 +99,9 @@ def show_verdict(console: Console, seen: Mapping[str, Sequence[Finding]]) -> Non
     }
     if ill:
         named = ", ".join(f"{provider} ({name})" for provider, name in ill.items())
-        console.print(Text(f"Not well: {named}.", style="bold red"))
+        console.print(Text(f"Does not work: {named}.", style="bold red"))
     else:
-        console.print(Text(f"Well: {', '.join(seen)}.", style="green"))
+        console.print(Text(f"Works: {', '.join(seen)}.", style="green"))
 
 
 def as_json(seen: Mapping[str, tuple[Patient, Sequence[Finding]]], missing: Mapping[str, Finding]) -> dict[str, Any]:
