@@ -147,7 +147,8 @@ def _checked(base: str, name: str, provider: Provider, *, allow_insecure: bool) 
     query = _query_of(parts.query, name, provider)
     if parts.scheme == "http" and not allow_insecure and not is_loopback(host):
         raise ConfigurationError(
-            f"{name} sends key and texts to {host} in the open: use https://, or allow_insecure=True if you must."
+            f"{name} sends key and texts to {host} in the open: use https://, or allow_insecure=True (on the "
+            "command line --allow-insecure) if you must."
         )
     base, path = base.partition("?")[0].rstrip("/"), provider.path
     if path.endswith("/embeddings") and parts.path.rstrip("/").endswith("/embeddings"):

@@ -635,3 +635,16 @@ def test_a_text_that_comes_again_and_again_does_not_let_the_whole_input_be_read(
             assert (part.vectors == vector).all()
             assert sum(read) - done < 30_000
     assert done == 100_000
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_http_address_beyond_this_machine_needs_the_option(allowed, tmp_path, monkeypatch):
+    (tmp_path / "in.txt").write_text("a text\n")
+    monkeypatch.setenv("ZHIPUAI_API_KEY", "sk-0123456789abcdef")
+    option = ["--allow-insecure"] if allowed else []
+    done = embed(
+        tmp_path / "in.txt", "-o", tmp_path / "out.npy", "--model", ZHIPU, "--base-url", "http://host.example/v4",
+        "--dry-run", *option,
+    )  # fmt: skip
+    assert done.exit_code == (0 if allowed else 2), done.output
+    assert ("--allow-insecure" in said(done)) is not allowed

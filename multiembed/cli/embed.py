@@ -95,6 +95,14 @@ def command(console: Console, saying_why: Callable[[Callable[[], None]], None]) 
             Optional[str],  # noqa: UP045
             _option(_MODEL, "The header of the key, such as api-key, for openai-compatible and gateway."),
         ] = None,
+        allow_insecure: Annotated[
+            bool,
+            _option(
+                _MODEL,
+                "Allow an http:// address beyond this machine: key and texts travel unencrypted.",
+                "--allow-insecure",
+            ),
+        ] = False,
         max_concurrency: Annotated[
             Optional[int],  # noqa: UP045
             _option(_RUN, "The most requests in flight; without it learned."),
@@ -147,6 +155,7 @@ def command(console: Console, saying_why: Callable[[Callable[[], None]], None]) 
             "base_url": base_url,
             "region": region,
             "auth_header": auth_header,
+            "allow_insecure": allow_insecure or None,
             "max_concurrency": max_concurrency,
             "requests_per_minute": requests_per_minute,
             "tokens_per_minute": tokens_per_minute,
