@@ -344,7 +344,8 @@ def _give_up(
     if MEANINGS[fault.kind].retry:
         job.trouble = error
         logger.warning("%s: %d texts are given up: %s", target.name, len(part.texts), fault.kind)
-    if MEANINGS[fault.kind].fatal or _general(fault, part, job):
+    too_long_a_pause = fault.kind == "rate_limit" and asked is not None and no_time_left(min(asked, LONGEST_ASKED), job)
+    if MEANINGS[fault.kind].fatal or too_long_a_pause or _general(fault, part, job):
         job.fatal = job.fatal or error
     return error
 

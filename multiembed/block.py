@@ -83,6 +83,11 @@ class Block:
         return len(self._places)
 
     @property
+    def has_unsent(self) -> bool:
+        """Whether any of its texts have to be sent."""
+        return len(self._unsent) > 0
+
+    @property
     def ahead(self) -> int:
         """The caller's texts for which nothing has to be sent."""
         return len(self._places) - self.times(self._unsent)

@@ -131,7 +131,8 @@ class Call:
                 block.follow(other)
             self._usage += block.usage
             self._open.append(block)
-            self._sending.append(block)
+            if block.has_unsent:  # all texts of a block may be known, or wait for those of another
+                self._sending.append(block)
         self._runtime.tally.add(block.usage, texts=block.ahead, failed=len(refused))
         if self._bar is not None:
             self._bar.announce(len(block))
@@ -202,13 +203,14 @@ class Call:
                 self._usage += usage
                 self._failed += block.times(outcome.failures)
                 ended = self._ended
-            self._runtime.tally.add(
-                usage,
-                texts=block.times(batch.places),
-                failed=block.times(outcome.failures) + failed,
-                rate_errors=outcome.rate_errors,
-                seconds=outcome.seconds,
-            )
+                # Within the lock, so that a stream's consumer who gets the block finds it counted.
+                self._runtime.tally.add(
+                    usage,
+                    texts=block.times(batch.places),
+                    failed=block.times(outcome.failures) + failed,
+                    rate_errors=outcome.rate_errors,
+                    seconds=outcome.seconds,
+                )
             if ended:  # Ctrl-C has ended the call, and the answer came later
                 self._runtime.usage_hook.report_soon(usage)
             if block.whole or others:

@@ -117,6 +117,8 @@ class WireReply:
     """From the first byte sent to the last one received."""
     requests: int = 1
     """Requests that were sent for it."""
+    reused: bool = True
+    """Whether the connection may have carried another answer before."""
 
 
 @dataclass(frozen=True, slots=True)

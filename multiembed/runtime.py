@@ -61,7 +61,7 @@ class Runtime:
         try:
             wire = self._connected()
             answer = await wire.send(request, reactor)
-            if isinstance(answer, WireReply) and self._duplicates.is_duplicate(request.body, answer):
+            if isinstance(answer, WireReply) and self._is_late_duplicate(request, answer):
                 logger.warning("%s: a late duplicate of another answer came; the request is sent again", self._name)
                 left = max(0.0, request.timeout - answer.seconds)  # both are one attempt
                 answer = replace(await wire.send(replace(request, fresh=True, timeout=left), reactor), requests=2)
@@ -72,6 +72,10 @@ class Runtime:
             self.usage_hook.report_soon(_BROKEN_OFF)
             raise
         return answer
+
+    def _is_late_duplicate(self, request: WireRequest, answer: WireReply) -> bool:
+        """Whether an answer came before, for another request. On a fresh connection, none can come twice."""
+        return self._duplicates.is_duplicate(request.body, answer) and answer.reused
 
     @property
     def cache(self) -> CheckedCache | None:

@@ -142,7 +142,8 @@ def _turn(call: Call, reading: _Reading) -> Block | Literal["read", "wait", "end
     block = call.first()
     if block is not None:
         return block
-    if not reading.ended and call.unsent < _MOST_UNSENT and call.opened < _MOST_OPEN:
+    far = call.unsent >= _MOST_UNSENT or call.opened >= _MOST_OPEN
+    if not reading.ended and (not far or not call.opened):
         return "read"
     return "wait" if call.opened else "end"
 

@@ -38,6 +38,8 @@ class Reply:
     body: Any = b""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    late_copy: bool = False
+    """Whether the server sends it a second time, a moment later: when the next request comes on the connection."""
 
 
 def vector_of(text, dimensions=DIMENSIONS):
@@ -70,6 +72,9 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(self.path, headers, json.loads(self.rfile.read(length) or b"null"))
         with self.server.lock:
             self.server.requests.append(request)
+        late, self.late = getattr(self, "late", None), None
+        if late is not None:
+            self.wfile.write(late)
         reply = self.server.answer(request)
         body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
         self.send_response_only(reply.status)
@@ -79,8 +84,11 @@ class _Handler(BaseHTTPRequestHandler):
             **reply.headers,
         }.items():
             self.send_header(name, value)
+        head = b"".join(self._headers_buffer)
         self.end_headers()
         self.wfile.write(body)
+        if reply.late_copy:
+            self.late = head + b"\r\n" + body
 
     def log_message(self, *_):
         pass

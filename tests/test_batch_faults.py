@@ -252,35 +252,55 @@ def test_a_text_in_flight_that_fails_fails_where_it_is_waited_for():
 
 
 class Doubler:
-    """Answers each request with the answer to the one before, as a late duplicate on a kept connection does."""
+    """Sends answers twice, the second time when the next request comes on the same connection.
+
+    As a reader of the bytes sees it, the copy is the answer to that request.
+    """
 
     def __init__(self, every):
-        self.every, self.last, self.count, self.on = every, None, 0, {}
+        self.every, self.count = every, 0
 
     def __call__(self, request):
         self.count += 1
         right = openai_reply(request)
-        wrong, self.last = self.last, right
-        return wrong if wrong is not None and self.count % self.every == 0 else right
+        right.late_copy = self.count % self.every == 0
+        return right
 
 
-@pytest.mark.parametrize("way", ["embed", "aembed", "LangChain", "LlamaIndex"])
-def test_an_answer_that_came_before_is_not_used(way):
-    with scripted(Doubler(3)) as server:
+async def _each(call, texts):
+    return [await call(text) for text in texts]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("way", ["embed", "aembed", "LangChain", "LangChain async", "LlamaIndex", "LlamaIndex async"])
+def test_a_late_copy_of_an_answer_is_never_another_texts_vector(way, every):
+    texts = [f"text {number}" for number in range(60)]
+    with scripted(Doubler(every)) as server:
         options = {"api_key": KEY, "base_url": server.url}
         client = EmbeddingClient("gateway:m", **options)
         chain = MultiEmbeddings(model="gateway:m", **options)
         index = MultiEmbedding(model_name="gateway:m", **options)
-        call = {
-            "embed": lambda text: client.embed([text]).vectors[0].tolist(),
-            "aembed": lambda text: asyncio.run(client.aembed([text])).vectors[0].tolist(),
-            "LangChain": chain.embed_query,
-            "LlamaIndex": index.get_query_embedding,
-        }[way]
-        for number in range(40):
-            assert call(f"text {number}") == vector_of(f"text {number}")
-        if way in ("embed", "aembed"):
-            assert client.usage.requests == len(server.requests)
+
+        async def aembed(text):
+            return (await client.aembed([text])).vectors[0].tolist()
+
+        rows = {
+            "embed": lambda: [client.embed([text]).vectors[0].tolist() for text in texts],
+            "aembed": lambda: asyncio.run(_each(aembed, texts)),
+            "LangChain": lambda: [chain.embed_query(text) for text in texts],
+            "LangChain async": lambda: asyncio.run(_each(chain.aembed_query, texts)),
+            "LlamaIndex": lambda: [index.get_query_embedding(text) for text in texts],
+            "LlamaIndex async": lambda: asyncio.run(_each(index.aget_query_embedding, texts)),
+        }[way]()
+    assert rows == [vector_of(text) for text in texts]
+    assert len(server.requests) > len(texts)
+
+
+@pytest.mark.parametrize("way", [_embed, _aembed], ids=["embed", "aembed"])
+def test_late_copies_with_many_in_flight_give_no_wrong_vector(way):
+    texts = [f"text {number}" for number in range(400)]
+    with scripted(Doubler(2)) as server:
+        assert_right(way(client_of(server, limits={"max_items": 1}, max_concurrency=16), texts), texts)
 
 
 def test_a_server_that_repeats_itself_by_nature_is_used():
@@ -295,6 +315,16 @@ def test_a_server_that_repeats_itself_by_nature_is_used():
         for number in range(20):
             assert client.embed([f"text {number}"]).vectors.tolist() == [[1.0] * DIMENSIONS]
         assert len(server.requests) == 21
+
+
+@pytest.mark.parametrize("way", [_embed, _aembed], ids=["embed", "aembed"])
+def test_an_equal_answer_on_a_fresh_connection_is_used(way):
+    """There, nothing can come twice: two clients, and options that change no vector."""
+    with scripted(openai_reply) as server:
+        for parameters in ({}, {"user": "a"}):
+            with client_of(server, parameters=parameters) as client:
+                assert way(client, ["text"]).vectors.tolist() == [vector_of("text")]
+        assert len(server.requests) == 2
 
 
 def test_the_duplicate_guard_tells_answers_by_request():
@@ -322,7 +352,7 @@ def test_the_duplicate_guard_tells_bodies_of_equal_ends():
     assert guard.is_duplicate(other, WireReply(200, {}, ends))
 
 
-def test_a_duplicate_is_counted_where_the_next_fails(door):
+def test_a_duplicate_is_counted_where_the_next_fails():
     answers = []
 
     def answer(request):
@@ -334,7 +364,7 @@ def test_a_duplicate_is_counted_where_the_next_fails(door):
     with scripted(answer) as server, no_waits():
         client = client_of(server)
         for text in ("a", "b"):
-            assert_right(door(client, [text]), [text])
+            assert_right(client.embed([text]), [text])
         assert client.usage.requests == len(server.requests)
 
 

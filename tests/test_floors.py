@@ -60,7 +60,7 @@ def floor(module: str) -> int | None:
     """The floor of a module of ours; None for the simulator, which stands aside, and for what is not ours."""
     package, _, rest = module.partition(".")
     room = rest.partition(".")[0]
-    if package in PACKAGES[1:] or room in ("cli", "files"):
+    if package in PACKAGES[1:] or room in ("cli", "files", "__main__"):
         return FACE
     if package != "multiembed" or room == "simulator":
         return None

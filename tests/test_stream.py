@@ -597,3 +597,20 @@ def test_usage_grows_while_it_runs(simulator, dashscope):
     assert seen == sorted(seen)
     assert seen[0] < seen[1] <= seen[-1] == len(simulator.requests)
     assert dashscope.usage.total_tokens == total
+
+
+def test_a_stream_does_not_end_while_its_source_has_more():
+    """Blocks whose texts wait for those of another block may be handed out before the crew has looked at them."""
+
+    class Call:
+        unsent, opened = 5, 0
+
+        def first(self):
+            return None
+
+    class Reading:
+        ended = False
+
+    assert stream_of._turn(Call(), Reading()) == "read"
+    Reading.ended = True
+    assert stream_of._turn(Call(), Reading()) == "end"

@@ -129,12 +129,14 @@ class Answer:
             self._fail("the connection was closed before the answer was whole")
         self.over, self._strange, self._parser = True, True, None
 
-    def result(self, seconds: float) -> WireReply | TransportFailure:
-        """What came of it, once it is over."""
+    def result(self, seconds: float, *, reused: bool) -> WireReply | TransportFailure:
+        """What came of it, once it is over, on a connection that carried an answer before or did not."""
         if self._failure is not None:
             return self._failure
         whole = self._body.whole()
-        return WireReply(self.status, self._headers, whole, seconds) if isinstance(whole, bytes) else whole
+        if not isinstance(whole, bytes):
+            return whole
+        return WireReply(self.status, self._headers, whole, seconds, reused=reused)
 
     def _parse(self, data: bytes | memoryview) -> None:
         try:

@@ -53,7 +53,7 @@ class LoopSession:
             async with asyncio.timeout(request.timeout):
                 connection = self._kept(route, fresh=request.fresh) or await self._connect(route, request.timeout)
                 await connection.exchange(data, answer)
-            return answer.result(time.monotonic() - begun)
+            return answer.result(time.monotonic() - begun, reused=connection.kept_at > 0.0)
         except OSError as error:
             return timed_out(request) if time.monotonic() - begun >= request.timeout else broken(error)
         except ValueError:  # a host that is no name

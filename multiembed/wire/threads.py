@@ -48,7 +48,7 @@ class Pool:
             connection = self._kept(route, fresh=request.fresh) or await _connect(route, reactor, ends)
             connection.reactor, connection.ends = reactor, ends
             await connection.exchange(data, answer)
-            return answer.result(time.monotonic() - begun)
+            return answer.result(time.monotonic() - begun, reused=connection.kept_at > 0.0)
         except OSError as error:
             return timed_out(request) if time.monotonic() >= ends else broken(error)
         except ValueError:  # a host that is no name
