@@ -239,6 +239,27 @@ def test_a_pause_that_was_asked_for_costs_a_twentieth_of_the_time():
     assert one.value > 100.0
 
 
+def test_value_far_below_the_limit_is_left_within_seconds():
+    one = fallen(1.0)
+    use(one, 12.0)
+    assert one.value > 100.0
+
+
+def test_first_refusal_may_be_grown_back_from_sooner():
+    one = fallen(100.0, back=0.5)
+    use(one, 0.5)
+    assert one.value == pytest.approx(100.0)
+
+
+def test_meter_tells_whether_it_holds_few():
+    meter = Meter()
+    for number in range(10):
+        assert meter.holds_few(number / 10)
+        meter.add(number / 10, 1.0)
+    assert not meter.holds_few(1.0)
+    assert meter.holds_few(11.0)
+
+
 # ── settling ─────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multiembed.pace import FIRST_IN_FLIGHT, MOST_IN_FLIGHT, Ceilings, Pace
+from multiembed.window import BilledShare, Transit
 
 UNTOLD = Ceilings()
 
@@ -44,7 +45,7 @@ def arrivals(ceilings, asked, *, soon=False):
     Args:
         ceilings: the told ones.
         asked: requests as drawn.
-        soon: each arrives within half a second of its sending.
+        soon: the ways to the server differ by at most 1/64 s, and bills are as estimated.
     """
     pace, now, flying, seen, number = Pace(), 0.0, [], [], count()
 
@@ -68,7 +69,9 @@ def arrivals(ceilings, asked, *, soon=False):
                 assert wait < float("inf"), "it waits for an answer, and none is to come"
                 now += wait
         ticket = pace.go(now, ceilings, estimate)
-        seen.append((now + (min(way, 0.5) if soon else way), bill if verdict == "well" else estimate))
+        if soon:
+            latency, way, bill = latency + 0.25, 0.25 + min(way, 1 / 64), estimate
+        seen.append((now + way, bill if verdict == "well" else estimate))
         heapq.heappush(flying, (now + latency, next(number), ticket, bill, verdict))
     return sorted(seen)
 
@@ -400,3 +403,99 @@ def test_learned_rates_can_be_left_out_and_told_ones_cannot():
     assert pace.wait(now, UNTOLD, 1) > 0.0
     assert pace.wait(now, UNTOLD, 1, learned=False) == 0.0
     assert pace.wait(now, Ceilings(requests_per_minute=10), 1, learned=False) > 0.0
+
+
+# ── early refusals ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("told", ["requests", "tokens", "in_flight", None])
+def test_refusals_before_any_success_set_no_limit(told):
+    pace = Pace()
+    for attempt in range(5):
+        refused(pace, float(attempt), level=1, told=told, usual="requests")
+    assert room_of(pace) == FIRST_IN_FLIGHT
+    assert rate_of(pace, 5.0) == float("inf")
+
+
+@pytest.mark.parametrize(("told", "tokens"), [("requests", 1), ("tokens", 1)])
+def test_early_refusals_after_one_success_leave_a_usable_rate(told, tokens):
+    pace = Pace()
+    first = pace.go(0.0, UNTOLD, tokens)
+    pace.passed(first, 0.1, tokens)
+    pace.gone(first, 0.1)
+    for attempt in range(3):
+        refused(pace, 0.2 + attempt / 10, level=2, told=told)
+    assert rate_of(pace, 1.0) > 20.0
+
+
+def test_early_refusal_of_few_in_flight_leaves_several():
+    pace = Pace()
+    first = pace.go(0.0, UNTOLD, 1)
+    pace.passed(first, 0.1, 1)
+    pace.gone(first, 0.1)
+    refused(pace, 0.2, level=1, told="in_flight")
+    assert room_of(pace) >= FIRST_IN_FLIGHT // 2 - 1
+
+
+def test_lasting_refusals_set_a_limit_without_any_success():
+    pace = Pace()
+    for attempt in range(20):
+        refused(pace, float(attempt), level=1, told="requests")
+    assert rate_of(pace, 20.0) < 5.0
+
+
+# ── the way to the server, and bills ─────────────────────────────────────────────────────────────
+
+
+def refused_by(kind, seen, most):
+    """How many of these times of arrival a server refuses that allows so many a second."""
+    refusals, accepted, level, since = 0, [], float(most), 0.0
+    for when in seen:
+        level, since = min(float(most), level + (when - since) * most), when
+        start = float(int(when)) if kind == "calendar second" else when - 1.0 + 1e-9
+        if level < 1.0 - 1e-9 if kind == "token bucket" else sum(each >= start for each in accepted[-most:]) >= most:
+            refusals += 1
+        else:
+            accepted.append(when)
+            level -= 1.0
+    return refusals
+
+
+@pytest.mark.parametrize("kind", ["calendar second", "sliding second", "token bucket"])
+@pytest.mark.parametrize(("latency", "way"), [(7, 1), (20, 5), (39, 10), (39, 30)])
+def test_told_second_is_nearly_used_however_it_is_counted(kind, latency, way):
+    told = Ceilings(requests_per_minute=600, per_second=True)
+    asked = [(0.0, latency / 64, way / 64, 1, 1, "well")] * 600
+    seen = [when for when, _ in arrivals(told, asked)]
+    assert seen[-1] <= 60.0 / 0.95
+    assert refused_by(kind, seen, 10) <= 3
+
+
+def test_second_of_differing_ways_is_counted_longer_after_a_refusal():
+    transit = Transit()
+    for _ in range(50):
+        transit.answered()
+    least = transit.spread
+    assert least <= 0.02
+    assert transit.refused(0.001) == least  # a refusal that came back at once: the way is short
+    assert transit.refused(0.2) == 2.0 * least
+    for _ in range(10):
+        transit.refused(0.2)
+    assert transit.spread == 0.2
+    for _ in range(250):
+        transit.answered()
+    assert transit.spread == pytest.approx(0.1)
+
+
+def test_billed_share_covers_most_bills_and_never_exceeds_the_estimate():
+    share = BilledShare()
+    assert share.value == 1.0
+    for _ in range(20):
+        share.add(9.0, 10.0)
+    assert share.value == pytest.approx(0.9)
+    for number in range(100):
+        share.add(6.0 + 4.0 * (number % 2), 10.0)
+    assert 0.9 < share.value <= 1.0
+    share.add(50.0, 10.0)
+    share.add(1.0, 0.0)
+    assert share.value == 1.0

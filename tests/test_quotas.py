@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import cache
 from statistics import fmean
 
 import numpy as np
@@ -115,6 +116,39 @@ def dear_texts(count):
     return [f"{number} " + "a b c d e f g h " * 6 for number in range(count)]
 
 
+EARLY = [
+    (1,), (1, 2), (2, 3), (1, 5), (3, 20), (9, 10), (19, 20), (1, 2, 3), (2, 10, 20), (8, 9, 10),
+    (1, 2, 3, 4, 5), (2, 3, 4, 5, 6), (9, 10, 11, 12, 13), (16, 17, 18, 19, 20), (2, 5, 9, 14, 20),
+]  # fmt: skip
+ACCOUNTS = [
+    ("zhipu", "in_flight", 1), ("siliconflow", "requests", 1), ("dashscope", "tokens", 3),
+    ("dashscope-compatible", "requests", 3), ("gateway", "requests", 1), ("gateway", "in_flight", 3),
+]  # fmt: skip
+
+
+@cache
+def seconds_of(provider, numbers=(), limit="requests", *, crews=1, told=None, requests=500):
+    """How long so many requests take when those with these numbers are refused."""
+    account = Account(provider, latency=0.1, seed=len(numbers))
+    account.refuse(numbers, limit)
+    account.run(1000.0, texts=requests, crews=crews, told=told)
+    assert account.failures == []
+    return account.ended
+
+
+@pytest.mark.parametrize("numbers", EARLY, ids=str)
+@pytest.mark.parametrize(("provider", "limit", "crews"), ACCOUNTS)
+def test_stray_early_refusals_cost_at_most_three_seconds(provider, limit, crews, numbers):
+    assert seconds_of(provider, numbers, limit, crews=crews) <= seconds_of(provider, crews=crews) + 3.0
+
+
+@pytest.mark.parametrize("numbers", [(1, 2), (3, 20), (9, 10, 11), (2, 5, 9, 14, 20)], ids=str)
+@pytest.mark.parametrize("provider", ["dashscope", "siliconflow"])
+def test_so_do_they_where_a_quota_is_told(provider, numbers):
+    told = Ceilings(requests_per_minute=6000, per_second=provider == "dashscope")
+    assert seconds_of(provider, numbers, told=told) <= seconds_of(provider, told=told) + 3.0
+
+
 # ── told, in virtual time ────────────────────────────────────────────────────────────────────────
 
 
@@ -130,6 +164,34 @@ def test_a_rate_that_is_told_is_used_and_never_exceeded(provider, kind):
     assert account.arrivals.most_requests(60.0) <= 600
     assert account.arrivals.most_requests(1.0) <= (10 if per_second else 600)
     assert account.served(0.0, 120.0) >= 0.9 * 1200
+
+
+@pytest.mark.parametrize("latency", [0.1, 0.3, 0.6])
+@pytest.mark.parametrize("limit", ["requests", "tokens"])
+@pytest.mark.parametrize(("kind", "crews", "jitter"), [("sliding", 1, 0.0), ("bucket", 2, 0.01), ("fixed", 1, 0.02)])
+def test_told_second_is_used_to_95_percent(limit, latency, kind, crews, jitter):
+    each = count_tokens(same_length(0)[0]) if limit == "tokens" else 1
+    account = Account("dashscope", latency=latency, jitter=jitter)
+    quota = {f"{limit}_per_minute": 600 * each}
+    account.limit(kind=kind, **quota)
+    account.run(60.0, crews=crews, told=Ceilings(per_second=True, **quota), write=same_length)
+    assert account.failures == []
+    assert account.served(0.0, 60.0) >= 0.95 * 600
+    assert account.rejected_share(0.0, 60.0) <= 0.005
+
+
+def test_told_second_is_widened_where_ways_differ():
+    account = Account("dashscope", latency=0.3, way=0.05, jitter=0.05)
+    account.limit(requests_per_minute=600)
+    account.run(60.0, told=Ceilings(requests_per_minute=600, per_second=True))
+    assert account.failures == []
+    assert account.served(0.0, 60.0) >= 0.88 * 600
+    assert account.rejected_share(0.0, 60.0) <= 0.015
+
+
+def same_length(number):
+    """A request of as many tokens as any other, fewer than estimated."""
+    return [f"note {number:06} and what the river said to the mill on a long evening"]
 
 
 def test_batches_that_a_bill_has_shown_to_be_too_dear_are_cut_before_they_are_sent():

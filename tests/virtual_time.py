@@ -17,7 +17,7 @@ from multiembed.simulator.answers import FORMS, Answerer, over_quota
 from multiembed.simulator.arrivals import Arrival, Arrivals
 from multiembed.simulator.exchange import Request
 from multiembed.simulator.forms import texts_of
-from multiembed.simulator.quotas import Quota, Quotas
+from multiembed.simulator.quotas import Excess, Quota, Quotas
 from multiembed.simulator.tokenizer import count_tokens
 from multiembed.target import aim
 from multiembed.tokens import estimate_tokens
@@ -67,10 +67,11 @@ class Account:
         provider: whose wire form is spoken.
         latency: seconds from arrival to answer, a third more or less; a refusal takes a tenth of it.
         way: seconds from client to server, and back.
+        jitter: the most seconds that a request or an answer takes longer.
         seed: of all chances.
     """
 
-    def __init__(self, provider, *, latency=0.2, way=0.005, seed=0):
+    def __init__(self, provider, *, latency=0.2, way=0.005, jitter=0.0, seed=0):
         self.loop = VirtualLoop()
         self.gate = Gate(self.loop.time)
         self.arrivals = Arrivals()
@@ -81,7 +82,8 @@ class Account:
         self._form = FORMS[provider]
         self._answer = Answerer(KEY)
         self._quotas = Quotas()
-        self._latency, self._way = latency, way
+        self._refused = {}
+        self._latency, self._way, self._jitter = latency, way, jitter
         self._chances = random.Random(seed)
         size = _DIMENSIONS.get(provider, SIZE)
         self._target = aim(
@@ -91,6 +93,10 @@ class Account:
     def limit(self, **quota):
         """From now on."""
         self._quotas.limit(Quota(**quota), self.loop.now)
+
+    def refuse(self, numbers, limit="requests"):
+        """Refuse the requests with these numbers, counted from 1 in the order of arrival, as if over this limit."""
+        self._refused = dict.fromkeys(numbers, Excess(limit, None))
 
     def run(self, seconds, *, crews=1, texts=10**9, told=None, changes=(), write=one_text):
         """Let crews embed until so many seconds have passed or all texts are there.
@@ -150,9 +156,10 @@ class Account:
             raw=wire.body,
             body=json.loads(wire.body),
         )
-        await asyncio.sleep(self._way)
+        await asyncio.sleep(self._one_way())
         tokens = sum(map(count_tokens, texts_of(request.body)))
-        excess = self._quotas.enter(self._form, tokens, self.loop.now)
+        number = self.arrivals.accepted + self.arrivals.rejected + 1
+        excess = self._refused.get(number) or self._quotas.enter(self._form, tokens, self.loop.now)
         self.arrivals.note(Arrival(self.loop.now, excess is None, tokens, self._form.provider))
         latency = self._latency * self._chances.uniform(0.67, 1.33)
         if excess is not None:
@@ -163,8 +170,11 @@ class Account:
         await asyncio.sleep(latency)
         if excess is None:
             self._quotas.leave(self._form)
-        await asyncio.sleep(self._way)
+        await asyncio.sleep(self._one_way())
         return WireReply(answer.status, dict(answer.headers), answer.body, latency + 2 * self._way)
+
+    def _one_way(self):
+        return self._way + (self._chances.uniform(0.0, self._jitter) if self._jitter else 0.0)
 
     # ── what the server saw ──────────────────────────────────────────────────────────────────────
 
