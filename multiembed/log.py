@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from multiembed.target import Target
 
 logger = logging.getLogger("multiembed")
+logger.addHandler(logging.NullHandler())  # a program that has not set logging up is shown nothing
 _WORDS = 60
 """Characters of a code or an id in a log line."""
 

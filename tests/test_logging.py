@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
@@ -86,3 +88,9 @@ def test_a_learned_cap_is_logged(lines):
 
 def test_nothing_is_logged_above_the_level(lines):
     assert lines(openai_reply, ["secret text"], logging.WARNING) == []
+
+
+def test_a_program_without_logging_is_shown_nothing():
+    code = "import multiembed.log; multiembed.log.logger.warning('a warning')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
