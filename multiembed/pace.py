@@ -103,7 +103,7 @@ class Pace:
     def learned(self) -> str:
         """The learned limits in words, for a log line; empty while none is known."""
         limits = [] if self._in_flight.searching else [f"{int(self._in_flight.value)} requests in flight"]
-        limits += [f"{rate.value:.3g} {quota} per second" for quota, rate in self._rates.items() if not rate.searching]
+        limits += [f"{rate.value:.3g} {quota} per second" for quota, rate in self._rates.items()]
         return ", ".join(limits)
 
     # ── before a request ─────────────────────────────────────────────────────────────────────────

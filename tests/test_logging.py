@@ -54,7 +54,18 @@ def test_refusals_pauses_and_retries_are_logged(lines):
     logged = lines(lambda request: next(answers, openai_reply(request)), ["secret text"])
     assert [line.split(",")[1].strip() for line in logged if "DEBUG" in line] == ["attempt 1", "attempt 2", "attempt 3"]
     assert sum("status 429" in line and "rate_limit, code rate_limit" in line for line in logged) == 2
-    assert any(line.startswith("INFO") and "slowed down to" in line for line in logged)
+    assert sum(line.startswith("INFO gateway:m: paused for ") and "rate_limit" in line for line in logged) == 2
+
+
+def test_a_learned_limit_is_logged(lines):
+    numbers = itertools.count()
+
+    def answer(request):
+        busy = Reply({"error": {"message": "too many requests per minute"}}, 429)
+        return busy if next(numbers) in (60, 61, 62) else openai_reply(request)
+
+    logged = lines(answer, [f"secret text {number}" for number in range(120)], logging.INFO, limits={"max_items": 1})
+    assert any("slowed down to" in line and "requests per second" in line for line in logged)
 
 
 def test_an_outage_and_its_end_are_logged(lines):
