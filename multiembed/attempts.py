@@ -22,7 +22,7 @@ from multiembed.job import WITHHELD, Send, Wait
 from multiembed.judge import MEANINGS, error_of, judge
 from multiembed.log import log_request, logger
 from multiembed.records import Fault, TransportFailure, WireRequest
-from multiembed.retry import FIRST_RATE_LIMIT_WAIT, LONGEST_ASKED, LONGEST_WAIT, back_off, retry_after
+from multiembed.retry import LONGEST_ASKED, LONGEST_WAIT, back_off, retry_after
 from multiembed.tokens import most_tokens
 
 if TYPE_CHECKING:
@@ -201,8 +201,7 @@ def _delay(fault: Fault, ill: FailureCount, asked: float | None, place: Place, j
     """Tell the account of a failure; the seconds before the next attempt."""
     asks = min(asked or 0.0, LONGEST_ASKED)
     if fault.kind == "rate_limit":  # the account is too fast, which is no fault of this request: it goes again soon
-        wait = back_off(job.gate.weather.probes + 1, job.chance(), FIRST_RATE_LIMIT_WAIT)
-        delay = job.waits(max(wait, asks))
+        delay = job.waits(max(back_off(job.gate.weather.probes + 1, job.chance()), asks))
         place.slowed(delay, asked=asks > 0.0, quota=fault.quota, usual=job.target.provider.quota)
         return delay
     if fault.local:
