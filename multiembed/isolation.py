@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _FAILURES_BEFORE = 2
 """Failures of a request before it is suspected of anything."""
+_FAILURES_BEFORE_COLD = 3
+"""The same, where nothing was embedded before, so that nothing is known of the provider."""
 _FAILURES_ISOLATED = 5
 """Failures, alone and with others, of a text whose neighbours were embedded meanwhile, after which it is the cause. A
 good text meets so many once in 400 times where the provider fails three requests in ten."""
@@ -24,9 +26,7 @@ _FAILURES_OF_ROW = 3
 _BY_CHANCE = 0.0001
 """A text that was always alone is given up when a good one would fail as often with less than this probability."""
 _RATE_LIMITED_BEFORE = 20
-"""Refusals by a rate limit after which one counts as a failure of the request, though others pass."""
-_FAILURES_BEFORE_COLD = 3
-"""The same, where nothing was embedded before: neither tells anything of the provider."""
+"""Refusals by a rate limit after which one counts as a failure of the request, though others succeed."""
 HALVES = 2
 """Requests that show, where no other request does, whether the provider works: the two halves of the batch. They count
 as retries of the batch, so that an outage is not met with more requests."""
