@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,19 +24,15 @@ def with_option_docs(options: type, fields: Mapping[str, FieldInfo] | None = Non
     def decorate(cls: _Class) -> _Class:
         if cls.__doc__ is not None:  # python -OO
             described = getattr(cls, "model_fields") if fields is None else fields  # noqa: B009 - a model has it
-            entries = "\n".join(_entry(name, hint, described[name]) for name, hint in _types(options).items())
+            entries = "\n".join(_entry(name, hint, described[name]) for name, hint in options.__annotations__.items())
             cls.__doc__ = f"{cls.__doc__.rstrip()}\n\n    Options:\n{entries}\n"
         return cls
 
     return decorate
 
 
-def _types(options: type) -> dict[str, str]:
-    """The types as they are written in the source: "int | None"."""
-    return {name: getattr(hint, "__forward_arg__", str(hint)) for name, hint in options.__annotations__.items()}
-
-
-def _entry(name: str, hint: str, field: FieldInfo) -> str:
-    head = f"        {name}: {hint} = {field.get_default(call_default_factory=False)!r}"
+def _entry(name: str, hint: Any, field: FieldInfo) -> str:
+    written = getattr(hint, "__forward_arg__", hint)  # as in the source: "int | None"
+    head = f"        {name}: {written} = {field.get_default(call_default_factory=False)!r}"
     body = textwrap.fill(" ".join((field.description or "").split()), 100, break_on_hyphens=False)
     return f"{head}\n{textwrap.indent(body, ' ' * 12)}"

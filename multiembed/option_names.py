@@ -20,7 +20,9 @@ RENAMED: Final[Mapping[str, str]] = {
     "base_url": "api_base openai_api_base openai_base_url azure_endpoint endpoint endpoint_url api_url server_url url "
     "host base_http_api_url zhipuai_api_base siliconflow_api_base dashscope_api_base siliconflow_base_url "
     "websocket_base_url",
+    "ca_bundle": "ssl_ca_cert ca_cert ca_certs ca_file cafile ca_path capath ca_bundle_path ssl_cert_file",
     "cache": "embeddings_cache caching cache_folder cache_dir cache_path",
+    "client_cert": "cert client_certificate client_certs ssl_cert cert_file certfile ssl_client_cert tls_cert",
     "dimensions": "dim dims n_dimensions output_dimension output_dimensions output_dimensionality embedding_dim "
     "embedding_dimension embedding_size vector_size",
     "headers": "default_headers extra_headers custom_headers http_headers",
@@ -29,6 +31,7 @@ RENAMED: Final[Mapping[str, str]] = {
     "max_parallel_requests max_connections",
     "max_retries": "max_retry num_retries retries max_attempts",
     "output": "output_type",
+    "proxy": "proxies openai_proxy http_proxy https_proxy proxy_url proxy_server all_proxy",
     "region": "region_name location",
     "requests_per_minute": "rpm max_rpm rate_limit rate_limiter max_requests_per_minute",
     "show_progress": "show_progress_bar progress_bar progress",
@@ -38,132 +41,46 @@ RENAMED: Final[Mapping[str, str]] = {
 }
 """Names elsewhere, separated by blanks, by the option that means the same here."""
 
-_OWN_CLIENT = "configure it on clients of your own: http_client=httpx.Client(…), http_async_client=httpx.AsyncClient(…)"
-_BATCHES = 'batches follow the model\'s limits, so leave it out; limits={"max_items": n} makes them smaller'
-_ROLE = (
+EXPLAINED: Final[Mapping[str, str]] = {
+    'give fields of the API in parameters={"name": value}': "extra_body model_kwargs additional_kwargs init_kwargs "
+    "user sensitive_word_check disable_strict_validation",
+    'use parameters={"encoding_format": "float"}': "encoding_format",
+    'use query={"name": "value"}': "default_query extra_query params query_params",
+    'use query={"api-version": "…"}': "api_version openai_api_version azure_api_version",
+    'for Azure take the model "openai-compatible:…" with auth_header="api-key" and '
+    'query={"api-version": "…"}': "api_type openai_api_type",
+    "the key goes into api_key, and auth_header names the header that carries it": "auth",
+    'use headers={"OpenAI-Organization": "…"}': "organization openai_organization",
+    'use headers={"OpenAI-Project": "…"}': "project",
+    'use headers={"X-DashScope-WorkSpace": "…"}': "workspace workspace_id",
+    'name provider and model together in model: "provider:model"': "deployment azure_deployment deployment_name "
+    "deployment_id engine model_id model_uid model_name model provider custom_llm_provider model_provider mode",
     "leave it out: embed_query embeds queries and embed_documents documents; embed and aembed of EmbeddingClient take "
-    "role="
-)
-_SENT_AS_TEXT = "leave it out: texts are sent as text; on_too_long says what to do with long ones"
-_WAITS = "leave it out: waits follow the server's answers; max_retries and deadline bound them"
-_AZURE = 'for Azure take the model "openai-compatible:…" with auth_header="api-key" and query={"api-version": "…"}'
-_MODEL = 'name provider and model together in model: "provider:model"'
-
-EXPLAINED: Final[Mapping[str, tuple[str, str | None, str]]] = {
-    # What it is about: the names, the option here if there is one, and what to do.
-    "extra fields": (
-        "extra_body model_kwargs additional_kwargs init_kwargs user sensitive_word_check disable_strict_validation",
-        "parameters",
-        'give fields of the API in parameters={"name": value}',
-    ),
-    "encoding": ("encoding_format", "parameters", 'use parameters={"encoding_format": "float"}'),
-    "query parameters": (
-        "default_query extra_query params query_params",
-        "query",
-        'use query={"name": "value"}',
-    ),
-    "API version": (
-        "api_version openai_api_version azure_api_version",
-        "query",
-        'use query={"api-version": "…"}',
-    ),
-    "Azure": ("api_type openai_api_type", "auth_header", _AZURE),
-    "authentication": (
-        "auth",
-        "auth_header",
-        "the key goes into api_key, and auth_header names the header that carries it",
-    ),
-    "organisation": (
-        "organization openai_organization",
-        "headers",
-        'use headers={"OpenAI-Organization": "…"}',
-    ),
-    "project": ("project", "headers", 'use headers={"OpenAI-Project": "…"}'),
-    "workspace": (
-        "workspace workspace_id",
-        "headers",
-        'use headers={"X-DashScope-WorkSpace": "…"}',
-    ),
-    "model": (
-        "deployment azure_deployment deployment_name deployment_id engine model_id model_uid model_name model",
-        "model",
-        _MODEL,
-    ),
-    "provider": ("provider custom_llm_provider model_provider mode", "model", _MODEL),
-    "role": ("text_type input_type task task_type embed_type prompt_name role", None, _ROLE),
-    "instruction": (
-        "query_instruction instruction query_instruct prompt",
-        "instruct",
-        "use instruct for models that take an instruction, query_prefix for text put before each query",
-    ),
-    "document instruction": (
-        "embed_instruction text_instruction document_instruction",
-        "document_prefix",
-        "use document_prefix",
-    ),
-    "batches": ("chunk_size embed_batch_size batch_size max_batch_size batch", "limits", _BATCHES),
-    "long texts": (
-        "truncate truncation truncate_input_tokens",
-        "on_too_long",
-        'use on_too_long="truncate"',
-    ),
-    "length": (
-        "embedding_ctx_length max_seq_length max_length max_tokens num_ctx",
-        "limits",
-        'use limits={"max_tokens_per_item": n}',
-    ),
-    "token ids": (
-        "check_embedding_ctx_length tiktoken_enabled tiktoken_model_name allowed_special disallowed_special",
-        "on_too_long",
-        _SENT_AS_TEXT,
-    ),
-    "waits": ("retry_min_seconds retry_max_seconds backoff backoff_factor", "max_retries", _WAITS),
-    "empty texts": (
-        "skip_empty on_empty",
-        None,
-        "leave empty texts out before the call: no vector would be right for them",
-    ),
-    "connections": (
-        "reuse_client",
-        None,
-        "leave it out: connections are always kept, and reopened when a server closed them",
-    ),
-    "client objects": (
-        "client async_client",
-        "http_client",
-        "give httpx clients: http_client=httpx.Client(…), http_async_client=httpx.AsyncClient(…)",
-    ),
-    "proxy": (
-        "proxy proxies openai_proxy http_proxy https_proxy",
-        "http_client",
-        f"set HTTPS_PROXY in the environment, or {_OWN_CLIENT}",
-    ),
-    "certificates": (
-        "verify ssl_verify verify_ssl ssl_context ca_bundle",
-        "http_client",
-        f"set SSL_CERT_FILE in the environment for your own CA, or {_OWN_CLIENT}",
-    ),
-    "HTTP client": (
-        "cert client_cert mounts transport trust_env http1 http2 cookies event_hooks max_redirects follow_redirects",
-        "http_client",
-        _OWN_CLIENT,
-    ),
-    "callbacks": (
-        "callback_manager callbacks callback logger_fn",
-        "on_usage",
-        "use on_usage for a function that gets the usage of each call",
-    ),
-    "normalisation": (
-        "normalize normalize_embeddings encode_kwargs",
-        None,
-        "leave it out: vectors are returned as the provider sends them",
-    ),
-    "request id": (
-        "request_id litellm_call_id",
-        None,
-        "leave it out: errors carry the provider's own request_id",
-    ),
+    "role=": "text_type input_type task task_type embed_type prompt_name role",
+    "use instruct for models that take an instruction, query_prefix for text put before each "
+    "query": "query_instruction instruction query_instruct prompt",
+    "use document_prefix": "embed_instruction text_instruction document_instruction",
+    'batches follow the model\'s limits, so leave it out; limits={"max_items": n} makes them smaller': "chunk_size "
+    "embed_batch_size batch_size max_batch_size batch",
+    'use on_too_long="truncate"': "truncate truncation truncate_input_tokens",
+    'use limits={"max_tokens_per_item": n}': "embedding_ctx_length max_seq_length max_length max_tokens num_ctx",
+    "leave it out: texts are sent as text; on_too_long says what to do with long ones": "check_embedding_ctx_length "
+    "tiktoken_enabled tiktoken_model_name allowed_special disallowed_special",
+    "leave it out: waits follow the server's answers; max_retries and deadline bound them": "retry_min_seconds "
+    "retry_max_seconds backoff backoff_factor",
+    "leave empty texts out before the call: no vector would be right for them": "skip_empty on_empty",
+    "leave it out: connections are always kept, and reopened when a server closed them": "reuse_client",
+    "give httpx clients: http_client=httpx.Client(…), http_async_client=httpx.AsyncClient(…)": "client async_client",
+    'use ca_bundle="ca.pem" for your own CA, or ca_bundle="system"; certificates are always verified': "verify "
+    "ssl_verify verify_ssl ssl_context ssl verify_certs insecure",
+    "configure it on clients of your own: http_client=httpx.Client(…), "
+    "http_async_client=httpx.AsyncClient(…)": "mounts transport trust_env http1 http2 cookies "
+    "event_hooks max_redirects follow_redirects",
+    "use on_usage for a function that gets the usage of each call": "callback_manager callbacks callback logger_fn",
+    "leave it out: vectors are returned as the provider sends them": "normalize normalize_embeddings encode_kwargs",
+    "leave it out: errors carry the provider's own request_id": "request_id litellm_call_id",
 }
+"""Names elsewhere, separated by blanks, by what to do instead."""
 
 _SIMILARITY = 0.8
 """difflib's ratio: "api_kye" and "api_key" have 0.83, "query_params" and "query_prefix" 0.64."""
@@ -175,7 +92,7 @@ def _squashed(name: str) -> str:
 
 
 _RENAMED_BY_NAME = {_squashed(name): option for option, names in RENAMED.items() for name in names.split()}
-_EXPLAINED_BY_NAME = {_squashed(name): advice for names, _, advice in EXPLAINED.values() for name in names.split()}
+_EXPLAINED_BY_NAME = {_squashed(name): advice for advice, names in EXPLAINED.items() for name in names.split()}
 
 
 def advice_for(name: str, options: Iterable[str]) -> str:

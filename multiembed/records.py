@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias
 
 from typing_extensions import TypeVar  # with a default: in typing since Python 3.13
 
@@ -23,9 +24,6 @@ Encoding: TypeAlias = Literal["float", "base64"]
 TooLong: TypeAlias = Literal["error", "truncate", "split"]
 Quota: TypeAlias = Literal["in_flight", "requests", "tokens"]
 """What an account may have only so much of: requests in flight, or requests or tokens in a time."""
-
-
-# ── facts ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,9 +68,6 @@ class ModelFacts:
     notes: str = ""
     known: bool = True
     """False for a model that is not in the catalog and runs on its provider's careful defaults."""
-
-
-# ── one request ──────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +116,15 @@ class WireReply:
     """Whether the connection may have carried another answer before."""
 
 
+FailureReason: TypeAlias = Literal[
+    "dns", "refused", "unreachable",  # no connection: no such name, no such port, no way there
+    "certificate_untrusted", "certificate_date", "certificate_host", "client_certificate", "not_tls",
+    "proxy_login", "proxy_refused",  # the proxy answers 407, or refuses the tunnel
+    "connection", "tls", "proxy", "timeout", "malformed",  # the kinds of failure, where nothing closer is known
+]  # fmt: skip
+"""Why no whole answer came."""
+
+
 @dataclass(frozen=True, slots=True)
 class TransportFailure:
     """No answer: what broke, as a value, so that the story of a batch can decide about it."""
@@ -132,6 +136,13 @@ class TransportFailure:
     """This machine is the cause (no more files, ports or memory), so that it says nothing of the provider."""
     requests: int = 1
     """Requests that were sent, and answered otherwise or not at all."""
+    reason: FailureReason | None = None
+    """Closer than the kind, where that is known."""
+
+    # So that a request's result has these, whether it is a reply or a failure.
+    status: ClassVar[None] = None
+    headers: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    body: ClassVar[bytes] = b""
 
 
 @dataclass(slots=True)
@@ -185,9 +196,6 @@ class Fault:
     """What is wrong with the form of a complete answer. A server that answers so twice will always do."""
 
 
-# ── results ──────────────────────────────────────────────────────────────────────────────────────
-
-
 @dataclass(frozen=True, slots=True)
 class SparseVector:
     """One text's weights by vocabulary index, as DashScope's text-embedding-v3 and -v4 give them."""
@@ -217,13 +225,7 @@ class Usage:
     """CNY by the catalog's price; None where price or tokens are unknown."""
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            total_tokens=_sum(self.total_tokens, other.total_tokens),
-            requests=self.requests + other.requests,
-            retries=self.retries + other.retries,
-            cached_texts=self.cached_texts + other.cached_texts,
-            cost=_sum(self.cost, other.cost),
-        )
+        return Usage(**{each.name: _sum(getattr(self, each.name), getattr(other, each.name)) for each in fields(self)})
 
 
 def _sum(left: Any, right: Any) -> Any:
