@@ -3,9 +3,10 @@
 python benchmarks/cache.py [vectors] [dimensions] [directory]
 
 Measures 1,000,000 vectors of 256 dimensions unless told otherwise, put in requests of 64 texts, and then requests of 10
-on top. Lookups are done by a fresh process each time, in the order the texts were put and in a random one; "warm" is
-with the file in the system's memory, "cold" with it pushed out where the system can be asked to.
-Seconds are of the wall; the process's own stand beside them: they differ where the machine is busy or reads its disk.
+and groups of such requests on top, each group in one commit. Lookups are done by a fresh process each time, in the
+order the texts were put and in a random one; "warm" is with the file in the system's memory, "cold" with it pushed out
+where the system can be asked to. Seconds are of the wall; the process's own stand beside them: they differ where the
+machine is busy or reads its disk.
 """
 
 import os
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from multiembed.cache import open_cache
+from multiembed.cache.contract import CacheEntry
 
 SPACE = "5" * 64
 WINDOW = 10_000
@@ -44,6 +46,21 @@ def put(cache, numbers, dimensions, size):
         cache.put(SPACE, words, rows, None)
         taken.append((time.perf_counter() - begun) * 1000)
     return taken
+
+
+def put_many(cache, begin, dimensions, size):
+    """Vectors a second of groups of requests of 10, each group in one commit: by the wall, and by CPU time."""
+    seconds = worked = 0.0
+    for group in range(begin, begin + 20_480, size * 10):
+        entries = [
+            CacheEntry(SPACE, texts(range(first, first + 10)), vectors(first, 10, dimensions), None)
+            for first in range(group, group + size * 10, 10)
+        ]
+        begun, before = time.perf_counter(), time.process_time()
+        cache.put_many(entries)
+        seconds += time.perf_counter() - begun
+        worked += time.process_time() - before
+    return 20_480 / seconds, 20_480 / worked
 
 
 def told(taken):
@@ -106,9 +123,16 @@ def main():
         print(f"a put of 64, over all: {told(taken)}")
         print(f"a put of 64, the last tenth: {told(taken[-len(taken) // 10 :])}")
         print(f"a put of 10, on top: {told(put(cache, range(count, count + 20_000), dimensions, 10))}")
+        for turn in range(3):
+            for place_of_size, size in enumerate((1, 4, 16, 64)):
+                first = 10 * count + (4 * turn + place_of_size) * 20_480
+                wall, own = put_many(cache, first, dimensions, size)
+                print(
+                    f"puts of {size} x 10 in one commit: {wall:,.0f} vectors/s ({own:,.0f} by the process's own time)"
+                )
         cache.close()
         for order in ("put", "random"):
-            for state, window in (("cold", WINDOW), ("warm", WINDOW), ("warm", 1000), ("warm", count)):
+            for state, window in (("cold", WINDOW), ("warm", WINDOW), ("warm", 1024), ("warm", count)):
                 if state == "warm":
                     read_through(path)
                 elif hasattr(os, "posix_fadvise"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import hashlib
 import os
 import pickle
 import signal
@@ -13,9 +14,11 @@ import subprocess
 import sys
 import threading
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,12 +26,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import multiembed
-from multiembed import CacheWarning, ConfigurationError, EmbeddingClient, SparseVector, open_cache
+from multiembed import CacheEntry, CacheWarning, ConfigurationError, EmbeddingClient, SparseVector, open_cache
 from multiembed.cache import connection, sqlite
-from multiembed.cache.codec import decode, digests, encode, form_of, name_of, whole
+from multiembed.cache.codec import decode, digests, encode, form_of, intact_of, names_of
 from multiembed.cache.file import APPLICATION, SCHEMA
+from multiembed.cache.framework_stores import COLLECTION, PREFIX
 from multiembed.cache.sqlite import SqliteCache
-from multiembed.cache.stores import COLLECTION, PREFIX
 
 HOUSE = Path(multiembed.__file__).parents[1]
 SPACE, OTHER = "a" * 64, "b" * 64
@@ -199,6 +202,96 @@ def test_texts_and_vectors_that_do_not_match_are_a_mistake(store):
         store.put(SPACE, texts_of(range(3)), None, None)
 
 
+def test_mixed_lengths_in_a_long_lookup_finds_the_last_put(store):
+    fill(store, range(600), dimensions=8)
+    fill(store, range(600, 1200), dimensions=4)
+    with pytest.warns(CacheWarning, match="two lengths"):
+        found = store.get(SPACE, texts_of(range(1200)))
+    assert found.positions == list(range(600, 1200))
+    assert (found.dense == dense_of(range(600, 1200), 4)).all()
+
+
+def entry(numbers, space=SPACE, **changes):
+    return CacheEntry(
+        **{"space": space, "texts": texts_of(numbers), "dense": dense_of(numbers), "sparse": None} | changes
+    )
+
+
+def test_put_many_keeps_every_entry(store):
+    weights = [SparseVector((7,), (0.5,))] * 2
+    both = entry([5, 6], OTHER, sparse=weights)
+    store.put_many([entry(range(3)), both, entry([]), entry(range(2, 9))])
+    assert holds(store, range(9))
+    assert holds(store, [5, 6], OTHER)
+    assert store.get(OTHER, both.texts).sparse == weights
+
+
+def test_put_many_with_nothing_keeps_nothing(store):
+    store.put_many([])
+    store.put_many([entry([])])
+    assert store.get(SPACE, texts_of(range(3))) == multiembed.Found()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        entry([5], dense=dense_of([5, 6])),
+        entry([5], dense=None),
+        entry([5], dense=dense_of([5])[0]),
+        entry([5], dense=np.array([["a"]])),
+        entry([5], texts=[7]),
+        entry([5], sparse=[SparseVector((1,), ("a",))]),
+        entry([5], sparse=[None]),
+    ],
+    ids=["more rows", "no vectors", "flat", "words", "no text", "weight of text", "no weights"],
+)
+def test_put_many_with_a_bad_entry_keeps_the_others(store, bad):
+    with pytest.warns(CacheWarning, match="cannot hold some vectors"):
+        store.put_many([entry([1]), bad, entry([2])])
+    store.put_many([bad, entry([3])])  # with no second warning, which would be an error
+    assert holds(store, [1, 2, 3])
+
+
+def test_put_many_keeps_the_others_before_it_raises(store):
+    """Where warnings are errors, too, nothing is lost that was paid."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(CacheWarning, match="cannot hold some vectors"):
+            store.put_many([entry([1]), entry([5], dense=None), entry([2])])
+    assert holds(store, [1, 2])
+
+
+def test_put_many_commits_once(cache):
+    statements = []
+    with cache._writing.use() as opened:
+        opened.set_trace_callback(statements.append)
+    cache.put_many([entry([number], space) for number in range(9) for space in (SPACE, OTHER)])
+    assert [statement for statement in statements if statement in ("COMMIT", "ROLLBACK")] == ["COMMIT"]
+    assert holds(cache, range(9))
+
+
+def test_put_many_writes_to_a_store_once():
+    calls = []
+    stores = [
+        SimpleNamespace(mget=list, mset=lambda pairs: calls.append(len(pairs))),
+        SimpleNamespace(get=list, put=list, put_all=lambda pairs, collection: calls.append((len(pairs), collection))),
+    ]
+    for each in stores:
+        open_cache(each).put_many([entry(range(3)), entry(range(3, 7))])
+    assert calls == [7, (7, COLLECTION)]
+
+
+def test_put_many_on_a_full_disk_keeps_all_or_nothing(cache):
+    fill(cache, range(5))
+    with cache._writing.use() as opened:
+        pages = opened.execute("PRAGMA page_count").fetchone()[0]
+        opened.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.warns(CacheWarning, match="cannot be written: OperationalError: database or disk is full"):
+        cache.put_many([entry([6]), entry(range(100, 400))])
+    assert cache.get(SPACE, texts_of([6, 100])).positions == []
+    assert holds(cache, range(5))
+
+
 def test_a_deep_copy_is_the_same_cache(store):
     assert copy.deepcopy(store) is store
 
@@ -333,10 +426,10 @@ def test_a_record_holds_exactly_what_was_put_into_it(rows, with_dense, with_spar
     with_dense = with_dense or not with_sparse
     dense = np.array([row for row, _ in rows], dtype=np.float32) if with_dense else None
     sparse = [vector for _, vector in rows] if with_sparse else None
-    names = digests(SPACE, texts_of(range(len(rows))))
-    kept = encode(names, dense, sparse)
-    assert [name_of(record) for _, record in kept] == [name for name, _ in kept] == names
-    assert len(whole(enumerate(record for _, record in kept))) == len(rows)
+    texts = texts_of(range(len(rows)))
+    kept = encode(CacheEntry(SPACE, texts, dense, sparse))
+    assert names_of(record for _, record in kept) == [name for name, _ in kept] == digests(SPACE, texts)
+    assert intact_of(record for _, record in kept) == [record for _, record in kept]
     assert len({form_of(record) for _, record in kept}) == 1
     again, sparse_again = decode([record for _, record in kept])
     assert (again is None) == (dense is None)
@@ -346,11 +439,11 @@ def test_a_record_holds_exactly_what_was_put_into_it(rows, with_dense, with_spar
 
 @given(st.data())
 def test_no_flipped_bit_goes_unnoticed(data):
-    [(_, record)] = encode(digests(SPACE, ["text"]), dense_of([1]), [SparseVector((1,), (0.5,), ("a",))])
+    [(_, record)] = encode(CacheEntry(SPACE, ["text"], dense_of([1]), [SparseVector((1,), (0.5,), ("a",))]))
     bit = data.draw(st.integers(0, len(record) * 8 - 1))
     flipped = bytearray(record)
     flipped[bit // 8] ^= 1 << bit % 8
-    assert whole([(0, bytes(flipped)), (1, record), (2, record[: bit // 8])]) == [(1, record)]
+    assert intact_of([bytes(flipped), record, record[: bit // 8]]) == [record]
 
 
 @given(st.lists(st.tuples(st.sampled_from([SPACE, OTHER, ""]), st.text(max_size=5)), unique=True, min_size=2))
@@ -359,8 +452,6 @@ def test_every_space_and_text_has_a_digest_of_its_own(pairs):
 
 
 def test_a_digest_is_what_the_documentation_says():
-    import hashlib
-
     assert digests(SPACE, ["文"]) == [hashlib.sha256(SPACE.encode() + b"\0" + "文".encode()).digest()]
 
 
@@ -642,12 +733,35 @@ def test_a_cut_file_never_gives_a_wrong_vector(cache, path):
     assert not found.positions or (found.dense == dense_of(found.positions, 64)).all()
 
 
-def test_a_lookup_of_several_statements_finds_each_text_in_its_place(cache):
+@pytest.mark.parametrize("variables", [999, 250_000])
+def test_a_lookup_of_several_statements_finds_each_text_in_its_place(cache, monkeypatch, variables):
+    """SQLite before 3.32 takes 999 variables in one statement."""
+    monkeypatch.setattr(sqlite, "_AT_ONCE", 2048)
     fill(cache, range(0, 6000, 2))
+    with cache._reading.use() as opened:
+        opened.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, variables)
     asked = np.random.default_rng(1).permutation(6000).tolist()
     found = cache.get(SPACE, texts_of([*asked, *asked[:50]]))
     assert found.positions == [place for place, number in enumerate([*asked, *asked[:50]]) if number % 2 == 0]
     assert (found.dense == dense_of([[*asked, *asked[:50]][place] for place in found.positions])).all()
+
+
+def test_lookup_sorts_no_rows(cache):
+    """The rows are read in the order they lie in by the query plan itself."""
+    with cache._reading.use() as opened:
+        plan = opened.execute(f"EXPLAIN QUERY PLAN {sqlite._SELECT.format('?,?,?')}", (1, 2, 3)).fetchall()
+    steps = [step for *_, step in plan]
+    assert any("USING COVERING INDEX" in step for step in steps)
+    assert not any("ORDER BY" in step for step in steps)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9, 999, 1000, 10_000, 16_383, 16_384])
+def test_padded_keys_have_few_sizes(count):
+    padded = sqlite._padded(list(range(count)))
+    assert padded[:count] == list(range(count))
+    assert set(padded[count:]) <= {count - 1}
+    assert count <= len(padded) <= count * 1.25
+    assert len({len(sqlite._padded([0] * each)) for each in range(1, 16_385)}) < 60
 
 
 @pytest.mark.parametrize("record", ["a text", 5, b"", b"\1\0\1\0"])
@@ -683,6 +797,49 @@ def test_a_cache_that_is_dropped_closes_its_file(path):
     with ThreadPoolExecutor(1) as threads:  # the last one to hold it need not be the one that opened it
         threads.submit(lambda: (dropped.clear(), gc.collect())).result()
     assert open_files() == []
+
+
+# ── the form of the file ─────────────────────────────────────────────────────────────────────────
+
+VECTORS_1 = """CREATE TABLE vectors (id INTEGER PRIMARY KEY, key INTEGER NOT NULL, space INTEGER NOT NULL,
+    written INTEGER NOT NULL, record BLOB NOT NULL)"""
+FORM_1 = (
+    "CREATE TABLE spaces (id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, words TEXT, used INTEGER NOT NULL)",
+    VECTORS_1,
+    "CREATE UNIQUE INDEX vectors_by_key ON vectors (key)",
+)
+"""What version 1 of the file consists of. Another form needs another version and a way from this one."""
+
+
+def row_of_form_1(number):
+    """A row as version 1 has it, made without the code that is tested."""
+    name = hashlib.sha256(f"{SPACE}\0text {number} 文".encode()).digest()
+    record = struct.pack("<HHI", 1, 1, 8) + name + struct.pack("<8f", number + 1, *range(1, 8))
+    return struct.unpack("<q", name[:8])[0], 1, 1_700_000_000, record + struct.pack("<I", zlib.crc32(record))
+
+
+def test_file_of_version_1_is_read_and_written(path):
+    with closing(sqlite3.connect(path)) as file, file:
+        for statement in (*FORM_1, "PRAGMA application_id = 0x6D656D62", "PRAGMA user_version = 1"):
+            file.execute(statement)
+        file.execute("INSERT INTO spaces VALUES (1, ?, NULL, 19000)", (SPACE,))
+        rows = [row_of_form_1(number) for number in range(20)]
+        file.executemany("INSERT INTO vectors (key, space, written, record) VALUES (?, ?, ?, ?)", rows)
+    with closing(open_cache(path)) as cache:
+        assert holds(cache, range(20))
+        fill(cache, range(20, 30))
+        assert holds(cache, range(30))
+
+
+def test_file_is_written_in_the_form_of_its_version(cache, path):
+    fill(cache, range(3))
+    cache.close()
+    with closing(sqlite3.connect(path)) as file:
+        made = file.execute("SELECT sql FROM sqlite_schema WHERE sql NOT NULL").fetchall()
+        assert made == [(statement,) for statement in FORM_1]
+        assert file.execute("PRAGMA user_version").fetchone() == (1,)
+        kept = file.execute("SELECT key, space, record FROM vectors ORDER BY id").fetchall()
+    assert kept == [(key, space, record) for key, space, _, record in map(row_of_form_1, range(3))]
 
 
 # ── opening ──────────────────────────────────────────────────────────────────────────────────────

@@ -16,7 +16,7 @@ from adapters_common import DASHSCOPE, DOORS, are_right, call, client_of, option
 from langchain_core.stores import InMemoryByteStore
 from llama_index.core.storage.kvstore import SimpleKVStore
 
-from multiembed import CacheFile, CacheWarning, EmbeddingClient, Found, SparseVector, open_cache
+from multiembed import CacheEntry, CacheFile, CacheWarning, EmbeddingClient, Found, SparseVector, open_cache
 from multiembed.cache.checked import CheckedCache, usable
 from multiembed.cache.connection import Connection
 
@@ -86,10 +86,6 @@ class Awaited(Cache):
 
 class BrokenProperty(Cache):
     @property
-    def local(self):
-        raise RuntimeError("not connected")
-
-    @property
     def connection(self):
         raise RuntimeError("not connected")
 
@@ -135,7 +131,6 @@ def test_cache_without_close_and_with_broken_properties_works(simulator):
         get, put = Cache.get, Cache.put
         kept = {}  # noqa: RUF012
         connection = BrokenProperty.connection
-        local = BrokenProperty.local
 
     with EmbeddingClient(DASHSCOPE, cache=Small(), dimensions=SIZE, **options_for(simulator)) as client:
         for _ in range(2):
@@ -295,6 +290,54 @@ def test_threads_that_fail_together_warn_once():
         for thread in threads:
             thread.join()
     assert [warning.category for warning in caught] == [CacheWarning]
+
+
+# ── several entries at once ──────────────────────────────────────────────────────────────────────
+
+ENTRIES = [CacheEntry(space, [f"{space} text"], ROWS[:1], None) for space in "abc"]
+
+
+def checked(cache):
+    return CheckedCache(cache, output="dense", dimensions=SIZE)
+
+
+def test_put_many_of_the_users_cache_gets_all_entries():
+    calls = []
+    checked(cache_with(put_many=calls.append, put=raising(ValueError("not used")))).put_many(ENTRIES)
+    assert calls == [ENTRIES]
+
+
+def test_put_many_without_one_calls_put_for_each():
+    cache = Cache()
+    checked(cache).put_many(ENTRIES)
+    assert sorted(cache.kept) == [(entry.space, entry.texts[0]) for entry in ENTRIES]
+
+
+async def put_many_as_coroutine(entries):
+    pass
+
+
+class BrokenPutMany(Cache):
+    @property
+    def put_many(self):
+        raise RuntimeError("not connected")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: cache_with(put_many=raising(OverflowError("too large"))),
+        lambda: cache_with(put_many=put_many_as_coroutine),
+        lambda: cache_with(put=raising(OverflowError("too large"))),
+        BrokenPutMany,
+    ],
+    ids=["put_many raises", "coroutine", "put raises", "broken property"],
+)
+def test_put_many_that_fails_is_one_warning(make):
+    cache = checked(make())
+    with pytest.warns(CacheWarning, match="cannot be written"):
+        cache.put_many(ENTRIES)
+    cache.put_many(ENTRIES)  # with no second warning, which would be an error
 
 
 # ── the file ─────────────────────────────────────────────────────────────────────────────────────

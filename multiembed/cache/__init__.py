@@ -25,11 +25,11 @@ def open_cache(given: str | os.PathLike[str] | Any) -> VectorCache:
         return _open_file(given)
     methods = set() if isinstance(given, type) else _methods(given)
     if {"mget", "mset"} <= methods:
-        from multiembed.cache.stores import ByteStoreCache
+        from multiembed.cache.framework_stores import ByteStoreCache
 
         return ByteStoreCache(given)
     if {"get", "put", "put_all"} <= methods:
-        from multiembed.cache.stores import KVStoreCache
+        from multiembed.cache.framework_stores import KVStoreCache
 
         return KVStoreCache(given)
     if {"get", "put"} <= methods:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from multiembed.cache.guard import Guard
 from multiembed.records import SparseVector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from multiembed.cache.contract import VectorCache
+    from multiembed.cache.contract import CacheEntry, VectorCache
     from multiembed.records import Output, Vectors
 
 
@@ -36,65 +37,51 @@ class CheckedCache:
         self._output = output
         self._dimensions = dimensions
 
-    @property
-    def local(self) -> bool:
-        """Whether the cache takes no longer than a local disk."""
-        try:
-            return getattr(self._cache, "local", False) is True
-        except Exception:  # noqa: BLE001 - a property of the user's own object may raise anything
-            return False
-
     def describe(self, space: str, words: Mapping[str, Any]) -> None:
-        """Hand on what a space is, to a cache that wants to know."""
-        if not self._guard.reads:
-            return
-        try:
-            describe = getattr(self._cache, "describe", None)
-            if describe is not None:
-                _refuse_awaitable(describe(space, words))
-        except CacheWarning:  # where warnings are errors, the user wants them raised
-            raise
-        except Exception as error:  # noqa: BLE001 - the cache may be the user's, and raise anything
-            self._guard.cannot_read(error)
+        """Pass on the description of a space, if the cache inside takes one."""
+        if self._guard.reads:
+            with _reporting(self._guard.cannot_read):
+                describe = getattr(self._cache, "describe", None)
+                if describe is not None:
+                    _refuse_awaitable(describe(space, words))
 
     def get(self, space: str, texts: Sequence[str]) -> Found:
-        """The vectors of the texts that are known."""
-        if not self._guard.reads:
-            return Found()
-        try:
-            found = self._cache.get(space, list(texts))  # a copy: the cache may keep or change it
-            return usable(found, len(texts), output=self._output, dimensions=self._dimensions)
-        except CacheWarning:
-            raise
-        except Exception as error:  # noqa: BLE001 - as above
-            self._guard.cannot_read(error)
-            return Found()
+        """Return the vectors of the texts that are known."""
+        if self._guard.reads:
+            with _reporting(self._guard.cannot_read):
+                found = self._cache.get(space, list(texts))  # a copy: the cache may keep or change it
+                return usable(found, len(texts), output=self._output, dimensions=self._dimensions)
+        return Found()
 
-    def put(
-        self, space: str, texts: Sequence[str], dense: Vectors | None, sparse: Sequence[SparseVector] | None
-    ) -> None:
-        """Keep the vectors of texts."""
+    def put_many(self, entries: Sequence[CacheEntry]) -> None:
+        """Keep the vectors of all entries, in one write if the cache inside has `put_many`."""
         if not self._guard.writes:
             return
-        try:
-            done: Any = self._cache.put(space, texts, dense, sparse)  # type: ignore[func-returns-value]
-            _refuse_awaitable(done)
-        except CacheWarning:
-            raise
-        except Exception as error:  # noqa: BLE001 - as above
-            self._guard.cannot_write(error)
+        with _reporting(self._guard.cannot_write):
+            put_many: Any = getattr(self._cache, "put_many", None)
+            if put_many is not None:
+                _refuse_awaitable(put_many(entries))
+                return
+            put: Any = self._cache.put
+            for entry in entries:
+                _refuse_awaitable(put(entry.space, entry.texts, entry.dense, entry.sparse))
 
     def close(self) -> None:
-        """Close the cache inside."""
-        try:
-            _refuse_awaitable(self._cache.close())  # type: ignore[func-returns-value]
-        except CacheWarning:
-            raise
-        except AttributeError as error:
+        """Close the cache inside, if it can be closed."""
+        with _reporting(self._guard.cannot_close):
             if hasattr(self._cache, "close"):
-                self._guard.cannot_close(error)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._guard.cannot_close(error)
+                _refuse_awaitable(self._cache.close())  # type: ignore[func-returns-value]
+
+
+@contextmanager
+def _reporting(failed: Callable[[Exception], None]) -> Iterator[None]:
+    """Report an exception to `failed` instead of raising it; the cache may be the user's, and raise anything."""
+    try:
+        yield
+    except CacheWarning:  # where warnings are errors, the user wants them raised
+        raise
+    except Exception as error:  # noqa: BLE001 - as above
+        failed(error)
 
 
 def usable(found: Any, texts: int, *, output: Output, dimensions: int | None) -> Found:

@@ -3,10 +3,9 @@
 A record is, all little-endian: version and kind (uint16 each), dimensions (uint32), the digest (32 bytes), the dense
 vector (float32), the sparse one, and the CRC-32 of all that. Kind 1 is dense, 2 sparse, 3 both.
 
-The digest is SHA-256 over the space (as hex), a zero byte and the text (as UTF-8). 256 bits, because two texts with one
-digest would share a vector: that cannot happen by chance, nor to somebody who chooses texts on purpose, and with 1 KiB
-pages it takes no more room in the file than 128 bits would. SHA-256, because every language has it, so an export can be
-joined with the texts anywhere.
+The digest is SHA-256 over the space (as hex), a zero byte and the text (as UTF-8). Two texts with one digest would
+share a vector; with 256 bits, no chance and no choice of texts leads to that. Every language has SHA-256, so an export
+can be joined with the texts anywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
@@ -24,19 +23,16 @@ from multiembed.records import SparseVector
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from multiembed.cache.contract import CacheEntry
     from multiembed.records import Vectors
 
-    Names: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.uint32]]
-
 VERSION = 1
-DIGEST = 32
-"""Bytes of a digest."""
 
 _FORM = struct.Struct("<HHI")
 _SPARSE = struct.Struct("<IBBH")
 _CRC = struct.Struct("<I")
-_DENSE, _BOTH = 1, 3
-_BODY = _FORM.size + DIGEST
+_HAS_DENSE, _HAS_SPARSE = 1, 2
+_BODY = _FORM.size + 32
 _WHOLE = 0x2144DF1C
 """The CRC-32 of any bytes that end with their own CRC-32."""
 
@@ -47,28 +43,21 @@ def digests(space: str, texts: Iterable[str]) -> list[bytes]:
     found = []
     for text in texts:
         each = begun.copy()
-        each.update(text.encode("utf-8", "surrogatepass"))
+        each.update(_utf8(text))
         found.append(each.digest())
     return found
 
 
-def encode(
-    names: Sequence[bytes], dense: Vectors | None, sparse: Sequence[SparseVector] | None
-) -> list[tuple[bytes, bytes]]:
+def encode(entry: CacheEntry) -> list[tuple[bytes, bytes]]:
     """The digests with their records; a sparse vector whose indices no record can hold is left out.
-
-    Args:
-        names: the digest of each text.
-        dense: shape (len(names), dimensions).
-        sparse: as many.
 
     Raises:
         ValueError: there are not as many vectors as texts, or none at all.
     """
-    if dense is None and sparse is None:
-        raise ValueError("There is nothing to keep: neither dense nor sparse vectors.")
-    if any(vectors is not None and len(vectors) != len(names) for vectors in (dense, sparse)):
-        raise ValueError("There are not as many vectors as texts.")
+    if not entry.texts:
+        return []
+    entry.check()
+    names, dense, sparse = digests(entry.space, entry.texts), entry.dense, entry.sparse
     kind = (dense is not None) + 2 * (sparse is not None)
     rows = np.ascontiguousarray(dense, dtype="<f4") if dense is not None else np.empty((len(names), 0), dtype="<f4")
     form = _FORM.pack(VERSION, kind, rows.shape[1])
@@ -82,48 +71,18 @@ def encode(
     return kept
 
 
-def whole(records: Iterable[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-    """Those that are as they were written, and written in a form that is read here; a number stands before each."""
+def intact_of(records: Iterable[object]) -> list[bytes]:
+    """The records that are as they were written, in a form that is read here."""
     return [
-        (number, record)
-        for number, record in records
-        if crc32(record) == _WHOLE and len(record) > _BODY and record.startswith(b"\1\0")
+        record
+        for record in records
+        if isinstance(record, bytes) and crc32(record) == _WHOLE and len(record) > _BODY and record.startswith(b"\1\0")
     ]
 
 
-def read_alike(records: Sequence[bytes], names: Names) -> tuple[bytes, Vectors] | None:
-    """The form and the vectors of many records in a few steps, as long as nothing is to be said of any of them.
-
-    Args:
-        records: at least one.
-        names: the digest that each must have been written under, as `as_array` gives them.
-
-    Returns:
-        Vectors of shape (len(records), dimensions). None when a record is damaged, of another text or form, or holds
-        more than a dense vector: then each is to be looked at.
-    """
-    form = form_of(records[0])
-    if set(map(crc32, records)) != {_WHOLE} or len(form) < _FORM.size:
-        return None
-    version, kind, dimensions = _FORM.unpack(form)
-    size = _BODY + 4 * dimensions + _CRC.size
-    if version != VERSION or kind != _DENSE or set(map(len, records)) != {size}:
-        return None
-    words = np.frombuffer(b"".join(records), dtype="<u4").reshape(len(records), size // 4)
-    formed = (words[:, : _FORM.size // 4] == np.frombuffer(form, dtype="<u4")).all()
-    if not formed or not np.array_equal(words[:, _FORM.size // 4 : _BODY // 4], names):
-        return None
-    return form, words[:, _BODY // 4 : -1].view("<f4")
-
-
-def as_array(names: Sequence[bytes]) -> Names:
-    """Digests side by side, shape (len(names), 8)."""
-    return np.frombuffer(b"".join(names), dtype="<u4").reshape(len(names), DIGEST // 4)
-
-
-def name_of(record: bytes) -> bytes:
-    """The digest that a record was written under."""
-    return record[_FORM.size : _BODY]
+def names_of(records: Iterable[bytes]) -> list[bytes]:
+    """The digests that records were written under."""
+    return [record[_FORM.size : _BODY] for record in records]
 
 
 def form_of(record: bytes) -> bytes:
@@ -139,13 +98,13 @@ def decode(records: Sequence[bytes]) -> tuple[Vectors | None, list[SparseVector]
     """
     _, kind, dimensions = _FORM.unpack(form_of(records[0]))
     end = _BODY + 4 * dimensions
-    dense = None
-    if kind & _DENSE:
+    dense = sparse = None
+    if kind & _HAS_DENSE:
         joined = b"".join([record[_BODY:end] for record in records])
         dense = np.frombuffer(joined, dtype="<f4").reshape(len(records), dimensions).astype(np.float32, copy=False)
-    if kind == _DENSE:
-        return dense, None
-    return dense, [_decode_sparse(record[end : -_CRC.size]) for record in records]
+    if kind & _HAS_SPARSE:
+        sparse = [_decode_sparse(record[end : -_CRC.size]) for record in records]
+    return dense, sparse
 
 
 # ── sparse vectors ───────────────────────────────────────────────────────────────────────────────
@@ -164,7 +123,7 @@ def _encode_sparse(vector: SparseVector) -> bytes | None:
         values = short
     if (indices < 2**32).all():
         indices = indices.astype("<u4")
-    tokens = b"" if vector.tokens is None else _text(json.dumps(vector.tokens, ensure_ascii=False))
+    tokens = b"" if vector.tokens is None else _utf8(json.dumps(vector.tokens, ensure_ascii=False))
     return (
         _SPARSE.pack(len(indices), indices.itemsize, values.itemsize, 0) + indices.tobytes() + values.tobytes() + tokens
     )
@@ -182,6 +141,6 @@ def _decode_sparse(data: bytes) -> SparseVector:
     )
 
 
-def _text(text: str) -> bytes:
-    """As UTF-8, in which lone surrogates, should there be any, come back as they were."""
+def _utf8(text: str) -> bytes:
+    """Encode a text as UTF-8; a lone surrogate can be decoded again."""
     return text.encode("utf-8", "surrogatepass")

@@ -25,13 +25,11 @@ class Connection:
 
     Args:
         path: of the file.
-        pages: that SQLite keeps in memory; None: as many as it likes.
     """
 
-    def __init__(self, path: Path, *, pages: int | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self.lock = threading.RLock()
         self._path = path
-        self._pages = pages
         self._open: sqlite3.Connection | None = None
         self._opened_by = 0
         self._closing: finalize[..., Connection] | None = None
@@ -85,8 +83,6 @@ class Connection:
                 self._open = connect(self._path)
                 self._opened_by = os.getpid()
                 self._closing = finalize(self, _close, self._open, self._opened_by)
-            if self._pages is not None:
-                self._open.execute(f"PRAGMA cache_size = {self._pages}")
             self._file = file or _identity(self._path)
             self._index = _identity(log_index(self._path))
         return self._open

@@ -27,12 +27,38 @@ class Found:
     """One per position; None when nothing was found, or nothing sparse is kept."""
 
 
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """Vectors to keep: the texts of one finished request."""
+
+    space: str
+    """EmbeddingClient.fingerprint(role)."""
+    texts: Sequence[str]
+    dense: Vectors | None
+    """float32, shape (len(texts), dimensions)."""
+    sparse: Sequence[SparseVector] | None
+    """One per text."""
+
+    def check(self) -> None:
+        """Compare the numbers of texts and vectors.
+
+        Raises:
+            ValueError: there are not as many vectors as texts, or none at all.
+        """
+        if self.dense is None and self.sparse is None:
+            raise ValueError("There is nothing to keep: neither dense nor sparse vectors.")
+        if any(vectors is not None and len(vectors) != len(self.texts) for vectors in (self.dense, self.sparse)):
+            raise ValueError("There are not as many vectors as texts.")
+
+
 class VectorCache(Protocol):
     """Vectors by space and text. May be used from many threads at once.
 
-    A space is EmbeddingClient.fingerprint(role): a name for everything that changes a vector but the text. A cache
-    that has `describe(space, words)` too is told once what a space is in human words. One that has `local`, and there
-    True, takes no longer than a local disk, so that a sync call need not start threads for `put`.
+    A space is EmbeddingClient.fingerprint(role): a name for everything that changes a vector but the text.
+
+    Two more methods are optional. `describe(space, words)` is called once with a description of a space: a dict of
+    model, role, dimensions. `put_many(entries)` gets a sequence of CacheEntry, all that finished since the last write;
+    without it, `put` is called for each of them.
     """
 
     def get(self, space: str, texts: Sequence[str]) -> Found:

@@ -23,10 +23,6 @@ SCHEMA = 1
 PATIENCE = 5.0
 """Seconds to wait for another process that writes."""
 
-# With pages of 1 KiB a vector of 256 float32 fills one, its digest and what else is known of it share another with
-# seven more, and a page of the index that a new digest dirties is small. With SQLite's 4 KiB three such rows fill
-# a page and a fourth of it stays empty (measured in benchmarks/cache.py).
-_PAGE = 1024
 _CHECKPOINT = 16 << 20
 """Bytes of the write-ahead log that are taken over into the file at a time."""
 
@@ -135,7 +131,6 @@ def _check(application: int, schema: int, path: Path) -> None:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute(f"PRAGMA page_size = {_PAGE}")  # of no effect in a file that has pages
     if not _number(connection, "application_id"):
         _make(connection, path)
     _check(_number(connection, "application_id"), _number(connection, "user_version"), path)

@@ -31,6 +31,10 @@ class Guard:
         self.writes = False
         self._warn("write", f"{self._name} cannot be written: {_say(error)}. New vectors are not kept from now on.")
 
+    def cannot_encode(self, error: Exception) -> None:
+        """These vectors are not kept; others are."""
+        self._warn("encode", f"{self._name} cannot hold some vectors, which are not kept: {_say(error)}.")
+
     def cannot_close(self, error: Exception) -> None:
         """Nothing follows from it."""
         self._warn("close", f"{self._name} cannot be closed: {_say(error)}.")

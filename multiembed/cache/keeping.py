@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multiembed.cache.codec import decode, name_of, whole
+from multiembed.cache.codec import decode, intact_of, names_of
 from multiembed.cache.connection import Connection
 from multiembed.cache.file import is_busy, refuse
 from multiembed.cache.sqlite import DAY
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 5000
 """Rows in one transaction, so that whoever embeds meanwhile waits for milliseconds only."""
+_NEXT = (
+    "SELECT vectors.id, fingerprint, record FROM vectors JOIN spaces ON spaces.id = vectors.space "
+    "WHERE vectors.id > ? ORDER BY vectors.id LIMIT 1000"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,15 +165,18 @@ class CacheFile:
         known = {info.fingerprint: info for info in self.spaces() if spaces is None or info.fingerprint in spaces}
         last = 0
         with self._opened() as file:
-            while rows := _some_after(last, file):
+            while True:
+                with file.use() as connection:  # not during `yield`: a fork would wait for it
+                    rows = connection.execute(_NEXT, (last,)).fetchall()
+                if not rows:
+                    return
                 last = rows[-1][0]
-                for place, record in whole((place, record) for place, (_, _, record) in enumerate(rows)):
-                    fingerprint = rows[place][1]
-                    if fingerprint in known:
+                for _, fingerprint, record in rows:
+                    if fingerprint in known and intact_of([record]):
                         dense, sparse = decode([record])
                         yield KeptVector(
                             known[fingerprint],
-                            name_of(record).hex(),
+                            names_of([record])[0].hex(),
                             None if dense is None else dense[0],
                             None if sparse is None else sparse[0],
                         )
@@ -192,16 +199,6 @@ def _words_of(text: object) -> dict[str, Any]:
     except ValueError:
         return {}
     return words if isinstance(words, dict) else {}
-
-
-def _some_after(last: int, file: Connection) -> list[tuple[int, str, bytes]]:
-    """The next rows. The connection is not held while the caller works on them: a fork would wait for it."""
-    with file.use() as connection:
-        return connection.execute(
-            "SELECT vectors.id, fingerprint, record FROM vectors JOIN spaces ON spaces.id = vectors.space "
-            "WHERE vectors.id > ? ORDER BY vectors.id LIMIT 1000",
-            (last,),
-        ).fetchall()
 
 
 class _Choice:

@@ -24,8 +24,6 @@ class MissingCache:
         option: the option that it was given as.
     """
 
-    local = True
-
     def __init__(self, kind: str, option: str = "cache") -> None:
         self.kind = kind
         self.option = option
