@@ -9,7 +9,7 @@ import typer
 import multiembed
 from multiembed.cli.cache import commands as cache_commands
 from multiembed.cli.console import OutputConsole, error_console, printable
-from multiembed.cli.doctor import command as doctor_command
+from multiembed.cli.doctor.command import command as doctor_command
 from multiembed.cli.embed import command as embed_command
 from multiembed.cli.interrupts import INTERRUPTED
 

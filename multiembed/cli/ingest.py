@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -62,7 +61,8 @@ def run(console: Console, order: Order, *, dry: bool) -> int:
                     return _foretell(job, client, inputs, survey)
                 return _embed(job, client, inputs, survey, form)
         except KeyboardInterrupt:
-            _wait_for_answers(errors, job.interrupts)
+            if job.client is not None:
+                _wait_for_answers(errors, job.interrupts, job.client)
             job.tell_resume("Interrupted.")
             return INTERRUPTED
         except BaseException:
@@ -191,16 +191,14 @@ def _output(client: EmbeddingClient, survey: Survey, order: Order, form: str) ->
     )
 
 
-def _wait_for_answers(errors: Console, interrupts: Interrupts) -> None:
+def _wait_for_answers(errors: Console, interrupts: Interrupts, client: EmbeddingClient) -> None:
     """Let requests that are under way come to their end, so that what they cost is not paid again."""
     until = time.monotonic() + _FAREWELL
-    waiting = [thread for thread in threading.enumerate() if thread.name == "multiembed"]
-    if not waiting:
-        return
-    errors.print("Hearing the last answers; Ctrl-C again leaves at once.", highlight=False)
-    while waiting and interrupts.count <= 1 and time.monotonic() < until:
-        waiting[0].join(_LOOK_EVERY)
-        waiting = [thread for thread in waiting if thread.is_alive()]
+    if client.pending:
+        errors.print("Hearing the last answers; Ctrl-C again leaves at once.", highlight=False)
+    while client.pending and interrupts.count <= 1 and time.monotonic() < until:
+        time.sleep(_LOOK_EVERY)
+    client.close()  # else files of SQLite could stay beside the cache
 
 
 def _foretell(job: _Job, client: EmbeddingClient, inputs: Inputs, survey: Survey) -> int:

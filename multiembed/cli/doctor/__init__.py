@@ -1,0 +1,1 @@
+"""`multiembed doctor`: checks of the configuration, one real call, and what to do about each failure."""

@@ -1,0 +1,117 @@
+"""What to do about each error of a call, beyond the error's own advice."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from multiembed.cli.doctor.setup import is_short, proxy_variable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from multiembed import EmbeddingClient, MultiEmbedError
+    from multiembed.cli.doctor.setup import Setup
+
+_MODEL = "{message} Name another model with --model.{models}"
+_PROXY_REFUSED = (
+    "The proxy does not connect to {host}: check {proxy} or proxy=, ask who runs the proxy to allow {host}, or except "
+    "it in NO_PROXY."
+)
+_ADVICE: Mapping[str, str] = {
+    # by the reason of a failed connection
+    "dns": "The name of the server, or of its proxy, is not known: check {address}, network and DNS. {through}",
+    "refused": "Nothing listens at that port: check {address}, and firewalls. {through}",
+    "unreachable": "There is no way to the server: check {address}, network and firewalls. {through}",
+    "not_tls": "What answers does not speak TLS: check the port in {address}. {through}",
+    "tls": "No TLS connection could be made: a proxy or a firewall may interfere. {through}",
+    "certificate_untrusted": "{certificate}",
+    "certificate_date": (
+        "The certificate has expired or is not valid yet, by this machine's clock. The clock says {now}. If that is "
+        "wrong, set it; else the server's owner must renew the certificate."
+    ),
+    "certificate_host": (
+        "The certificate is for another host than {host}: check {address}. A sign-in page of the network may have "
+        "answered, too."
+    ),
+    "client_certificate": "The server wants a certificate of the client, or refuses the one given: set client_cert.",
+    "proxy_login": (
+        "The proxy wants a user and a password, or refuses those given: set {proxy} or proxy= to "
+        "http://user:password@host:port, with %40 for @, or except the server in NO_PROXY."
+    ),
+    "proxy_refused": _PROXY_REFUSED,
+    "proxy": _PROXY_REFUSED,
+    "connection": "The connection broke: check {address}; a proxy or a firewall may interfere. {through}",
+    "timeout": "{message} Here: --timeout. A proxy or a firewall may swallow the answer. {through}",
+    # by the error, where there was an answer
+    "AuthenticationError": "{message}{key}",
+    "PermissionDeniedError": _MODEL,
+    "ModelNotFoundError": _MODEL,
+    "RateLimitError": "{message} Try again {wait}. Other programs on the account count, too.",
+    "MalformedResponseError": "{message} Something else may have answered, such as a sign-in page or another API.",
+    "InvalidRequestError": "{message} Is {model} an embedding model, and {address} right?",
+}
+
+
+def advise(error: MultiEmbedError, message: str, setup: Setup, client: EmbeddingClient) -> str:
+    """The advice for an error.
+
+    Args:
+        error: of a call.
+        message: the error's own advice.
+        setup: the provider, its model and options.
+        client: what was called with.
+    """
+    variable = proxy_variable(client.target.url)
+    models = [facts.name for facts in setup.provider.models if facts.name != setup.model][:4]
+    template = _ADVICE.get(error.reason or "") or _ADVICE.get(type(error).__name__, "{message}")
+    return template.format(
+        message=message,
+        address=client.target.url_variable or ("base_url" if setup.options.get("base_url") else "the address"),
+        host=urlsplit(client.target.url).hostname,
+        model=setup.model,
+        models=f" Known: {', '.join(models)}." if models else "",
+        key=_key(setup, client),
+        wait=f"in {error.retry_after:,.3g} s" if error.retry_after else "in a minute",
+        now=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        certificate=_certificate(),
+        proxy=variable or "HTTPS_PROXY",
+        through=f"Check the proxy in {variable}, too, or except the server in NO_PROXY."
+        if variable
+        else "In a company's network, a proxy may be needed: HTTPS_PROXY=http://host:port or proxy=.",
+    ).strip()
+
+
+def _key(setup: Setup, client: EmbeddingClient) -> str:
+    """What may be wrong with a key that was refused."""
+    short = client.target.key is not None and is_short(client.target.key.reveal())
+    lost = " The key is shorter than keys usually are: was a part of it lost?" if short else ""
+    region = setup.region(client)
+    if not region:
+        return f"{lost} An own base_url may want a key of its own." if setup.provider.regions else lost
+    others = " or ".join(f"--region {name}" for name in setup.provider.regions if name != region)
+    return (
+        f'{lost} This was region {region}; for another, give {others} (in code, region="…"). --try-regions sends the '
+        "key there to find out."
+    )
+
+
+def _certificate() -> str:
+    """What to do about a certificate whose authority is not trusted, by the environment's settings."""
+    trust = "set ca_bundle=\"system\" (the system's certificates) or ca_bundle to a PEM file with the company's CA"
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if file and not Path(file).is_file():
+        return "SSL_CERT_FILE names a file that is not there: correct or unset it."
+    if file or folder:
+        name = "SSL_CERT_FILE" if file else "SSL_CERT_DIR"
+        return f"{name} is used, and does not hold this CA: add the CA's certificate there, or {trust}."
+    others = [name for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name)]
+    if others:
+        return f"{others[0]} is set, which is not read here: set SSL_CERT_FILE or ca_bundle to the same file."
+    return (
+        f"If a company's proxy opens TLS connections, {trust} (in the environment, SSL_CERT_FILE). Otherwise the "
+        "address is wrong or someone intercepts the connection: do not send a key there."
+    )

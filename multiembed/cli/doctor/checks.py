@@ -1,0 +1,160 @@
+"""The checks of one provider: its configuration first, then a real call of one short text."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from multiembed import AuthenticationError, ConfigurationError, MultiEmbedError
+from multiembed.cli.doctor.advice import advise
+from multiembed.cli.doctor.setup import (
+    Finding,
+    check_address,
+    check_key,
+    check_model,
+    check_proxy,
+    missing_key,
+    without_key,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from multiembed import EmbeddingClient, Usage
+    from multiembed.cli.doctor.setup import Setup
+
+_TEXT = "hello"
+_DETAIL = re.compile(r"(?<=[.]) \((.+)\)$", re.DOTALL)
+"""What happened, behind the advice in the message of an error that is not the provider's."""
+_TAG = re.compile(r"<[^>]*>")
+_REFUSED = AuthenticationError.__name__
+
+
+def check(setup: Setup, timeout: float, *, try_regions: bool) -> Iterator[Finding]:
+    """Check a provider.
+
+    Args:
+        setup: the provider, its model and options.
+        timeout: seconds for each call.
+        try_regions: whether a refused key may be sent to the provider's other regions.
+
+    Yields:
+        The findings in order. No call is made after a failed check.
+    """
+    try:
+        client = setup.client(timeout=timeout, max_retries=0)
+    except ConfigurationError as error:
+        yield from _misconfigured(setup, error)
+        return
+    with client:
+        target = client.target
+        if setup.provider.key_env:
+            key = check_key(client)
+            yield from filter(None, (key, check_address(setup, client), check_model(setup), check_proxy(target.url)))
+            if key.state == "fail":
+                yield _no_call("because of the above")
+                return
+        if setup.model is None:
+            yield _no_call(f"name a model, as in `multiembed doctor {setup.provider.id} --model NAME`")
+            return
+        yield from _check_calls(setup, client, timeout, try_regions=try_regions)
+
+
+def _misconfigured(setup: Setup, error: ConfigurationError) -> Iterator[Finding]:
+    """The findings where no client can be made: because of the key, or of something else."""
+    try:
+        address = check_address(setup, setup.client(api_key="unused"))
+    except ConfigurationError as other:
+        yield Finding("setup", "fail", other.message)
+    else:
+        missing = setup.provider.key_required and not setup.is_configured
+        yield missing_key(setup) if missing else Finding("key", "fail", error.message)
+        yield address
+    yield _no_call("because of the above")
+
+
+def _no_call(why: str) -> Finding:
+    return Finding("call", "skip", f"not made: {why}")
+
+
+def _check_calls(setup: Setup, client: EmbeddingClient, timeout: float, *, try_regions: bool) -> Iterator[Finding]:
+    """Call once; where the API keeps queries and documents apart, call for a query, too."""
+    target = client.target
+    call = _call("call", setup, client, "document")
+    if try_regions and call.facts.get("error") == _REFUSED and setup.region(client):
+        yield replace(call, advice="")
+        yield _check_regions(setup, client, timeout)
+        return
+    yield call
+    if call.state == "ok" and target.facts.role_parameter:
+        yield _call("query", setup, client, "query")
+    if call.state == "ok" and setup.provider.key_env:
+        yield _cost(client.usage)
+
+
+def _call(name: str, setup: Setup, client: EmbeddingClient, role: Literal["document", "query"]) -> Finding:
+    started = time.perf_counter()
+    try:
+        dimensions = client.embed([_TEXT], role).vectors.shape[1]
+    except MultiEmbedError as error:
+        return _failure(name, setup, client, error)
+    seconds = time.perf_counter() - started
+    says = f"{dimensions:,} dimensions, {1000 * seconds:,.{0 if seconds >= 0.01 else 1}f} ms"
+    says += ", with a new connection" if role == "document" and setup.provider.key_env else ""
+    return Finding(name, "ok", says, facts={"dimensions": dimensions, "seconds": seconds})
+
+
+def _failure(name: str, setup: Setup, client: EmbeddingClient, error: MultiEmbedError) -> Finding:
+    """The finding for an error of a call."""
+    key = client.target.key.reveal() if client.target.key else ""
+    facts = {
+        "error": type(error).__name__,
+        "status": error.status,
+        "code": without_key(key, error.code or ""),
+        "request_id": without_key(key, error.request_id or ""),
+        "retry_after": error.retry_after,
+        "reason": error.reason,
+    }
+    known = {what: value for what, value in facts.items() if value not in (None, "")}
+    shown = ", ".join(f"{what} {known[what]}" for what in ("status", "code", "request_id") if what in known)
+    says = f"{type(error).__name__}{f' ({shown})' if shown else ''}"
+    message, detail = error.message, None
+    if error.provider_message:
+        says += f". The provider said: {_plain(key, error.provider_message)!r}"
+    else:
+        detail = _DETAIL.search(message)
+    if detail:
+        says, message = f"{says}: {_plain(key, detail[1])}", message[: detail.start()]
+    return Finding(name, "fail", says, advise(error, without_key(key, message), setup, client), known)
+
+
+def _plain(key: str, words: str) -> str:
+    """Words of others without the key, and of an HTML page only its text."""
+    words = _TAG.sub(" ", words.replace("\\n", " ")) if "<html" in words.lower() else words
+    return without_key(key, " ".join(words.split()))
+
+
+def _check_regions(setup: Setup, client: EmbeddingClient, timeout: float) -> Finding:
+    """Send the key to the other regions."""
+    results: dict[str, str] = {}
+    for region in setup.provider.regions:
+        if region != setup.region(client):
+            with setup.client(timeout=timeout, max_retries=0, region=region) as client:
+                error = _call("call", setup, client, "document").facts.get("error", "good")
+            results[region] = "refused" if error == _REFUSED else str(error)
+    says = ", ".join(f"{region}: {result}" for region, result in results.items())
+    good = next((region for region, result in results.items() if result == "good"), None)
+    if good is None:
+        advice = f"The key is good in no region that could be called. Get another one at {setup.provider.key_page}."
+        return Finding("regions", "fail", says, advice, results)
+    advice = f'The key belongs to {good}: use region="{good}" in code, and --region {good} here.'
+    return Finding("regions", "warn", says, advice, results)
+
+
+def _cost(usage: Usage) -> Finding:
+    tokens = "unknown" if usage.total_tokens is None else f"{usage.total_tokens:,}"
+    cost = "price unknown" if usage.cost is None else f"{usage.cost:.8f}".rstrip("0") + " CNY" if usage.cost else "free"
+    facts = {"requests": usage.requests, "tokens": usage.total_tokens, "cost_cny": usage.cost}
+    return Finding("cost", "ok", f"requests {usage.requests}, tokens {tokens}, {cost}", facts=facts)
