@@ -1,6 +1,10 @@
 /* A fast embeddings server for benchmarks: it costs so little CPU that the client is what is measured.
 
    cc -O2 -o server server.c -lm && ./server [--latency MS] [--dimensions D] [--port P] [--no-base64]
+   cc -O2 -DTLS -o server server.c -lm -lssl -lcrypto && ./server --tls CERT KEY [...]
+
+The second one speaks TLS with a certificate chain and a key, each a PEM file; it needs OpenSSL's headers (Debian:
+libssl-dev) and no other program. Sessions are resumed and ciphers are chosen as OpenSSL does by default.
 
 One thread, epoll, HTTP/1.1 with keep-alive on 127.0.0.1. The first line of its output is the port and the last
 number of every vector. It ends on SIGTERM and when its input ends, that is also when its parent is gone, and then
@@ -18,6 +22,7 @@ as float32), and from the last number that it has all of it. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <netinet/tcp.h>
 #include <signal.h>
@@ -32,11 +37,19 @@ as float32), and from the last number that it has all of it. */
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef TLS
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#else
+typedef void SSL;
+#endif
 
-enum { EVENTS = 512, CHUNK = 256 << 10, MAX_BODY = 256 << 20, MAX_HEAD = 64 << 10, IOVECS = 1000, IDS = 10000000 };
+enum { EVENTS = 512, CHUNK = 256 << 10, RECORD = 16 << 10, MAX_BODY = 256 << 20, MAX_HEAD = 64 << 10, IOVECS = 1000 };
+enum { IDS = 10000000 };
 
 typedef struct connection {
     int fd;
+    SSL *tls;
     char *in; /* bytes that have come and are not answered yet */
     size_t in_length, in_room;
     char *own; /* the parts of an answer that are this answer's alone: head, slots of the vectors, tail */
@@ -143,9 +156,91 @@ static void bury(connection *each) {
     grave = each;
 }
 
+/* ── TLS: the same errno, EAGAIN, says that the socket is not ready ──────────────────────────────── */
+
+#ifdef TLS
+static SSL_CTX *tls;
+
+static void die_of_tls(const char *what) {
+    fprintf(stderr, "%s: ", what);
+    ERR_print_errors_fp(stderr);
+    exit(1);
+}
+
+static void prepare_tls(const char *certificate, const char *key) {
+    tls = SSL_CTX_new(TLS_server_method());
+    if (!tls || SSL_CTX_use_certificate_chain_file(tls, certificate) != 1) die_of_tls(certificate);
+    if (SSL_CTX_use_PrivateKey_file(tls, key, SSL_FILETYPE_PEM) != 1) die_of_tls(key);
+    /* What is sent again after a wait is the same bytes, gathered again in the same place. */
+    SSL_CTX_set_mode(tls, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    SSL_CTX_set_read_ahead(tls, 1);
+}
+
+static void begin_tls(connection *each) {
+    if (!tls) return;
+    if (!(each->tls = SSL_new(tls)) || !SSL_set_fd(each->tls, each->fd)) die_of_tls("SSL_new");
+    SSL_set_accept_state(each->tls);
+}
+
+/* Says that the connection ends, where it still can be said, and does not wait for the answer. */
+static void end_tls(connection *each) {
+    if (!each->tls) return;
+    if (each->ends && SSL_is_init_finished(each->tls)) SSL_shutdown(each->tls);
+    SSL_free(each->tls);
+    each->tls = NULL;
+}
+
+/* What read and write would have returned. A handshake or a new key may have a read wait until it can write. */
+static ssize_t as_of_socket(connection *each, int result, int writes) {
+    if (result > 0) return result;
+    int error = SSL_get_error(each->tls, result);
+    if (error == SSL_ERROR_WANT_WRITE) return watch(each, 1), errno = EAGAIN, -1;
+    if (error == SSL_ERROR_WANT_READ) {
+        if (writes) watch(each, 0);
+        return errno = EAGAIN, -1;
+    }
+    if (error == SSL_ERROR_ZERO_RETURN && !writes) return 0;
+    each->ends = 0; /* nothing more can be said */
+    return errno = EPIPE, -1;
+}
+
+static ssize_t read_tls(connection *each, char *to, size_t room) {
+    ERR_clear_error();
+    return as_of_socket(each, SSL_read(each->tls, to, room < INT_MAX ? (int)room : INT_MAX), 0);
+}
+
+/* Sends one full record: the parts of an answer are short and long in turn, and each record costs a call. */
+static ssize_t write_tls(connection *each) {
+    static char record[RECORD];
+    size_t length = 0;
+    for (size_t at = each->out_at; at < each->out_count && length < RECORD; at++) {
+        size_t part = each->out[at].iov_len < RECORD - length ? each->out[at].iov_len : RECORD - length;
+        memcpy(record + length, each->out[at].iov_base, part);
+        length += part;
+    }
+    ERR_clear_error();
+    return as_of_socket(each, SSL_write(each->tls, record, (int)length), 1);
+}
+
+static int has_more(connection *each) { return each->tls && SSL_has_pending(each->tls); }
+#else
+static void prepare_tls(const char *certificate, const char *key) {
+    (void)certificate, (void)key;
+    fputs("--tls needs a server that was compiled with -DTLS -lssl -lcrypto\n", stderr);
+    exit(2);
+}
+
+static void begin_tls(connection *each) { (void)each; }
+static void end_tls(connection *each) { (void)each; }
+static ssize_t read_tls(connection *each, char *to, size_t room) { return (void)each, (void)to, (void)room, -1; }
+static ssize_t write_tls(connection *each) { return (void)each, -1; }
+static int has_more(connection *each) { return (void)each, 0; }
+#endif
+
 static void part(connection *each) {
     if (each->gone) return;
     each->gone = 1;
+    end_tls(each);
     close(each->fd);
     /* An answer that waits is buried when its time comes; until then the queue still points at it. */
     if (each->busy != 1) bury(each);
@@ -302,11 +397,13 @@ static void take_requests(connection *each);
 static void send_on(connection *each) {
     while (each->out_at < each->out_count) {
         size_t count = each->out_count - each->out_at;
-        ssize_t sent = writev(each->fd, each->out + each->out_at, count < IOVECS ? count : IOVECS);
+        ssize_t sent = each->tls ? write_tls(each)
+                                 : writev(each->fd, each->out + each->out_at, count < IOVECS ? count : IOVECS);
         if (sent < 0) {
-            if (errno == EAGAIN) return watch(each, 1);
             if (errno == EINTR) continue;
-            return part(each);
+            if (errno != EAGAIN) return part(each);
+            if (!each->tls) watch(each, 1); /* TLS has said already what it waits for */
+            return;
         }
         seen.bytes_out += sent;
         for (; each->out_at < each->out_count && (size_t)sent >= each->out[each->out_at].iov_len; each->out_at++)
@@ -367,12 +464,13 @@ static void receive(connection *each) {
     for (;;) {
         each->in = grown(each->in, &each->in_room, each->in_length + CHUNK / 16, 1);
         size_t room = each->in_room - each->in_length;
-        ssize_t got = recv(each->fd, each->in + each->in_length, room, 0);
+        char *to = each->in + each->in_length;
+        ssize_t got = each->tls ? read_tls(each, to, room) : recv(each->fd, to, room, 0);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0 && errno == EAGAIN) break;
         if (got <= 0) return part(each);
         each->in_length += got;
-        if ((size_t)got < room) break;
+        if ((size_t)got < room && !has_more(each)) break;
     }
     take_requests(each);
 }
@@ -404,6 +502,7 @@ static void welcome(void) {
         setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room); /* a whole answer leaves in one call */
         connection *each = calloc(1, sizeof *each);
         each->fd = fd;
+        begin_tls(each);
         struct epoll_event event = {.events = EPOLLIN, .data.ptr = each};
         epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event);
         seen.connections++;
@@ -421,6 +520,7 @@ int main(int count, char **words) {
     for (int place = 1; place < count; place++) {
         const char *value = place + 1 < count ? words[place + 1] : "";
         if (!strcmp(words[place], "--no-base64")) base64_known = 0;
+        else if (!strcmp(words[place], "--tls") && place + 2 < count) prepare_tls(value, words[place + 2]), place += 2;
         else if (!strcmp(words[place], "--latency")) latency_ms = atof(value), place++;
         else if (!strcmp(words[place], "--dimensions")) dimensions = atoi(value), place++;
         else if (!strcmp(words[place], "--port")) address.sin_port = htons(atoi(value)), place++;
@@ -464,8 +564,16 @@ int main(int count, char **words) {
                 if (read(0, nothing, sizeof nothing) <= 0) asked_to_stop = 1;
             } else {
                 connection *each = what;
-                if (!each->gone && events[place].events & EPOLLOUT) send_on(each), take_requests(each);
-                if (!each->gone && events[place].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) receive(each);
+                int reads = events[place].events & (EPOLLIN | EPOLLHUP | EPOLLERR);
+                int writes = events[place].events & EPOLLOUT;
+                if (each->tls) reads = writes = 1; /* each may have waited for the other */
+                if (!each->gone && writes) {
+                    if (each->busy == 2)
+                        send_on(each), take_requests(each);
+                    else
+                        watch(each, 0);
+                }
+                if (!each->gone && reads) receive(each);
             }
         }
         free_the_gone();

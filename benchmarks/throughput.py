@@ -1,6 +1,7 @@
 """How fast texts become vectors: this package's doors beside its peers, in one run against one fast local server.
 
-    pip install ".[all]" -r benchmarks/requirements-peers.txt      (and a C compiler, for server.c; Linux)
+    pip install ".[all]" -r benchmarks/requirements-peers.txt
+    (and a C compiler, for server.c; over TLS also OpenSSL's headers, Debian: libssl-dev; Linux)
     python benchmarks/throughput.py [--quick] [--only SCENARIO …] [--clients WORD …] [--rounds 3]
 
 Each measurement has a process and a server of its own; the clients take turns, in another order in every round; the
@@ -56,6 +57,7 @@ class Case:
     batch: int = 10
     dimensions: int = 1024
     length: int = 200
+    tls: bool = False
 
     @property
     def ideal(self) -> float:
@@ -75,6 +77,7 @@ class Scenario:
     batch: int = 10
     dimensions: int = 1024
     length: int = 200
+    tls: bool = False
 
     def cases(self, name: str) -> list[Case]:
         """All cases. A door that cannot take so many texts takes fewer; one that is sequential only the end points."""
@@ -85,7 +88,7 @@ class Scenario:
                 inner = (texts, concurrency) not in (self.points[0], self.points[-1])
                 if (name == "texts" and texts > most) or (name == "concurrency" and each.sequential and inner):
                     continue
-                shape = (self.latency, self.batch, self.dimensions, self.length)
+                shape = (self.latency, self.batch, self.dimensions, self.length, self.tls)
                 found.append(Case(name, each.name, min(texts, most), concurrency, *shape))
         return found
 
@@ -103,9 +106,31 @@ LINES = (
     "LangChain OpenAIEmbeddings",
     "LlamaIndex OpenAILikeEmbedding, async",
 )
+TLS = (
+    "EmbeddingClient.embed",
+    "EmbeddingClient.aembed",
+    "MultiEmbeddings.embed_documents",
+    "MultiEmbeddings.aembed_documents",
+    "MultiEmbedding.get_text_embedding_batch",
+    "MultiEmbedding.aget_text_embedding_batch",
+    "baseten, list",
+    "baseten, numpy",
+    "aiohttp + orjson",
+    "httpx.AsyncClient + orjson",
+)
+TLS_WIDE = (
+    "EmbeddingClient.embed",
+    "MultiEmbeddings.embed_documents",
+    "MultiEmbedding.aget_text_embedding_batch",
+    "baseten, list",
+    "baseten, numpy",
+    "aiohttp + orjson",
+)
 SCENARIOS = {
     "main": Scenario("50 in flight, 50 ms", BULK, ((10_000, 50),), 0.05),
     "wide": Scenario("200 in flight, 100 ms", BULK, ((10_000, 200),), 0.1),
+    "tls": Scenario("50 in flight, 50 ms, over TLS", TLS, ((10_000, 50),), 0.05, tls=True),
+    "tls-wide": Scenario("200 in flight, 100 ms, over TLS", TLS_WIDE, ((10_000, 200),), 0.1, tls=True),
     "no-latency": Scenario("No latency", BULK, ((10_000, 50), (10_000, 8)), 0.0),
     "texts": Scenario(
         "The more texts, 50 in flight, 50 ms",
@@ -154,11 +179,14 @@ def run(case: Case, prefix: list[str], tries: int) -> dict[str, Any]:
 
 
 def run_once(case: Case, prefix: list[str]) -> dict[str, Any]:
-    with Server(latency=case.latency, dimensions=case.dimensions) as server:
+    with Server(latency=case.latency, dimensions=case.dimensions, tls=case.tls) as server:
         told = {**asdict(case), "base_url": server.base_url, "last_value": server.last_value}
         words = [*prefix, sys.executable, str(HERE / "measure.py"), json.dumps(told)]
+        trust = {"SSL_CERT_FILE": str(server.authority)} if case.tls else {}  # all clients read it, baseten's too
         try:
-            done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=SECONDS)
+            done = subprocess.run(
+                words, capture_output=True, text=True, check=True, timeout=SECONDS, env={**os.environ, **trust}
+            )
         except subprocess.TimeoutExpired:
             return {"error": f"not done after {SECONDS} seconds"}
         except subprocess.CalledProcessError as error:
@@ -253,9 +281,10 @@ def earlier(told: argparse.Namespace, kept: Path, now: set[str]) -> list[dict[st
 
 def measure_all(told: argparse.Namespace, kept: Path) -> None:
     """Every case in every round; what is done is kept after each round of a scenario."""
-    compiled()
-    kept.parent.mkdir(parents=True, exist_ok=True)
     planned = plan(told)
+    for tls in {case.tls for cases in planned for case in cases}:
+        compiled(tls=tls)
+    kept.parent.mkdir(parents=True, exist_ok=True)
     result = {"about": about(told), "runs": earlier(told, kept, {case.scenario for cases in planned for case in cases})}
     rounds, tries = (1, 1) if told.quick else (told.rounds, TRIES)
     for cases in planned:
