@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from multiembed.cache import open_cache
-    from multiembed.cache.contract import CacheWarning, Found, VectorCache
+    from multiembed.cache.contract import CacheEntry, CacheWarning, Found, VectorCache
     from multiembed.cache.keeping import CacheFile, KeptVector, Pruned, SpaceInfo
     from multiembed.client import EmbeddingClient
     from multiembed.embedder import Embedder
@@ -45,41 +45,22 @@ if TYPE_CHECKING:
     from multiembed.records import EmbeddingResult, Estimate, Limits, ModelFacts, Report, Role, SparseVector, Usage
     from multiembed.waits import no_waits
 
-_HOMES = {
+_MODULES = {
     "cache": ("open_cache",),
-    "cache.contract": ("CacheWarning", "Found", "VectorCache"),
+    "cache.contract": ("CacheEntry", "CacheWarning", "Found", "VectorCache"),
     "cache.keeping": ("CacheFile", "KeptVector", "Pruned", "SpaceInfo"),
     "client": ("EmbeddingClient",),
     "embedder": ("Embedder",),
-    "errors": (
-        "APIError",
-        "AuthenticationError",
-        "ConfigurationError",
-        "ConnectionFailedError",
-        "ContentRejectedError",
-        "DeadlineExceededError",
-        "InputTooLongError",
-        "InvalidRequestError",
-        "MalformedResponseError",
-        "ModelNotFoundError",
-        "MultiEmbedError",
-        "PartialFailureError",
-        "PermissionDeniedError",
-        "QuotaExhaustedError",
-        "RateLimitError",
-        "RequestTimeoutError",
-        "ServerError",
-    ),
     "options": ("EmbeddingOptions", "EmbeddingOptionsDict"),
     "providers": ("catalog",),
     "records": ("EmbeddingResult", "Estimate", "Limits", "ModelFacts", "Report", "Role", "SparseVector", "Usage"),
     "waits": ("no_waits",),
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
-
+"""Where each public name is defined; those that are not listed are in `errors`."""
 __all__ = [
     "APIError",
     "AuthenticationError",
+    "CacheEntry",
     "CacheFile",
     "CacheWarning",
     "ConfigurationError",
@@ -123,9 +104,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used, so that importing the package costs next to nothing."""
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module 'multiembed' has no attribute {name!r}")
-    return getattr(import_module(f"multiembed.{_HOME[name]}"), name)
+    module = next((module for module, names in _MODULES.items() if name in names), "errors")
+    return getattr(import_module(f"multiembed.{module}"), name)
 
 
 def __dir__() -> list[str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from multiembed.errors import ConfigurationError
 
@@ -58,7 +57,7 @@ class Address:
 
     url: str
     """The whole URL but the query."""
-    query: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    query: Mapping[str, str] = field(repr=False)
     """The part of the query that stood in the URL."""
     variable: str | None = None
     """The environment variable that named it; None for base_url, for a region and for the provider's default."""
@@ -74,7 +73,7 @@ def find_address(options: EmbeddingOptions, provider: Provider, environ: Mapping
     if provider.compute is not None:
         if region or given:
             raise ConfigurationError(f"{provider.id} sends nothing: leave base_url and region out.")
-        return Address(url=f"{provider.id}:")
+        return Address(url=f"{provider.id}:", query={})
     _check_region(region, given, provider)
     variable = None if region or given else _variable(provider, environ, own_key=options.api_key is not None)
     if variable is not None:
@@ -193,15 +192,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def is_number(host: str) -> bool:
-    """Whether a host is one address itself, and no name of any."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 def _is_host(host: str) -> bool:
     """Whether it can be a host: an address, or labels of letters, digits, hyphens and underscores (as Docker has)."""
     return ":" in host or all(map(_LABEL.fullmatch, host.removesuffix(".").split(".")))
@@ -224,11 +214,6 @@ def check_query(given: Mapping[str, str], what: str = "query") -> Mapping[str, s
         if not name.isprintable() or not value.isprintable():
             raise ConfigurationError(f"{what} must hold printable text on one line, in names and in values.")
     return dict(given)
-
-
-def with_query(url: str, query: Mapping[str, str]) -> str:
-    """The URL with its query, percent-encoded as UTF-8."""
-    return f"{url}?{urlencode(query, quote_via=quote, safe='')}" if query else url
 
 
 def check_headers(given: Mapping[str, str], auth_header: str | None = None) -> Mapping[str, str]:

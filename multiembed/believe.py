@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import binascii
 import math
-from base64 import b64decode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import pybase64
 
 from multiembed.cut import row_in
 from multiembed.records import SparseVector
@@ -187,8 +186,8 @@ def _holds_bool(value: list[Any], row: np.ndarray[Any, Any]) -> bool:
 def _row_from_base64(value: str, place: int) -> Vectors:
     """Little-endian float32, by OpenAI's convention."""
     try:
-        data = b64decode(value, validate=True)
-    except (binascii.Error, ValueError):
+        data = pybase64.b64decode(value, validate=True)
+    except ValueError:
         raise ValueError(f"vector {place} is no base64") from None
     if not data or len(data) % 4:
         raise ValueError(f"vector {place} has {len(data)} bytes, which is no row of float32")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import struct
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -106,23 +105,19 @@ def row_in(text: bytes) -> NDArray[Any]:
     return row
 
 
-class _Own(threading.local):
-    """A parser for each thread, which none can share; made anew for each vector, it costs pages of memory."""
-
-    parser: Any = None
-
-
-_own = _Own()
+_parser: Any = None
+"""Used on the I/O thread alone. Made anew for each vector, it would cost pages of memory."""
 
 
 def _floats_by_simdjson(text: bytes) -> NDArray[np.float64]:
     if text.find(b"[", 1) >= 0:  # simdjson would flatten it
         raise ValueError("a list within the list")
+    global _parser
     try:
-        _own.parser = _own.parser or simdjson.Parser(_LARGEST)
-        return np.frombuffer(_own.parser.parse(text).as_buffer(of_type="d"))
+        _parser = _parser or simdjson.Parser(_LARGEST)
+        return np.frombuffer(_parser.parse(text).as_buffer(of_type="d"))
     except (RuntimeError, TypeError, ValueError) as error:  # a number too large for it, no number, no JSON
-        _own.parser = None  # an exception that is kept can keep it busy
+        _parser = None  # an exception that is kept can keep it busy
         raise ValueError(str(error)) from None
 
 

@@ -51,10 +51,7 @@ class Embedder(EmbeddingOptions):
             client = self._clients.setdefault("own", self._make())
         return client
 
-    @staticmethod
-    def _can_be_pickled(value: object) -> bool:
-        """Whether a framework's own field can travel to another process."""
-        return can_be_pickled(value)
+    _can_be_pickled = staticmethod(can_be_pickled)
 
     @staticmethod
     def _warn_of_missing(cache: object, option: str) -> Callable[[], object]:

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from multiembed.records import EmbeddingResult
+    from multiembed.records import EmbeddingResult, FailureReason
 
 
 class MultiEmbedError(Exception):
@@ -47,6 +47,10 @@ class MultiEmbedError(Exception):
         request_id: the provider's id of the request, for its support.
         retry_after: seconds the provider asks to wait, where it said so.
         indices: positions, in the caller's list, of the texts concerned.
+        reason: why no whole answer came, where none came: "dns", "refused", "unreachable", "certificate_untrusted",
+            "certificate_date" (expired, or not valid yet), "certificate_host", "client_certificate" (missing or
+            refused), "not_tls", "tls", "proxy_login", "proxy_refused", "proxy", "timeout", "malformed", or
+            "connection" for any other.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class MultiEmbedError(Exception):
         request_id: str | None = None,
         retry_after: float | None = None,
         indices: Sequence[int] = (),
+        reason: FailureReason | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -72,25 +77,18 @@ class MultiEmbedError(Exception):
         self.request_id = request_id
         self.retry_after = retry_after
         self.indices: tuple[int, ...] = tuple(indices)
+        self.reason = reason
 
     def __str__(self) -> str:
-        facts = [
-            f"{name}={value}"
-            for name, value in (
-                ("provider", self.provider),
-                ("model", self.model),
-                ("status", self.status),
-                ("code", self.code),
-                ("request_id", self.request_id),
-                ("retry_after", self.retry_after),
-                ("texts", _shorten(self.indices)),
-            )
-            if value not in (None, "")
-        ]
-        words = self.message
+        facts = {name: getattr(self, name) for name in _SHOWN} | {"texts": _shorten(self.indices)}
+        shown = ", ".join(f"{name}={value}" for name, value in facts.items() if value not in (None, ""))
+        message = self.message
         if self.provider_message:
-            words = f"{words} The provider said: {self.provider_message!r}."
-        return f"{words} [{', '.join(facts)}]" if facts else words
+            message = f"{message} The provider said: {self.provider_message!r}."
+        return f"{message} [{shown}]" if shown else message
+
+
+_SHOWN = ("provider", "model", "status", "code", "request_id", "retry_after")
 
 
 def _shorten(indices: tuple[int, ...]) -> str:
@@ -160,10 +158,8 @@ class DeadlineExceededError(MultiEmbedError):
 
 def unexpected(error: Exception, *, provider: str, model: str) -> MultiEmbedError:
     """The error for an exception that no code expects. Its words may repeat anything, so only its place is named."""
-    frames = list(traceback.walk_tb(error.__traceback__))
     place = ""
-    if frames:
-        frame, line = frames[-1]
+    for frame, line in traceback.walk_tb(error.__traceback__):  # the last one counts
         place = f" in {frame.f_globals.get('__name__', '?')}, line {line}"
     return MultiEmbedError(
         f"An unexpected {type(error).__name__}{place} stopped these texts; other texts are not affected. Please report "

@@ -22,7 +22,7 @@ from multiembed.twice import says_twice
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from multiembed.records import FaultKind, WireReply
+    from multiembed.records import FailureReason, FaultKind, WireReply
     from multiembed.target import Target
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -36,6 +36,10 @@ _NO_KEY = (
     "there, or pass key_in_pickle=True where the embedder is made."
 )
 _NOTHING_THERE = "Nothing was found at {address}: check {place}, and whether there is a model {model}."
+_OF_THIS_MACHINE = (
+    "This machine has no files, ports or memory left for a connection to {address}. Close some, raise the limit of "
+    "open files (ulimit -n), or lower max_concurrency."
+)
 _NO_REASON = "The request was refused, and the server gave no reason. Check model, parameters, texts and {place}."
 _NOT_THE_METHOD = "{address} does not take POST requests: check {place}."
 _OTHER_HEADER = (
@@ -89,13 +93,13 @@ MEANINGS: Mapping[FaultKind, Meaning] = {
     "tls": Meaning(
         errors.ConnectionFailedError,
         "The server's certificate is not trusted, so nothing was sent. Check base_url, and the certificates of your "
-        "network (SSL_CERT_FILE, or your own http_client).",
+        "network (ca_bundle or SSL_CERT_FILE; client_cert where the server wants one).",
         fatal=True,
     ),
     "proxy": Meaning(
         errors.ConnectionFailedError,
-        "The proxy wants a user and a password. Put them into HTTPS_PROXY (http://user:password@host:port), or "
-        "except the provider's host in NO_PROXY.",
+        "The proxy wants a user and a password. Put them into proxy or HTTPS_PROXY (http://user:password@host:port), "
+        "or except the provider's host in NO_PROXY.",
         fatal=True,
     ),
     "redirect": Meaning(
@@ -158,21 +162,17 @@ def judge(
         return Fault(answer.kind, message=answer.detail, local=answer.local)
     if 300 <= answer.status < 400:
         return Fault("redirect", message=f"Location: {_host(answer.headers.get('location', ''))}")
+    body = answer.body.removeprefix(_BYTE_ORDER_MARK)
     try:
-        return _judge_reply(answer, target, texts=texts, dimensions=dimensions)
+        pieces = None if target.output == "sparse" else cut(body)
+        if pieces:
+            judged = _judge(pieces.rest, pieces.vectors, answer.status, target, texts=texts, dimensions=dimensions)
+            if isinstance(judged, Believed):
+                return judged
+        # Not plain and good, so that it is read whole to say what is the matter.
+        return _judge(body, None, answer.status, target, texts=texts, dimensions=dimensions)
     except Exception as error:  # noqa: BLE001 - whatever a body does to its readers, it is the body's fault alone
         return _malformed(f"it cannot be read ({type(error).__name__})", answer.body, target, always=True)
-
-
-def _judge_reply(reply: WireReply, target: Target, *, texts: int, dimensions: int | None) -> Believed | Fault:
-    body = reply.body.removeprefix(_BYTE_ORDER_MARK)
-    pieces = None if target.output == "sparse" else cut(body)
-    if pieces:
-        judged = _judge(pieces.rest, pieces.vectors, reply.status, target, texts=texts, dimensions=dimensions)
-        if isinstance(judged, Believed):
-            return judged
-    # Not plain and good, so that it is read whole to say what is the matter.
-    return _judge(body, None, reply.status, target, texts=texts, dimensions=dimensions)
 
 
 def _judge(
@@ -244,11 +244,9 @@ def error_of(
 ) -> errors.MultiEmbedError:
     """The error that a fault becomes when nothing more can be done about it."""
     provider = target.provider
-    meaning = MEANINGS[fault.kind]
-    status = None if isinstance(answer, TransportFailure) else answer.status
     regions = f" (regions: {', '.join(provider.regions)})" if len(provider.regions) > 1 else ""
-    is_page = not isinstance(answer, TransportFailure) and answer.body.lstrip()[:1] == b"<"
-    advice = _advice(fault, status, target, is_page=is_page).format(
+    is_page = answer.body.lstrip()[:1] == b"<"
+    advice = _advice(fault, answer.status, target, is_page=is_page).format(
         env=" or ".join(provider.key_env),
         page=provider.key_page,
         regions=f"; a key is good for one region only{regions}" if regions else "",
@@ -260,19 +258,21 @@ def error_of(
     secrets = target.secrets
     words = safe_words(fault.message or "", secrets)
     ours = isinstance(answer, TransportFailure) or fault.kind in ("malformed", "redirect")
-    request_id = fault.request_id
-    if request_id is None and not isinstance(answer, TransportFailure):
-        request_id = next(filter(None, map(answer.headers.get, provider.request_id_headers)), None)
-    return meaning.error(
+    request_id = fault.request_id or next(filter(None, map(answer.headers.get, provider.request_id_headers)), "")
+    reason: FailureReason | None = "proxy_login" if fault.kind == "proxy" else None
+    if isinstance(answer, TransportFailure):
+        reason = answer.reason or answer.kind
+    return MEANINGS[fault.kind].error(
         f"{advice} ({words})" if ours and words else advice,
         provider=provider.id,
         model=target.facts.name,
-        status=status,
+        status=answer.status,
         code=safe_words(fault.code or "", secrets) or None,
         provider_message=None if ours else words or None,
-        request_id=safe_words(request_id or "", secrets) or None,
+        request_id=safe_words(request_id, secrets) or None,
         retry_after=retry_after,
         indices=indices,
+        reason=reason,
     )
 
 
@@ -280,6 +280,8 @@ def _advice(fault: Fault, status: int | None, target: Target, *, is_page: bool) 
     """The advice for a fault, with its fields in braces. A 404 is about the model or the address, as its words say."""
     if fault.kind == "authentication":
         return _of_key(target)
+    if fault.local and fault.kind == "connection":
+        return _OF_THIS_MACHINE
     if status == 405 and fault.kind == "invalid":
         return _NOT_THE_METHOD + target.provider.not_found_hint
     if fault.kind in ("invalid", "invalid_or_too_long") and not (fault.message or "").strip():
@@ -296,10 +298,8 @@ def _of_key(target: Target) -> str:
     """The advice for a key that was refused, or that was not sent."""
     if target.key is None:
         return _NO_KEY
-    advice = MEANINGS["authentication"].advice
-    if not target.provider.needs_address:
-        return advice
-    return advice + (_OTHER_HEADER if target.auth_header is None else _KEY_ALONE)
+    header = _OTHER_HEADER if target.auth_header is None else _KEY_ALONE
+    return MEANINGS["authentication"].advice + (header if target.provider.needs_address else "")
 
 
 def _parse(body: bytes) -> tuple[object, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -16,19 +17,16 @@ if TYPE_CHECKING:
     from multiembed.providers.contract import Provider
 
 
+@dataclass(frozen=True)
 class Key:
-    """A key that gives itself away only when it is asked in so many words."""
+    """A key that is shown only on request."""
 
-    __slots__ = ("_read", "fixed")
-
-    def __init__(self, read: Callable[[], str], *, fixed: bool = True) -> None:
-        self._read = read
-        self.fixed = fixed
-        """Whether it is the same each time."""
-
-    def reveal(self) -> str:
-        """The key as it goes into its header."""
-        return self._read()
+    reveal: Callable[[], str] = field(repr=False)
+    """Returns the key as it goes into its header."""
+    fixed: bool = True
+    """Whether it is the same each time."""
+    source: str = "api_key"
+    """The environment variable that held it, or "api_key" for the option."""
 
 
 def find_key(
@@ -53,7 +51,7 @@ def find_key(
     candidates |= {name: environ.get(name, "") for name in _variables(provider, environ, url)}
     for source, value in candidates.items():
         if value.strip():
-            return Key(partial(str, check_key(value, source)))
+            return Key(partial(str, check_key(value, source)), source=source)
     if not provider.key_required:
         return None
     raise ConfigurationError(

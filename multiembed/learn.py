@@ -42,8 +42,6 @@ class Learned:
         rests: where it rests, as a share of what was refused last.
     """
 
-    __slots__ = ("_age", "_back", "_falls", "_least", "_low", "_most", "_peak", "_rests", "searching", "value")
-
     def __init__(self, start: float, *, least: float, most: float, rests: float = 1.0) -> None:
         self.value = start
         self.searching = True
@@ -102,8 +100,6 @@ class Learned:
 
 class Meter:
     """How much came through lately, for instance requests a second."""
-
-    __slots__ = ("_passed",)
 
     _WINDOW = 10.0
     _FEW = 10

@@ -31,7 +31,7 @@ def log_request(target: Target, texts: int, attempt: int, answer: Answer, judged
     parts = [f"{texts} texts", f"attempt {attempt}"]
     request_id = judged.request_id
     if isinstance(answer, TransportFailure):
-        parts.append("no answer")
+        parts.append(f"no answer ({safe_words(answer.detail, target.secrets, longest=_WORDS)})")
     else:
         parts.append(f"status {answer.status} in {answer.seconds * 1000:.0f} ms")
         request_id = request_id or next(filter(None, map(answer.headers.get, target.provider.request_id_headers)), None)

@@ -65,9 +65,7 @@ class Ceilings:
     @property
     def most_tokens(self) -> float:
         """The most tokens that one request may ever have."""
-        if self.tokens_per_minute is None:
-            return float("inf")
-        return max(1, self.tokens_per_minute // 60) if self.per_second else self.tokens_per_minute
+        return _share(self.tokens_per_minute, 60 if self.per_second else 1)
 
 
 class Pace:
@@ -106,8 +104,6 @@ class Pace:
         limits += [f"{rate.value:.3g} {quota} per second" for quota, rate in self._rates.items()]
         return ", ".join(limits)
 
-    # ── before a request ─────────────────────────────────────────────────────────────────────────
-
     def room(self, ceilings: Ceilings) -> int:
         """The most requests in flight."""
         told = ceilings.in_flight
@@ -127,19 +123,12 @@ class Pace:
         """
         tokens = self._reserved(ceilings, tokens)
         waits = [free - now - _CATCH_UP for free in self._free.values()] if learned else []
-        for window, share in ((self._minute, 1), (self._second, 60)):
-            if window is self._second and not ceilings.per_second:
-                continue
-            requests, most = _share(ceilings.requests_per_minute, share), _share(ceilings.tokens_per_minute, share)
-            if requests is not None or most is not None:
-                waits.append(
-                    window.wait(
-                        now,
-                        float("inf") if requests is None else requests - 1,
-                        float("inf") if most is None else max(0.0, most - tokens),
-                    )
-                )
-        return max(waits, default=0.0)
+        windows = [(self._minute, 1), (self._second, 60)] if ceilings.per_second else [(self._minute, 1)]
+        for window, parts in windows:
+            requests = _share(ceilings.requests_per_minute, parts)
+            most = _share(ceilings.tokens_per_minute, parts)
+            waits.append(window.wait(now, requests - 1, max(0.0, most - tokens)))
+        return max(waits)
 
     def go(self, now: float, ceilings: Ceilings, tokens: float, *, learned: bool = True) -> Ticket:
         """One more request goes; where it did not wait for learned rates, nobody pays for it later."""
@@ -170,8 +159,6 @@ class Pace:
         for quota, rate in self._rates.items():
             if self._free[quota] > now - 2 * _CATCH_UP:
                 rate.used(max(seconds, min(now, self._free[quota]) - last))
-
-    # ── after it ─────────────────────────────────────────────────────────────────────────────────
 
     def gone(self, ticket: Ticket, now: float) -> None:
         """It is no longer in flight."""
@@ -276,5 +263,5 @@ class Pace:
             rate.search(rate.value)
 
 
-def _share(per_minute: int | None, parts: int) -> float | None:
-    return None if per_minute is None else max(1, per_minute // parts)
+def _share(per_minute: int | None, parts: int) -> float:
+    return float("inf") if per_minute is None else max(1, per_minute // parts)

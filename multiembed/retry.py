@@ -30,29 +30,24 @@ def back_off(attempt: int, chance: float) -> float:
     return chance * min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(attempt - 1, 30))
 
 
-def retry_after(status: int, headers: Mapping[str, str], now: float) -> float | None:
+def retry_after(status: int | None, headers: Mapping[str, str], now: float) -> float | None:
     """Seconds the server asks to wait; None where it asks nothing, or nothing sensible.
 
     Args:
-        status: of the reply.
+        status: of the reply; None if there is none.
         headers: of the reply, names in lower case. Read are `retry-after-ms` and `retry-after`, as a number or a date.
             A date is relative to the reply's own `date`, because the server's clock may be minutes off.
         now: seconds since the epoch.
     """
-    seconds = _asked(headers, now) if status in _ASKING else None
-    return None if seconds is None or seconds > LONGEST_SENSIBLE else seconds
-
-
-def _asked(headers: Mapping[str, str], now: float) -> float | None:
-    milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000.0
+    if status not in _ASKING:
+        return None
     asked = headers.get("retry-after")
-    seconds = _number(asked)
-    if seconds is not None or not asked:
-        return seconds
-    until, sent = _time(asked), _time(headers.get("date"))
-    return None if until is None else max(0.0, until - (now if sent is None else sent))
+    milliseconds = _number(headers.get("retry-after-ms"))
+    seconds = _number(asked) if milliseconds is None else milliseconds / 1000.0
+    if seconds is None and (until := _time(asked)) is not None:
+        sent = _time(headers.get("date"))
+        seconds = max(0.0, until - (now if sent is None else sent))
+    return None if seconds is None or seconds > LONGEST_SENSIBLE else seconds
 
 
 def _time(text: str | None) -> float | None:

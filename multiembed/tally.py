@@ -17,7 +17,7 @@ _STEP = math.log(1.02)
 
 
 class Tally:
-    """Counts that grow with each finished request. May be told from many threads at once."""
+    """Counts that grow with each finished request, on the I/O thread. The caller's threads read them meanwhile."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

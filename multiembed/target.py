@@ -6,17 +6,11 @@ import hashlib
 import json
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
 
 import orjson
 
-from multiembed.address import (
-    check_auth_header,
-    check_headers,
-    check_query,
-    find_address,
-    is_secret_name,
-    with_query,
-)
+from multiembed.address import check_auth_header, check_headers, check_query, find_address, is_secret_name
 from multiembed.errors import ConfigurationError
 from multiembed.keys import Key, find_key
 from multiembed.providers import split_model
@@ -90,7 +84,7 @@ class Target:
     @property
     def request_url(self) -> str:
         """The URL that requests go to, with its query. It may hold a credential: for the wire only."""
-        return with_query(self.url, self.query)
+        return f"{self.url}?{urlencode(self.query, quote_via=quote, safe='')}" if self.query else self.url
 
     @property
     def shown_url(self) -> str:
@@ -100,7 +94,8 @@ class Target:
     @property
     def secrets(self) -> tuple[str, ...]:
         """What no message may hold: the key, and what the names of query parameters and headers say is one."""
-        named = [value for given in (self.query, self.headers) for name, value in given.items() if _may_be_secret(name)]
+        given = (*self.query.items(), *self.headers.items())
+        named = [value for name, value in given if any(word in name.lower() for word in _SECRET_WORDS)]
         return (*([self.key.reveal()] if self.key else ()), *named)
 
     def authorization(self) -> dict[str, str]:
@@ -109,6 +104,11 @@ class Target:
             return {}
         key = self.key.reveal()
         return {self.auth_header: key} if self.auth_header else {"Authorization": f"Bearer {key}"}
+
+    @property
+    def has_key_function(self) -> bool:
+        """Whether a function of the user gives the key."""
+        return self.key is not None and not self.key.fixed
 
     def as_of_now(self) -> Target:
         """The same with the key of this moment, for one request and for the judgement of its answer.
@@ -176,10 +176,6 @@ class Target:
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()
 
 
-def _may_be_secret(name: str) -> bool:
-    return any(word in name.lower() for word in _SECRET_WORDS)
-
-
 def aim(model: str, options: EmbeddingOptions, environ: Mapping[str, str]) -> Target:
     """Check the options against the facts.
 
@@ -190,7 +186,7 @@ def aim(model: str, options: EmbeddingOptions, environ: Mapping[str, str]) -> Ta
     facts = provider.model(name)
     if provider.compute is not None:
         facts = replace(facts, known=True)
-    _check_supported(provider, name)
+    _check_supported(provider, facts)
     _check_dimensions(options.dimensions, provider, facts)
     _check_output(options, provider, facts)
     _check_instruct(options, provider, facts)
@@ -226,9 +222,6 @@ def aim(model: str, options: EmbeddingOptions, environ: Mapping[str, str]) -> Ta
     )
 
 
-# ── the server ───────────────────────────────────────────────────────────────────────────────────
-
-
 def _check_own_server(options: EmbeddingOptions, provider: Provider) -> None:
     """See that only a server that the user names gets a query and a header for the key of the user's choice."""
     for name, given in (("auth_header", options.auth_header), ("query", options.query)):
@@ -239,45 +232,40 @@ def _check_own_server(options: EmbeddingOptions, provider: Provider) -> None:
             )
 
 
-# ── the model ────────────────────────────────────────────────────────────────────────────────────
+def _impossible(message: str, provider: Provider, facts: ModelFacts) -> ConfigurationError:
+    """The error for what a model cannot do."""
+    return ConfigurationError(message, provider=provider.id, model=facts.name)
 
 
-def _check_supported(provider: Provider, name: str) -> None:
+def _check_supported(provider: Provider, facts: ModelFacts) -> None:
     for pattern, reason in provider.unsupported:
-        if pattern.search(name):
-            known = ", ".join(facts.name for facts in provider.models)
-            raise ConfigurationError(
-                f"{provider.id}:{name} {reason} Text models of {provider.id}: {known}.",
-                provider=provider.id,
-                model=name,
-            )
+        if pattern.search(facts.name):
+            known = ", ".join(each.name for each in provider.models)
+            message = f"{provider.id}:{facts.name} {reason} Text models of {provider.id}: {known}."
+            raise _impossible(message, provider, facts)
 
 
 def _check_dimensions(asked: int | None, provider: Provider, facts: ModelFacts) -> None:
     if asked is None or facts.dimensions is None or asked in facts.dimensions:
         return
     sizes = ", ".join(map(str, facts.dimensions))
-    raise ConfigurationError(
-        f"{facts.name} has no vectors of {asked} dimensions: choose from {sizes}.",
-        provider=provider.id,
-        model=facts.name,
-    )
+    raise _impossible(f"{facts.name} has no vectors of {asked} dimensions: choose from {sizes}.", provider, facts)
 
 
 def _check_output(options: EmbeddingOptions, provider: Provider, facts: ModelFacts) -> None:
-    output = options.output
-    if output != "dense" and options.on_too_long == "split":
+    if options.output == "dense":
+        return
+    if options.on_too_long == "split":
         raise ConfigurationError(
             "on_too_long='split' takes the mean of the pieces' vectors, which sparse ones do not have: take 'truncate'."
         )
-    if output == "dense" or facts.sparse:
-        return
-    raise ConfigurationError(
-        f"{provider.id}:{facts.name} gives dense vectors only: leave output at 'dense', or take "
-        "'dashscope:text-embedding-v4' (native API), which gives sparse ones too.",
-        provider=provider.id,
-        model=facts.name,
-    )
+    if not facts.sparse:
+        raise _impossible(
+            f"{provider.id}:{facts.name} gives dense vectors only: leave output at 'dense', or take "
+            "'dashscope:text-embedding-v4' (native API), which gives sparse ones too.",
+            provider,
+            facts,
+        )
 
 
 def _check_instruct(options: EmbeddingOptions, provider: Provider, facts: ModelFacts) -> None:
@@ -286,17 +274,14 @@ def _check_instruct(options: EmbeddingOptions, provider: Provider, facts: ModelF
     if facts.instruct is None:
         other = "; query_prefix='recommended' is what its authors advise" if facts.query_prefix else ""
         native = " The native API ('dashscope:…') has one." if provider.id == "dashscope-compatible" else ""
-        raise ConfigurationError(
-            f"{provider.id}:{facts.name} has no place for instruct: leave it out{other}.{native}",
-            provider=provider.id,
-            model=facts.name,
-        )
+        message = f"{provider.id}:{facts.name} has no place for instruct: leave it out{other}.{native}"
+        raise _impossible(message, provider, facts)
     if facts.instruct != "parameter" and options.query_prefix == "recommended":
-        raise ConfigurationError(
+        raise _impossible(
             f"The recommended query prefix of {facts.name} is itself an instruction: give instruct or "
             "query_prefix='recommended', not both.",
-            provider=provider.id,
-            model=facts.name,
+            provider,
+            facts,
         )
 
 
@@ -304,33 +289,29 @@ def _query_prefix(asked: str | None, provider: Provider, facts: ModelFacts) -> s
     if asked != "recommended":
         return asked or ""
     if facts.query_prefix is None:
-        raise ConfigurationError(
-            f"No query prefix is recommended for {provider.id}:{facts.name}: leave query_prefix out or write your own.",
-            provider=provider.id,
-            model=facts.name,
+        message = (
+            f"No query prefix is recommended for {provider.id}:{facts.name}: leave query_prefix out or write your own."
         )
+        raise _impossible(message, provider, facts)
     return facts.query_prefix
 
 
 def _parameters(
     given: Mapping[str, Any], provider: Provider, facts: ModelFacts
 ) -> tuple[Mapping[str, Any], Encoding | None]:
-    default: Encoding | None = "base64" if facts.base64 else None
-    if not given:
-        return {}, default
-    if provider.parameters_in is None:
+    if given and provider.compute is not None:
         raise ConfigurationError(f"{provider.id} takes no extra parameters.", provider=provider.id)
     rest = dict(given)
     taken = provider.own_fields.intersection(rest)
-    if taken == {"encoding_format"} and rest["encoding_format"] == "float":
-        return {key: value for key, value in rest.items() if key != "encoding_format"}, "float"
+    if rest.get("encoding_format") == "float":  # providers that give floats only accept it, too
+        taken -= {"encoding_format"}
     for name in sorted(taken):
         instead = _OWN_OPTION.get(name)
         raise ConfigurationError(
             f"parameters may not hold {name!r}: {f'use {instead}' if instead else f'{provider.id} gives floats only'}.",
             provider=provider.id,
         )
-    encoding = rest.pop("encoding_format", default)
+    encoding = rest.pop("encoding_format", "base64" if facts.base64 else None)
     if "encoding_format" in given and encoding not in ("float", "base64"):
         raise ConfigurationError("encoding_format is 'float' or 'base64'.", provider=provider.id)
     try:

@@ -27,8 +27,14 @@ def check_texts(
     checked = list(many(texts))
     refused = []
     for index, text in enumerate(checked):
-        if type(text) is not str:
-            checked[index] = text = _plain(text, first + index)
+        if not isinstance(text, str):
+            raise ConfigurationError(
+                f"The text at position {first + index} is {type(text).__name__}, not str: convert it first. Nothing "
+                "was sent.",
+                indices=(first + index,),
+            )
+        if type(text) is not str:  # a subclass may have an encode of its own
+            checked[index] = text = str.__str__(text)
         if not (text.strip() if refuses == "blank" else text):
             refused.append(index)
         elif not text.isascii():
@@ -52,15 +58,6 @@ def many(texts: Iterable[str]) -> Iterator[str]:
         return iter(texts)
     except TypeError:
         raise ConfigurationError(f"Give a list of texts, not {type(texts).__name__}.") from None
-
-
-def _plain(text: object, index: int) -> str:
-    if isinstance(text, str):  # a subclass, whose own __str__ and encode we do not ask
-        return str.__str__(text)
-    raise ConfigurationError(
-        f"The text at position {index} is {type(text).__name__}, not str: convert it first. Nothing was sent.",
-        indices=(index,),
-    )
 
 
 def sendable(text: str) -> str:

@@ -22,10 +22,7 @@ def says_twice(text: bytes, parsed: object) -> bool:
 
 
 def _keys(parsed: object) -> int:
-    """All keys but those in a list that begins with neither object nor list: a vector is not gone through.
-
-    If there are any there, the numbers differ, and the text is read again.
-    """
+    """All keys but those in a list that begins with neither object nor list: a vector is not gone through."""
     count, nodes = 0, [parsed]
     for node in nodes:  # which grows meanwhile
         if type(node) is dict:
@@ -55,5 +52,5 @@ def _twice(text: bytes) -> bool:
     except RecursionError:  # Python 3.11 gives up at about 1,000 levels
         raise ValueError("the body is nested too deeply") from None
     except ValueError:
-        return False  # the fast parser took it, and what it means is judged elsewhere
+        pass  # the fast parser took it, and what it means is judged elsewhere
     return False

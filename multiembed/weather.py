@@ -26,18 +26,6 @@ class Weather:
     All times are seconds on the caller's clock.
     """
 
-    __slots__ = (
-        "_asked",
-        "_budget",
-        "_failures",
-        "_lost_at",
-        "closed_until",
-        "ever_trusted",
-        "probes",
-        "reason",
-        "trusted",
-    )
-
     def __init__(self) -> None:
         self.trusted = False
         self.ever_trusted = False

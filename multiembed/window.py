@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from dataclasses import dataclass
+from operator import itemgetter
 
 _ROUNDING = 1e-6
 _MOST_SPREAD = 0.5
@@ -167,8 +168,4 @@ class Window:
 
     def _leave(self, ticket: Ticket, arrived: float) -> None:
         del self._unanswered[ticket]
-        insort(self._leaving, (arrived + self._span, ticket), key=_first)
-
-
-def _first(pair: tuple[float, Ticket]) -> float:
-    return pair[0]
+        insort(self._leaving, (arrived + self._span, ticket), key=itemgetter(0))

@@ -639,7 +639,8 @@ def test_parameters_may_not_say_what_an_option_says(model, parameters, words):
 @pytest.mark.parametrize("model", ["zhipu:embedding-3", "dashscope:text-embedding-v4", "gateway:m"])
 def test_parameters_that_json_cannot_hold_are_refused_before_the_first_text(value, model):
     options = {"api_key": SECRET, **URL.get(model.partition(":")[0], {})}
-    assert_tells(refused(model, parameters={"extra": value}, **options), "plain JSON")
+    for others in ({}, {"encoding_format": "float"}):
+        assert_tells(refused(model, parameters={"extra": value, **others}, **options), "plain JSON")
 
 
 @pytest.mark.parametrize(

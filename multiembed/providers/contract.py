@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
+
+from multiembed.providers import openai_form
+from multiembed.providers.faults import classify_compatible
 
 if TYPE_CHECKING:
     import re
@@ -13,10 +16,6 @@ if TYPE_CHECKING:
     from multiembed.records import EmbedRequest, Fault, LocalEmbedder, ModelFacts, Quota, RawReply
 
 MULTIMODAL = "is a multimodal model (text, images, video), and such models are not supported yet."
-
-
-def _sends_nothing(*_: object) -> NoReturn:
-    raise NotImplementedError("this provider computes its vectors here")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,7 @@ class Provider:
     """Environment variables that may hold the base URL, in order."""
     other_paths: tuple[str, ...] = ()
     """Base paths of the vendor's other APIs, which a shared address variable may hold instead of this one's."""
-    path: str = ""
+    path: str = "/embeddings"
     """Added to the base URL."""
     not_found_hint: str = ""
     """What to say when nothing is at the address; begins with a blank."""
@@ -50,9 +49,7 @@ class Provider:
     """Where a user gets a key."""
     refuses: Literal["empty", "blank"] = "blank"
     """Which texts the API does not embed: "" only, or whitespace too."""
-    parameters_in: Literal["body", "parameters"] | None = None
-    """Where extra parameters go: top level, a `parameters` object, or nowhere."""
-    own_fields: frozenset[str] = frozenset()
+    own_fields: frozenset[str] = frozenset({"model", "input", "dimensions"})
     """Body fields that have an option of their own and may not come through `parameters`."""
     request_id_headers: tuple[str, ...] = ()
     quota: Quota | None = None
@@ -62,11 +59,12 @@ class Provider:
     per_second: bool = False
     """Whether a sixtieth of a minute's quota is enforced in each second, too."""
 
-    encode: Callable[[EmbedRequest], dict[str, Any]] = _sends_nothing
+    # The OpenAI form, unless a provider has another.
+    encode: Callable[[EmbedRequest], dict[str, Any]] = openai_form.encode
     """One request's JSON body."""
-    decode: Callable[[Mapping[str, Any]], RawReply] = _sends_nothing
+    decode: Callable[[Mapping[str, Any]], RawReply] = openai_form.decode
     """A successful reply taken apart. Raises ValueError saying what is missing."""
-    classify: Callable[[int, object], Fault | None] = _sends_nothing
+    classify: Callable[[int, object], Fault | None] = classify_compatible
     """HTTP status and parsed body (or the body's first words) to a fault; None when the reply is a success."""
     compute: LocalEmbedder | None = None
     """Set for a provider that needs no network: texts and dimensions to vectors."""

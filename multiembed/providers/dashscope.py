@@ -17,18 +17,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from multiembed.providers import openai_form
 from multiembed.providers.contract import MULTIMODAL, Provider
-from multiembed.providers.faults import classify, text_of, tokens_in
+from multiembed.providers.error_body import text_of
+from multiembed.providers.faults import classify, tokens_in
 from multiembed.records import Limits, ModelFacts, RawItem, RawReply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from multiembed.records import EmbedRequest, Fault, FaultKind
+    from multiembed.records import EmbedRequest, FaultKind
 
 _MAX_BYTES = 16 * 1024 * 1024
 
@@ -153,11 +155,6 @@ _KINDS: dict[str, FaultKind] = {
 }
 
 
-def _classify(status: int, body: object) -> Fault | None:
-    """The code and the words of either envelope, then the status. An error may come inside a 200."""
-    return classify(status, body, _kind)
-
-
 def _kind(status: int, code: str) -> FaultKind | None:
     # A wrong parameter is also reported as 400 InternalError.Algo.InvalidParameter.
     if "InvalidParameter" in code or (status == 400 and code.startswith("InternalError")):
@@ -238,7 +235,6 @@ DASHSCOPE = Provider(
     path="/services/embeddings/text-embedding/text-embedding",
     key_env=("DASHSCOPE_API_KEY",),
     key_page="https://bailian.console.aliyun.com/?tab=model#/api-key",
-    parameters_in="parameters",
     own_fields=frozenset({"text_type", "dimension", "dimensions", "output_type", "instruct", "encoding_format"}),
     request_id_headers=("x-request-id",),
     encode=_encode_native,
@@ -246,7 +242,7 @@ DASHSCOPE = Provider(
     quota="requests",
     per_second=True,
     unsupported=_UNSUPPORTED,
-    classify=_classify,
+    classify=partial(classify, own=_kind),
 )
 
 
@@ -255,7 +251,7 @@ DASHSCOPE = Provider(
 
 def _encode_compatible(request: EmbedRequest) -> dict[str, Any]:
     """Only `float` is supported, and it is said, because OpenAI's own default differs from client to client."""
-    return {**openai_form.encode(request), "encoding_format": "float"}
+    return openai_form.encode(request, encoding="float")
 
 
 DASHSCOPE_COMPATIBLE = replace(
@@ -271,7 +267,6 @@ DASHSCOPE_COMPATIBLE = replace(
     base_url_env=("DASHSCOPE_COMPATIBLE_BASE_URL", *DASHSCOPE.base_url_env),
     other_paths=(_NATIVE_BASE,),
     path="/embeddings",
-    parameters_in="body",
     own_fields=frozenset({"model", "input", "dimensions", "encoding_format"}),
     encode=_encode_compatible,
     decode=openai_form.decode,

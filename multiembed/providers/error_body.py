@@ -79,7 +79,7 @@ def read_error(body: object) -> ErrorBody:
     """
     if isinstance(body, str):
         return _read_text(body)
-    envelopes = [_plain_names(envelope) for envelope in islice(_envelopes(body), _MOST_ENVELOPES)]
+    envelopes = list(islice(_envelopes(body), _MOST_ENVELOPES))
     messages = [message for envelope in envelopes if (message := _message_of(envelope))]
     if not messages and isinstance(body, list):
         messages = list(filter(None, [_words_in(body)]))
@@ -122,8 +122,8 @@ def _nested_json(text: str) -> object:
     return parsed if isinstance(parsed, (dict, list)) else None
 
 
-def _envelopes(body: object, depth: int = 0) -> Iterator[Mapping[str, Any]]:
-    """The objects that may hold the words, most telling first."""
+def _envelopes(body: object, depth: int = 0) -> Iterator[dict[str, Any]]:
+    """The objects that may hold the words, by comparable names, most telling first."""
     if depth > _DEEPEST:
         return
     if isinstance(body, str):
@@ -134,7 +134,7 @@ def _envelopes(body: object, depth: int = 0) -> Iterator[Mapping[str, Any]]:
     elif isinstance(body, dict):
         named = _plain_names(body)
         yield from _envelopes(named.get("error"), depth + 1)
-        yield body
+        yield named
         for name in _INNER:
             yield from _envelopes(named.get(name), depth + 1)
 

@@ -9,13 +9,14 @@ Nothing here raises, and what a server repeats of the user's text in quotation m
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+from multiembed.records import Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
-    from multiembed.records import FaultKind, Quota
+    from multiembed.records import Quota
 
 _READ = 1000
 """Characters that are read. Servers say what is wrong first; long messages go on with stack traces or the request."""
@@ -171,38 +172,26 @@ _OTHER_SIZE = re.compile(r"^(?!.*(?:batch|number of)).*(?:\bdimensions?\b|维度
 """A number of dimensions is neither a length nor a number of texts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
-    """What is too large, by the words of a refusal."""
-
-    kind: FaultKind
-    """too_long, too_many_items or request_too_large."""
-    cap: int | None = None
-    """Texts in one request, where the words name it."""
-    token_limit: int | None = None
-    """Tokens of one text, where the words name it."""
-
-
-def size_in(words: str | None, *, failed: bool = False) -> Size | None:
-    """What the words say is too large; None where they speak of something else.
+def size_in(words: str, *, failed: bool = False) -> Fault | None:
+    """What the words say is too large, and the number they name; None where they speak of something else.
 
     Args:
         words: what the server said.
         failed: it says that it failed, not that the request is wrong: words that may mean its own queue do not count.
     """
-    words = _own_words(words or "")
+    words = _own_words(words)
     if _found(_CONTEXT, words):
-        return Size("too_long", token_limit=_token_limit(words))
+        return Fault("too_long", token_limit=_token_limit(words))
     if _RATE.search(words) or _OTHER_SIZE.search(words):
         return None
     many = _found(_TOO_MANY, words)
     if many is not None:
-        return Size("too_many_items", cap=_number(many, _LARGEST_CAP))
+        return Fault("too_many_items", cap=_number(many, _LARGEST_CAP))
     if _found(_TOO_LARGE, words):
-        return Size("request_too_large")
+        return Fault("request_too_large")
     long = _found(_TOO_LONG, words) or (None if failed else _found(_PERHAPS_TOO_LONG, words))
     if long and not _TOO_SHORT.search(words):
-        return Size("too_long", token_limit=_token_limit(words))
+        return Fault("too_long", token_limit=_token_limit(words))
     return None
 
 
@@ -281,7 +270,7 @@ _FIRST = 120
 """Where a refusal of a text's form (400) must speak of money to be believed: what comes later may be the text."""
 
 
-def speaks_of_money(words: str | None, *, at_once: bool = False, openai: bool = False) -> bool:
+def speaks_of_money(words: str, *, at_once: bool = False, openai: bool = False) -> bool:
     """Whether money, a package or a plan is used up.
 
     Args:
@@ -289,16 +278,16 @@ def speaks_of_money(words: str | None, *, at_once: bool = False, openai: bool = 
         at_once: believe it only where the words begin with it.
         openai: OpenAI's words for it count, which DashScope uses for its tokens a minute.
     """
-    words = _own_words(words or "")
+    words = _own_words(words)
     found = _found(_MONEY, words)
     if found is None and openai and not is_dashscope_rate(words):
         found = _found(_OPENAI_MONEY, words)
     return found is not None and not _RATE.search(words) and (not at_once or found.start() < _FIRST)
 
 
-def is_dashscope_rate(words: str | None) -> bool:
+def is_dashscope_rate(words: str) -> bool:
     """Whether OpenAI's words for money come from DashScope, where they mean its tokens a minute."""
-    return _VENDOR_OF_RATE.search(words or "") is not None
+    return _VENDOR_OF_RATE.search(words) is not None
 
 
 # ── what a rate limit counts ─────────────────────────────────────────────────────────────────────
@@ -311,10 +300,9 @@ _QUOTAS = re.compile(
     r"|(?P<requests>\b[rq]p[ms]\b|requests? per|ratequota|limit_requests|burst|频率)",
     re.IGNORECASE,
 )
-_QUOTA_OF: Mapping[str, Quota] = {"in_flight": "in_flight", "tokens": "tokens", "requests": "requests"}
 
 
 def quota_in(words: str | None) -> Quota | None:
     """What a rate limit's words say is used up, in English or Chinese; None where they do not tell."""
     found = _QUOTAS.search(words or "")
-    return None if found is None else _QUOTA_OF[str(found.lastgroup)]
+    return None if found is None else cast("Quota", found.lastgroup)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from multiembed.providers.error_body import ErrorBody, read_error, text_of
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
 
     from multiembed.records import FaultKind
-
-__all__ = ["classify", "classify_compatible", "kind_by_status", "text_of", "tokens_in"]
 
 _BY_STATUS: dict[int, FaultKind] = {
     400: "invalid",
@@ -62,7 +61,6 @@ _CODES: Mapping[str, FaultKind] = {
     "DataInspectionFailed": "content",
     "data_inspection_failed": "content",
 }
-_OPENAI_CODES: Mapping[str, FaultKind] = {"insufficient_quota": "quota"}
 
 _SUCCESS = frozenset({"0", "200", "ok", "success"})
 _MIRRORED: Mapping[int, Container[int]] = {
@@ -106,25 +104,18 @@ def classify(
         return None if isinstance(body, (dict, list)) else Fault("malformed", message=read_error(body).message)
     said = read_error(body)
     kind = _by_code(status, said, own)
-    cap = token_limit = None
+    size = None
     if kind in _MAY_BE_SIZE or (kind == "server" and status in (200, 500)):
         size = size_in(said.words, failed=status == 500)
         if size is not None:
-            kind, cap, token_limit = size.kind, size.cap, size.token_limit
+            kind = size.kind
         elif kind == "invalid" and speaks_of_money(said.words, at_once=True):
             kind = "quota"
     elif kind in _MAY_BE_MONEY and speaks_of_money(said.words, openai=openai_words):
         kind = "quota"
     quota = quota_in(said.code) or quota_in(said.message) if kind == "rate_limit" else None
-    return Fault(
-        kind,
-        code=said.code,
-        message=said.message,
-        request_id=said.request_id,
-        cap=cap,
-        quota=quota,
-        token_limit=token_limit,
-    )
+    fault = size or Fault(kind, quota=quota)
+    return replace(fault, code=said.code, message=said.message, request_id=said.request_id)
 
 
 def classify_compatible(status: int, body: object) -> Fault | None:
@@ -135,7 +126,7 @@ def classify_compatible(status: int, body: object) -> Fault | None:
 def _openai_kind(_status: int, code: str) -> FaultKind | None:
     if code.startswith("Throttling"):  # DashScope's, passed on
         return "rate_limit"
-    return _OPENAI_CODES.get(code)
+    return "quota" if code == "insufficient_quota" else None
 
 
 def _is_refusal(body: object) -> bool:

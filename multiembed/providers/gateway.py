@@ -7,11 +7,13 @@ with a bare one, so both are read and the documented record is an error that say
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from multiembed.providers import openai_form
 from multiembed.providers.contract import Provider
-from multiembed.providers.faults import classify_compatible, text_of, tokens_in
-from multiembed.providers.openai_form import items_in
+from multiembed.providers.error_body import text_of
+from multiembed.providers.faults import tokens_in
 from multiembed.records import Limits, ModelFacts, RawReply
 
 if TYPE_CHECKING:
@@ -31,16 +33,9 @@ _UNKNOWN = ModelFacts(
 
 
 def _encode(request: EmbedRequest) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "model": request.model.name,
-        "input": list(request.texts),
-        "encoding_format": request.encoding or "float",
-    }
-    if request.dimensions is not None and request.model.dimensions_on_wire:
-        body["dimensions"] = request.dimensions
-    if request.parameters:
-        body["parameters"] = dict(request.parameters)
-    return body
+    """The OpenAI form with `encoding_format`, and extra parameters in an object of their own."""
+    parameters = {"parameters": dict(request.parameters)} if request.parameters else {}
+    return openai_form.encode(replace(request, parameters=parameters), encoding=request.encoding or "float")
 
 
 def _decode(payload: Mapping[str, Any]) -> RawReply:
@@ -56,7 +51,7 @@ def _decode(payload: Mapping[str, Any]) -> RawReply:
         )
     total_tokens = tokens_in(inner)
     return RawReply(
-        items=items_in(inner["data"]),
+        items=openai_form.items_in(inner["data"]),
         total_tokens=tokens_in(payload) if total_tokens is None else total_tokens,
         request_id=text_of(payload.get("request_id")) or text_of(inner.get("id")),
         model=text_of(inner.get("model")) or text_of(payload.get("model")),
@@ -75,10 +70,7 @@ GATEWAY = Provider(
     key_env=("MULTIEMBED_GATEWAY_API_KEY",),
     key_page="your gateway's page for API keys",
     refuses="empty",
-    parameters_in="parameters",
-    own_fields=frozenset({"model", "input", "dimensions"}),
     request_id_headers=("x-request-id",),
     encode=_encode,
     decode=_decode,
-    classify=classify_compatible,
 )

@@ -37,23 +37,17 @@ def embed(texts: Sequence[str], dimensions: int | None = None) -> Vectors:
     dimensions = dimensions or _DIMENSIONS
     vectors = np.empty((len(texts), dimensions), dtype=np.float32)
     for row, text in enumerate(texts):
-        vectors[row] = _embed_one(text, dimensions)
+        hashes, counts = np.unique(_ngrams(text), return_counts=True)
+        buckets = (hashes % np.uint64(dimensions)).astype(np.intp)
+        # A word that stands ten times says little more than one that stands three times: weigh by the root.
+        weights = np.floor(np.sqrt(counts * 4096.0))
+        signs = np.where(hashes >> np.uint64(63), -1.0, 1.0)
+        sums = np.bincount(buckets, weights=weights * signs, minlength=dimensions)
+        length = np.sqrt(np.dot(sums, sums))
+        if length == 0.0:  # every bucket cancelled out: the text's own hash decides where it lies
+            sums[buckets[0]] = length = 1.0
+        vectors[row] = sums / length
     return vectors
-
-
-def _embed_one(text: str, dimensions: int) -> NDArray[np.float64]:
-    import numpy as np
-
-    hashes, counts = np.unique(_ngrams(text), return_counts=True)
-    # A word that stands ten times says little more than one that stands three times: weigh by the root.
-    weights = np.floor(np.sqrt(counts * 4096.0))
-    signs = np.where(hashes >> np.uint64(63), -1.0, 1.0)
-    sums = np.bincount((hashes % np.uint64(dimensions)).astype(np.intp), weights=weights * signs, minlength=dimensions)
-    length = np.sqrt(np.dot(sums, sums))
-    if length == 0.0:  # every bucket cancelled out: the text's own hash decides where it lies
-        sums[int(hashes[0] % np.uint64(dimensions))] = length = 1.0
-    unit: NDArray[np.float64] = sums / length
-    return unit
 
 
 def _ngrams(text: str) -> NDArray[np.uint64]:
@@ -107,5 +101,6 @@ LOCAL = Provider(
     title="local character n-grams (lexical, not semantic)",
     models=(_NGRAMS,),
     unknown=_NGRAMS,
+    path="",
     compute=embed,
 )

@@ -35,8 +35,7 @@ _UNKNOWN = ModelFacts(
 
 def _encode(request: EmbedRequest) -> dict[str, Any]:
     """The OpenAI form, with `encoding_format` where it was asked for."""
-    body = openai_form.encode(request)
-    return {**body, "encoding_format": request.encoding} if request.encoding else body
+    return openai_form.encode(request, encoding=request.encoding)
 
 
 OPENAI_COMPATIBLE = Provider(
@@ -46,16 +45,12 @@ OPENAI_COMPATIBLE = Provider(
     unknown=_UNKNOWN,
     address_hint=" For instance base_url='http://localhost:8000/v1'.",
     base_url_env=("OPENAI_COMPATIBLE_BASE_URL",),
-    path="/embeddings",
     not_found_hint=" /embeddings is added to base_url unless it ends so; most servers want a base that ends in /v1.",
     key_env=("OPENAI_COMPATIBLE_API_KEY",),
     key_required=False,
     key_page="your server's page for API keys",
     refuses="empty",
-    parameters_in="body",
-    own_fields=frozenset({"model", "input", "dimensions"}),
-    request_id_headers=("x-request-id", "apim-request-id", "x-litellm-call-id", "x-oneapi-request-id"),
+    request_id_headers=("x-request-id", "apim-request-id", "x-litellm-call-id", "x-oneapi-request-id", "request-id"),
     encode=_encode,
     decode=GATEWAY.decode,
-    classify=GATEWAY.classify,
 )

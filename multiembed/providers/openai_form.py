@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from multiembed.providers.faults import text_of, tokens_in
+from multiembed.providers.error_body import text_of
+from multiembed.providers.faults import tokens_in
 from multiembed.records import RawItem, RawReply
 
 if TYPE_CHECKING:
@@ -13,12 +14,12 @@ if TYPE_CHECKING:
     from multiembed.records import EmbedRequest
 
 
-def encode(request: EmbedRequest) -> dict[str, Any]:
-    """`model`, `input`, `dimensions` where asked for and where the model takes it, and the extra parameters."""
+def encode(request: EmbedRequest, *, encoding: str | None = None) -> dict[str, Any]:
+    """`model`, `input`, `dimensions` where asked for and where the model takes it, extra parameters and encoding."""
     body: dict[str, Any] = {"model": request.model.name, "input": list(request.texts)}
     if request.dimensions is not None and request.model.dimensions_on_wire:
         body["dimensions"] = request.dimensions
-    return {**body, **request.parameters}
+    return {**body, **request.parameters, **({"encoding_format": encoding} if encoding else {})}
 
 
 def decode(payload: Mapping[str, Any]) -> RawReply:

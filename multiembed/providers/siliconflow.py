@@ -101,7 +101,7 @@ _KINDS: dict[str, FaultKind] = {
 
 def _encode(request: EmbedRequest) -> dict[str, Any]:
     """The OpenAI form with `encoding_format`."""
-    return {**openai_form.encode(request), "encoding_format": request.encoding or "float"}
+    return openai_form.encode(request, encoding=request.encoding or "float")
 
 
 def _classify(status: int, body: object) -> Fault | None:
@@ -120,17 +120,13 @@ SILICONFLOW = Provider(
     unknown=_UNKNOWN,
     regions=MappingProxyType({"cn": "https://api.siliconflow.cn/v1", "intl": "https://api.siliconflow.com/v1"}),
     base_url_env=("SILICONFLOW_BASE_URL",),
-    path="/embeddings",
     key_env=("SILICONFLOW_API_KEY",),
     key_page="https://cloud.siliconflow.cn/account/ak",
-    parameters_in="body",
-    own_fields=frozenset({"model", "input", "dimensions"}),
     request_id_headers=("x-siliconcloud-trace-id",),
     quota="requests",
     # Its inputs are objects, {"text": …} or {"image": …}:
     # https://api-docs.siliconflow.cn/docs/api/embeddings-post (read 2026-11-28).
     unsupported=((re.compile(r"VL-Embedding", re.IGNORECASE), MULTIMODAL),),
     encode=_encode,
-    decode=openai_form.decode,
     classify=_classify,
 )

@@ -11,7 +11,6 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from multiembed.providers import openai_form
 from multiembed.providers.contract import Provider
 from multiembed.providers.faults import classify
 from multiembed.records import Limits, ModelFacts
@@ -73,11 +72,8 @@ _KINDS: dict[str, FaultKind] = {
 def _classify(status: int, body: object) -> Fault | None:
     """The body's `error.code` first, whatever the status: an error may come inside a 200."""
     fault = classify(status, body, lambda _, code: _KINDS.get(code))
-    if fault is None:
-        return None
-    return replace(
-        fault, quota="requests" if fault.code == "1303" else None
-    )  # 1302 names a frequency and means requests in flight
+    # 1302 names a frequency and means requests in flight.
+    return fault and replace(fault, quota="requests" if fault.code == "1303" else None)
 
 
 ZHIPU = Provider(
@@ -90,7 +86,6 @@ ZHIPU = Provider(
     # vendor's SDK (zai-sdk 0.2.3) reads that variable for both hosts.
     regions=MappingProxyType({"cn": "https://open.bigmodel.cn/api/paas/v4", "intl": "https://api.z.ai/api/paas/v4"}),
     base_url_env=("ZHIPUAI_BASE_URL", "ZAI_BASE_URL"),
-    path="/embeddings",
     key_env=("ZHIPUAI_API_KEY", "ZAI_API_KEY"),
     key_of=MappingProxyType(
         {
@@ -101,11 +96,8 @@ ZHIPU = Provider(
         }
     ),
     key_page="https://bigmodel.cn/usercenter/proj-mgmt/apikeys",
-    parameters_in="body",
     own_fields=frozenset({"model", "input", "dimensions", "encoding_format"}),
     request_id_headers=("x-log-id",),
-    encode=openai_form.encode,
-    decode=openai_form.decode,
     quota="in_flight",
     classify=_classify,
 )
