@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import orjson
 
 from multiembed.believe import Believed
 from multiembed.errors import ConfigurationError, DeadlineExceededError, InputTooLongError, MultiEmbedError
 from multiembed.isolation import (
+    MAX_SEPARATIONS,
     FailureCount,
     is_form_for_good,
     is_this_text,
@@ -18,7 +20,7 @@ from multiembed.isolation import (
     is_to_halve_blindly,
     may_be_one_text,
 )
-from multiembed.job import WITHHELD, Send, Wait
+from multiembed.job import WITHHELD, RunInThread, Send, Wait
 from multiembed.judge import MEANINGS, error_of, judge
 from multiembed.log import log_request, logger
 from multiembed.records import Fault, TransportFailure, WireRequest
@@ -26,12 +28,14 @@ from multiembed.retry import LONGEST_ASKED, LONGEST_WAIT, back_off, retry_after
 from multiembed.tokens import most_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from multiembed.job import Answer, Batch, Job, Outcome, Step
-    from multiembed.place import Place
+    from multiembed.ratelimit.limiter import Permit
     from multiembed.records import FaultKind
     from multiembed.target import Target
+
+_T = TypeVar("_T")
 
 # A number on the wire takes at most about 25 bytes; four times that for names and escapes, and room for an error page.
 _BYTES_PER_NUMBER = 100
@@ -57,7 +61,6 @@ class Split:
     """It is one text's fault: when one half is well, the other is known to be ill without being sent."""
 
 
-@dataclass(frozen=True, slots=True)
 class Doubt:
     """A refusal that may be one text's fault or the whole call's: the shortest text alone tells."""
 
@@ -83,7 +86,7 @@ class Separate:
 
 
 Result: TypeAlias = "Believed | MultiEmbedError | Split | Doubt | Isolate | Separate"
-Story: TypeAlias = "Generator[Step, Answer, Result]"
+Story: TypeAlias = "Generator[Step, Any, Result]"
 
 
 def attempt(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | None = None) -> Story:
@@ -96,23 +99,24 @@ def attempt(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | Non
         failing: how often these texts have failed already, alone or with others.
     """
     ill = failing or FailureCount()
-    estimated = _tokens(part, job)
+    estimated = part.tokens
+    if estimated is None:
+        overhead = job.target.overhead
+        estimated = yield from counted(
+            job, lambda: sum(map(job.count, part.texts)) + len(part.texts) * overhead(job.role, job.count)
+        )
     tokens = estimated * job.lessons.most_per_estimate
     over = _over(part, job, tokens, estimated)
     if over is not None:
         return over
     sent = 0
     while True:
-        try:
-            target = job.target.as_of_now()
-            request = _write(part, job, target)
-        except ConfigurationError as error:  # the api_key function
-            job.fatal = job.fatal or error
-            return job.fatal
-        if request is None:
-            return too_late(part, job)
-        place = job.gate.place(job.ceilings, tokens, job.deadline_at)
-        answer = yield Send(request, place)
+        prepared = yield from _prepare(part, job)
+        if isinstance(prepared, MultiEmbedError):
+            return prepared
+        target, request = prepared
+        permit = job.limiter.permit(job.ceilings, tokens, job.deadline_at)
+        answer = yield Send(request, permit)
         if answer is WITHHELD:
             return job.fatal or _paused(part, job) or job.trouble or too_late(part, job)
         outcome.requests += answer.requests
@@ -124,15 +128,15 @@ def attempt(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | Non
         sent += 1
         log_request(target, len(part.texts), ill.inherited + sent, answer, judged)
         if isinstance(judged, Believed):
-            place.answered(judged.total_tokens)
+            permit.report_success(judged.total_tokens)
             job.lessons.billed(judged.total_tokens or 0, estimated)
             if judged.dense is not None:
                 job.lessons.dimensions = judged.dense.shape[1]
             return judged
         if not MEANINGS[judged.kind].retry:
-            return _refused(judged, part, job, target, answer, place)
+            return _refused(judged, part, job, target, answer, permit)
         outcome.rate_errors += judged.kind == "rate_limit"
-        after = _after_failure(judged, part, job, target, answer, place, ill)
+        after = _after_failure(judged, part, job, target, answer, permit, ill)
         if not isinstance(after, float):
             return after
         yield Wait(after)
@@ -140,29 +144,41 @@ def attempt(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | Non
             return job.fatal
 
 
+def _prepare(part: Batch, job: Job) -> Generator[Step, Any, tuple[Target, WireRequest] | MultiEmbedError]:
+    """The target with the key of this moment, and the request; or why there is none."""
+    try:
+        target = job.target
+        if target.has_key_function:
+            target = yield RunInThread(target.as_of_now)
+        request = _write(part, job, target)
+    except ConfigurationError as error:  # the api_key function
+        job.fatal = job.fatal or error
+        return job.fatal
+    return too_late(part, job) if request is None else (target, request)
+
+
 def _after_failure(
-    fault: Fault, part: Batch, job: Job, target: Target, answer: Answer, place: Place, ill: FailureCount
+    fault: Fault, part: Batch, job: Job, target: Target, answer: Answer, permit: Permit, ill: FailureCount
 ) -> float | MultiEmbedError | Isolate | Separate:
     """What follows from a failure that may be temporary: the seconds to wait before the next attempt, or an end."""
-    ill.add(fault, job.clock(), job.gate)
+    ill.add(fault, job.clock(), job.limiter)
     several = len(part.texts) > 1
     some_rows = 0 < len(fault.bad_rows) < len(part.texts)
-    if some_rows and ill.may_separate:
-        place.answered()
+    if some_rows and ill.separations < MAX_SEPARATIONS:
+        permit.report_success()
         return Separate(fault.bad_rows, ill)
-    if not some_rows and not no_time_left(0.0, job):
-        if (ill.probing and may_be_one_text(fault)) or (several and is_to_halve(fault, ill, job.gate)):
+    if not some_rows and not job.no_time_left():
+        if (ill.probing and may_be_one_text(fault)) or (several and is_to_halve(fault, ill, job.limiter)):
             return Isolate(ill)
-        if not several and is_this_text(fault, ill, job.gate, retries=job.asked_retries):
+        if not several and is_this_text(fault, ill, job.limiter, retries=job.asked_retries):
             return _text_error(fault, part, target, answer)
-    asked = None if isinstance(answer, TransportFailure) else retry_after(answer.status, answer.headers, job.wall())
-    delay = _delay(fault, ill, asked, place, job)
+    asked = retry_after(answer.status, answer.headers, job.wall())
+    delay = _delay(fault, ill, asked, permit, job)
     if _hopeless(fault, ill, delay, job):
-        if fault.kind == "timeout" and no_time_left(delay, job):
+        if fault.kind == "timeout" and job.no_time_left(delay):
             return too_late(part, job)
         return _give_up(fault, part, job, target, answer=answer, asked=asked)
-    status = None if isinstance(answer, TransportFailure) else answer.status
-    job.event("retry", error__type=fault.kind, http__response__status_code=status, multiembed__delay=delay)
+    job.event("retry", error__type=fault.kind, http__response__status_code=answer.status, multiembed__delay=delay)
     if several and not some_rows and not job.isolating_blindly and not job.isolated_in_vain:
         left = job.max_retries + 1 - ill.failures
         if is_to_halve_blindly(fault, ill, retries_left=left, cold=not job.served):
@@ -197,34 +213,32 @@ def _plausible(tokens: int | None, part: Batch, job: Job) -> int | None:
     return tokens if tokens <= bound else None
 
 
-def _delay(fault: Fault, ill: FailureCount, asked: float | None, place: Place, job: Job) -> float:
+def _delay(fault: Fault, ill: FailureCount, asked: float | None, permit: Permit, job: Job) -> float:
     """Tell the account of a failure; the seconds before the next attempt."""
     asks = min(asked or 0.0, LONGEST_ASKED)
     if fault.kind == "rate_limit":  # the account is too fast, which is no fault of this request: it goes again soon
-        delay = job.waits(max(back_off(job.gate.weather.probes + 1, job.chance()), asks))
-        place.slowed(delay, asked=asks > 0.0, quota=fault.quota, usual=job.target.provider.quota)
+        delay = job.waits(max(back_off(job.limiter.weather.probes + 1, job.chance()), asks))
+        permit.report_rate_limited(delay, asked=asks > 0.0, quota=fault.quota, usual=job.target.provider.quota)
         return delay
     if fault.local:
         return job.waits(back_off(ill.failures, job.chance()))
-    wait = back_off(ill.failures, job.chance()) if job.gate.may_retry() else _longest_wait(job)
+    if job.limiter.may_retry():
+        wait = back_off(ill.failures, job.chance())
+    else:  # the account's retry budget is spent: the longest wait, but less where the deadline would pass meanwhile
+        left = math.inf if job.deadline_at is None else job.deadline_at - job.clock()
+        wait = max(0.0, min(LONGEST_WAIT, left / 2))
     delay = job.waits(max(wait, asks))
-    place.failed(delay, fault.kind)
+    permit.report_failure(delay, fault.kind)
     return delay
 
 
-def _longest_wait(job: Job) -> float:
-    """Seconds to wait where the account's retry budget is spent; less where the deadline would pass meanwhile."""
-    left = math.inf if job.deadline_at is None else job.deadline_at - job.clock()
-    return max(0.0, min(LONGEST_WAIT, left / 2))
-
-
 def _refused(
-    fault: Fault, part: Batch, job: Job, target: Target, answer: Answer, place: Place
+    fault: Fault, part: Batch, job: Job, target: Target, answer: Answer, permit: Permit
 ) -> MultiEmbedError | Split | Doubt:
     """What follows from a refusal that would come again: smaller requests, or an error."""
     meaning = MEANINGS[fault.kind]
     if not meaning.fatal:
-        place.answered()
+        permit.report_success()
     count = len(part.texts)
     if fault.kind == "too_many_items" and fault.cap and fault.cap < count:
         job.lessons.learn_max_items(fault.cap, job.clock())
@@ -260,27 +274,22 @@ def _hopeless(fault: Fault, ill: FailureCount, delay: float, job: Job) -> bool:
     Beyond its retries, a request waits out an outage of everything, or a rate limit, for a while: but only where the
     account has been seen to work, because a wrong address never heals.
     """
-    if no_time_left(delay, job) or is_form_for_good(fault, ill, job.gate):
+    if job.no_time_left(delay) or is_form_for_good(fault, ill, job.limiter):
         return True
     if ill.failures <= job.max_retries:
         return False
     now = job.clock()
-    weather = job.gate.weather
+    weather = job.limiter.weather
     general = fault.kind == "rate_limit" or not weather.trusted
     return not (general and weather.ever_trusted and now - (ill.since or now) < job.patience)
 
 
-def no_time_left(delay: float, job: Job) -> bool:
-    """Whether the call's deadline comes before a delay is over."""
-    return job.deadline_at is not None and job.clock() + delay >= job.deadline_at
-
-
-def _tokens(part: Batch, job: Job) -> int:
-    """Tokens of a request, as estimated."""
-    if part.tokens is not None:
-        return part.tokens
-    overhead = job.target.overhead(job.role, job.count)
-    return sum(job.count(text) + overhead for text in part.texts)
+def counted(job: Job, function: Callable[..., _T], *args: Any) -> Generator[Step, Any, _T]:
+    """Call a function that counts tokens, in a thread where the counter is the user's."""
+    if job.counts_in_thread:
+        found: _T = yield RunInThread(partial(function, *args))
+        return found
+    return function(*args)
 
 
 def _over(part: Batch, job: Job, tokens: float, estimated: int) -> MultiEmbedError | Split | None:
@@ -301,9 +310,7 @@ def _over(part: Batch, job: Job, tokens: float, estimated: int) -> MultiEmbedErr
     return InputTooLongError(
         f"The text has about {tokens:,.0f} tokens, and tokens_per_minute={job.ceilings.tokens_per_minute} allows no "
         f"more than {each}: it could never be sent. Raise tokens_per_minute, or shorten the text or cut it up.",
-        provider=job.target.provider.id,
-        model=job.target.facts.name,
-        indices=part.places,
+        **job.details(part),
     )
 
 
@@ -344,7 +351,7 @@ def _give_up(
     if MEANINGS[fault.kind].retry:
         job.trouble = error
         logger.warning("%s: %d texts are given up: %s", target.name, len(part.texts), fault.kind)
-    too_long_a_pause = fault.kind == "rate_limit" and asked is not None and no_time_left(min(asked, LONGEST_ASKED), job)
+    too_long_a_pause = fault.kind == "rate_limit" and asked is not None and job.no_time_left(min(asked, LONGEST_ASKED))
     if MEANINGS[fault.kind].fatal or too_long_a_pause or _general(fault, part, job):
         job.fatal = job.fatal or error
     return error
@@ -359,7 +366,7 @@ def _general(fault: Fault, part: Batch, job: Job) -> bool:
         job.malformed += 1
         if job.malformed > 1:
             return True
-    weather = job.gate.weather
+    weather = job.limiter.weather
     if MEANINGS[fault.kind].retry and not weather.trusted:
         job.lost += 1
         return not weather.ever_trusted or job.lost > 1  # one batch alone may be what the server cannot bear
@@ -368,7 +375,7 @@ def _general(fault: Fault, part: Batch, job: Job) -> bool:
 
 def _paused(part: Batch, job: Job) -> MultiEmbedError | None:
     """The error of a part that a pause of the account keeps from being sent before the deadline."""
-    weather = job.gate.weather
+    weather = job.limiter.weather
     seconds = weather.closed_until - job.clock()
     if seconds <= 0.0:
         return None
@@ -376,10 +383,8 @@ def _paused(part: Batch, job: Job) -> MultiEmbedError | None:
     return MEANINGS[weather.reason].error(
         f"Nothing was sent: the provider {why}, so no request goes out for {seconds:.1f} s. The call's deadline ends "
         "before: call again later, or raise deadline.",
-        provider=job.target.provider.id,
-        model=job.target.facts.name,
         retry_after=seconds,
-        indices=part.places,
+        **job.details(part),
     )
 
 
@@ -387,7 +392,5 @@ def too_late(part: Batch, job: Job) -> MultiEmbedError:
     """The error of a part for which the call's deadline leaves no time."""
     return DeadlineExceededError(
         "The deadline of the call has passed. Raise deadline, or embed fewer texts in one call.",
-        provider=job.target.provider.id,
-        model=job.target.facts.name,
-        indices=part.places,
+        **job.details(part),
     )

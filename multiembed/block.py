@@ -37,27 +37,27 @@ def sizes(texts: Sequence[str], role: Role, target: Target, count: Callable[[str
 
 
 class Block:
-    """One result in the making.
+    """One result in the making. Made and read in the caller's thread; in between it belongs to the I/O thread.
 
     Args:
         texts: checked ones, in the caller's order; one that stands twice is sent once.
-        job: of the call that it belongs to.
-        limits: what one request may hold.
+        target: where they go.
         refused: errors of texts that are not sent, by position.
         lists: the result is wanted as plain lists.
     """
 
+    _job: Job
+    _limits: Limits
+
     def __init__(
         self,
         texts: Sequence[str],
-        job: Job,
-        limits: Limits,
+        target: Target,
         refused: Mapping[int, MultiEmbedError] | None = None,
         *,
         lists: bool = False,
     ) -> None:
-        self._target = job.target
-        self._job = job
+        self._target = target
         self._refused = refused or {}
         unique: dict[str, int] = {}
         self._places = [
@@ -67,11 +67,10 @@ class Block:
         self.texts = list(unique)
         """Each one once."""
         self._times = Counter(self._places)
-        self._room = Room(len(self.texts), lists=lists and job.target.output != "sparse")
+        self._room = Room(len(self.texts), lists=lists and target.output != "sparse")
         self._sparse: list[SparseVector | None] = [None] * len(self.texts)
         self._failures: dict[int, MultiEmbedError] = {}
         self._unsent: Sequence[int] = range(len(self.texts))
-        self._limits = limits
         self._bins: Iterator[Bin] | None = None
         self._missing = len(self.texts)
         self._done = bytearray(len(self.texts))
@@ -88,6 +87,11 @@ class Block:
         return len(self._unsent) > 0
 
     @property
+    def refused(self) -> int:
+        """How many of the caller's texts the API refuses unseen."""
+        return len(self._refused)
+
+    @property
     def ahead(self) -> int:
         """The caller's texts for which nothing has to be sent."""
         return len(self._places) - self.times(self._unsent)
@@ -101,6 +105,15 @@ class Block:
         """Whether every text has its vector or its error."""
         return self._missing == 0
 
+    def begin(self, job: Job, limits: Limits) -> None:
+        """Be ready for `next_batch`.
+
+        Args:
+            job: of the call that it belongs to.
+            limits: what one request may hold.
+        """
+        self._job, self._limits = job, limits
+
     def next_batch(self) -> Batch | None:
         """The next texts to send; None when all are under way."""
         if self._bins is None:
@@ -113,10 +126,9 @@ class Block:
 
     def fill(self, found: Found) -> None:
         """Take what a cache knew already; it is not sent. To be called before the first batch is asked for."""
-        expected = self._target.expected_dimensions
-        if found.dense is not None and found.dense.shape[1] != (expected or found.dense.shape[1]):
-            return
         if found.dense is not None:
+            if found.dense.shape[1] != (self._target.expected_dimensions or found.dense.shape[1]):
+                return
             self._room.put(found.positions, found.dense)
         for place, vector in zip(found.positions, found.sparse or (), strict=False):
             self._sparse[place] = vector
@@ -176,22 +188,20 @@ class Block:
         self._failures.update(dict.fromkeys(rest, error))
         self._mark_done(rest)
 
-    def settle(self, batch: Batch, usage: Usage) -> tuple[bool, int]:
+    def settle(self, batch: Batch, usage: Usage) -> int:
         """One batch is done with, and cost so much.
 
         Returns:
-            Whether some of its texts' vectors were for other blocks, too, and how many of the caller's texts failed
-            there.
+            How many of the caller's texts failed in other blocks that waited for texts of this batch.
         """
         self.usage += usage
         self._mark_done(batch.places)
-        failed, waited_for = 0, False
+        failed = 0
         for place in batch.places if self._followers else ():
             for other, at in self._followers.pop(place, ()):
                 self._hand_over(place, other, at)
                 failed += other.times((at,)) if at in other._failures else 0
-                waited_for = True
-        return waited_for, failed
+        return failed
 
     def result(self) -> EmbeddingResult[Any]:
         """The vectors in the order of the caller's texts; rows of texts that failed are NaN, and named.
@@ -204,15 +214,20 @@ class Block:
         lists = self._lists_by_text()
         return EmbeddingResult(
             vectors=self._vectors() if lists is None else None,
-            sparse=None if self._target.output == "dense" else [self._sparse_at(place) for place in self._places],
+            sparse=self._sparse_by_text(),
             usage=self.usage,
             model=self._target.name,
             failures=self._failures_by_text(),
             lists=lists,
         )
 
+    def _sparse_by_text(self) -> list[SparseVector | None] | None:
+        if self._target.output == "dense":
+            return None
+        return [None if place < 0 else self._sparse[place] for place in self._places]
+
     def _lists_by_text(self) -> list[list[float]] | None:
-        made = self._room.lists()
+        made = self._room.lists
         if made is None or self._failures or self._refused:
             return None
         if len(self._places) == len(made):
@@ -233,9 +248,6 @@ class Block:
         vectors.setflags(write=False)
         return vectors
 
-    def _sparse_at(self, place: int) -> SparseVector | None:
-        return None if place < 0 else self._sparse[place]
-
     def _mixed(self, dense: Vectors) -> MultiEmbedError:
         return MalformedResponseError(
             f"The server answers with vectors of {self._room.dimensions} dimensions, and then of {dense.shape[1]}: "
@@ -246,8 +258,6 @@ class Block:
 
     def _failures_by_text(self) -> dict[int, MultiEmbedError]:
         """The errors by the caller's positions, which each error is told too."""
-        if not self._failures and not self._refused:
-            return {}
         by_text = {
             index: self._refused[index] if place < 0 else self._failures[place]
             for index, place in enumerate(self._places)
@@ -266,16 +276,24 @@ def whole(block: Block) -> EmbeddingResult[Any]:
         MultiEmbedError: all did; the first text's error.
     """
     result = block.result()
-    failures = dict(result.failures)
-    if not failures:
+    if not result.failures:
         return result
+    raise _failure_of(result, len(block))
+
+
+def _failure_of(result: EmbeddingResult[Any], texts: int) -> MultiEmbedError:
+    """What is raised for a result with failures."""
+    failures = dict(result.failures)
     first = failures[min(failures)]
-    if len(failures) == len(block):
+    if len(failures) == texts:
+        cause = first.__cause__
+        first = copy.copy(first)  # the block keeps the other, and would be in a cycle with the traceback
+        first.__cause__ = cause
         if all(type(error) is type(first) for error in failures.values()):
             first.indices = tuple(failures)
-        raise first
+        return first
     partial = PartialFailureError(
-        f"{len(failures)} of {len(block)} texts failed; the others are in .result, the reasons in "
+        f"{len(failures)} of {texts} texts failed; the others are in .result, the reasons in "
         f".failures. The first: {type(first).__name__}: {first}",
         provider=first.provider,
         model=first.model,
@@ -283,7 +301,8 @@ def whole(block: Block) -> EmbeddingResult[Any]:
     )
     partial.result = result
     partial.failures = failures
-    raise partial from first
+    partial.__cause__ = first
+    return partial
 
 
 def usage_of(outcome: Outcome, target: Target) -> Usage:

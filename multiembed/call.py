@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 import threading
 import time
 from collections import deque
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Self
 
 from multiembed.block import Block, sizes, usage_of
-from multiembed.drive import Work
+from multiembed.cache.contract import CacheEntry
 from multiembed.errors import InvalidRequestError
+from multiembed.execution.io_thread import in_thread, io_thread, run_in
+from multiembed.execution.workers import WorkerPool
 from multiembed.job import MAX_RETRIES, PATIENCE, Job
 from multiembed.log import log_call
 from multiembed.pace import FIRST_IN_FLIGHT, MOST_IN_FLIGHT
@@ -25,19 +29,21 @@ from multiembed.trace import Span
 from multiembed.waits import waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
     from types import TracebackType
 
-    from multiembed.cache.contract import VectorCache
-    from multiembed.job import Batch, Lessons, Outcome
+    from multiembed.cache.checked import CheckedCache
+    from multiembed.job import Answer, Batch, Lessons, Outcome
     from multiembed.options import EmbeddingOptions
     from multiembed.pace import Ceilings
-    from multiembed.records import Limits, Role
+    from multiembed.records import Limits, Role, WireRequest
     from multiembed.runtime import Runtime
     from multiembed.target import Target
 
 
 DROP_EMPTY = "texts = [text for text in texts if text.strip()]"
+_DRAW_INTERVAL = 0.1
+"""Seconds between two looks at whether a progress bar has to be drawn."""
 _SHOWN = 5
 """Positions of empty texts that an error lists."""
 
@@ -45,12 +51,14 @@ _SHOWN = 5
 class Call:
     """What one call of `embed`, `stream` or an async twin is made of, but for the sending.
 
+    Texts become blocks, and blocks become results, in the caller's thread. In between they belong to the I/O thread.
+
     Args:
         role: of all its texts.
         target: where they go.
         options: the embedder's.
         runtime: the embedder's, in this process.
-        wake: called when a block is whole, and when one has no more texts to send.
+        wake: called, on the I/O thread, when a block is whole, and when one has no more texts to send.
         drop_empty: how the caller can leave empty texts out, in one line of Python.
     """
 
@@ -64,47 +72,45 @@ class Call:
         wake: Callable[[], object] = bool,
         drop_empty: str = DROP_EMPTY,
     ) -> None:
-        self._target = target
+        self.target = target
+        self._role = role
+        self._options = options
         self._drop_empty = drop_empty
-        self._ended = False
         self._runtime = runtime
+        runtime.find_account()
         self._wake = wake
         self._space = target.fingerprint(role) if runtime.caches else ""
-        self._lock = threading.Lock()
+        self._texts = 0
+        self._span = Span(target, role)
+        self._began = time.monotonic()
+        self._deadline_at = None if options.deadline is None else self._began + options.deadline
+        self._own_bar = Progress(target.name) if options.show_progress and shared() is None else None
+        self._bar = self._own_bar or shared()
+        self.opened = 0
+        """Blocks that are not handed out yet."""
+        self._prepared = 0
+        # Of the I/O thread:
+        self._job: Job | None = None
         self._last: Block | None = None
-        """The block that was handed out last; its texts are not paid for again."""
+        """The last block that was whole; its texts are not paid for again."""
         self._open: deque[Block] = deque()
         """In order; the first is the next one to be handed out."""
         self._sending: deque[Block] = deque()
         """Those that have texts yet to send."""
-        self._texts = 0
-        self._usage = Usage()
-        self._span = Span(target, role)
-        self._began = time.monotonic()
+        self._whole: deque[Block] = deque()
+        """Those that may be handed out."""
+        self._taken = 0
+        """Blocks that have no more texts to send."""
+        # Ctrl-C ends a call while answers still come, and each is to be counted once.
+        self._counting = threading.Lock()
+        self._ended = False
         self._failed = 0
-        self._own_bar = Progress(target.name) if options.show_progress and shared() is None else None
-        self._bar = self._own_bar or shared()
-        self.job = Job(
-            target=target,
-            role=role,
-            lessons=runtime.lessons,
-            gate=runtime.gate,
-            ceilings=runtime.gate.ceilings(runtime.ceilings),
-            count=told_by(options.token_counter) if options.token_counter else estimate_tokens,
-            max_retries=MAX_RETRIES if options.max_retries is None else options.max_retries,
-            patience=waiting(PATIENCE) if options.max_retries is None else 0.0,
-            timeout=options.timeout,
-            deadline_at=None if options.deadline is None else time.monotonic() + options.deadline,
-            clock=time.monotonic,
-            wall=time.time,
-            chance=random.random,
-            waits=waiting,
-            asked_retries=options.max_retries or 0,
-            event=self._span.event,
-        )
+        self._usage = Usage()
 
-    def open(self, texts: Iterable[str], *, keep_refused: bool = False, lists: bool = False) -> Block:
-        """Take texts in, which become one block.
+    # ── in the caller's thread ───────────────────────────────────────────────────────────────────
+
+    def prepare(self, texts: Iterable[str], *, keep_refused: bool = False, lists: bool = False) -> Block:
+        """Make a block of texts, and look them up in the cache.
 
         Args:
             texts: of the block.
@@ -115,137 +121,232 @@ class Call:
             ConfigurationError: a text is no text.
             InvalidRequestError: a text is empty and the API refuses such texts.
         """
-        checked, refused = check_texts(texts, refuses=self._target.provider.refuses, first=self._texts)
+        checked, refused = check_texts(texts, refuses=self.target.provider.refuses, first=self._texts)
         if refused and not keep_refused:
-            raise _empty(refused, len(checked), self._target.provider.refuses, self._drop_empty)
+            raise _empty(refused, len(checked), self.target.provider.refuses, self._drop_empty)
         self._texts += len(checked)
+        self.opened += 1
+        self._prepared += 1
         cache = self._runtime.cache
-        limits = learned(self._target.limits, self.job.lessons, self.job.ceilings, self.job.clock())
-        errors = {index: _empty([index], 1, self._target.provider.refuses) for index in refused}
-        block = Block(checked, self.job, limits, errors, lists=lists)
+        errors = {index: _empty([index], 1, self.target.provider.refuses) for index in refused}
+        block = Block(checked, self.target, errors, lists=lists)
         if cache is not None:
             self._describe(cache)
             block.fill(cache.get(self._space, block.texts))
-        with self._lock:
-            for other in ([] if self._last is None else [self._last]) + list(self._open):
-                block.follow(other)
-            self._usage += block.usage
-            self._open.append(block)
-            if block.has_unsent:  # all texts of a block may be known, or wait for those of another
-                self._sending.append(block)
-        self._runtime.tally.add(block.usage, texts=block.ahead, failed=len(refused))
         if self._bar is not None:
             self._bar.announce(len(block))
-            self._bar.done(block.ahead)
         return block
 
-    def end(self) -> None:
-        """Give all texts that wait for an answer the error that ended the call."""
-        error = self.job.fatal
-        if error is None:
-            return
-        with self._lock:
-            for block in self._open:
-                block.fail_rest(error)
-        self._wake()
-
-    def _describe(self, cache: VectorCache) -> None:
+    def _describe(self, cache: CheckedCache) -> None:
         """Tell the cache what the space is, for people."""
-        describe = getattr(cache, "describe", None)
-        if describe is not None:
-            target = self._target
-            words = {"model": target.name, "role": self.job.role, "dimensions": target.expected_dimensions}
-            describe(self._space, {**words, "output": target.output, "base_url": target.base_url})
+        target = self.target
+        words = {"model": target.name, "role": self._role, "dimensions": target.expected_dimensions}
+        cache.describe(self._space, {**words, "output": target.output, "base_url": target.base_url})
 
-    def work(self) -> Work:
-        """What a crew is to do."""
-        return Work(
-            take=self._batch,
-            job=self.job,
-            workers=self.job.ceilings.in_flight or MOST_IN_FLIGHT,
-            done=self._take,
-            blocks=self.blocks,
-            briefly=getattr(self._runtime.cache, "local", False),
-            wake=self._wake,
-            end=self.end,
-            cancelled=self._count,
-        )
+    def pop_whole(self) -> Block | None:
+        """The next block in order, if it is whole."""
+        if not self._whole:
+            return None
+        self.opened -= 1
+        return self._whole.popleft()
 
     @property
-    def blocks(self) -> bool:
-        """Whether opening blocks and taking outcomes in may take long, because a cache is asked."""
+    def unsent(self) -> int:
+        """Blocks that have texts yet to send, those on their way to the I/O thread included."""
+        return self._prepared - self._taken
+
+    @property
+    def uses_cache(self) -> bool:
+        """Whether `prepare` may take long, because a cache is asked."""
         return self._runtime.caches
 
-    def _batch(self) -> Batch | None:
-        """The next texts to send, of the first block that has some; None when there are none now."""
+    @property
+    def is_over(self) -> bool:
+        """Whether no more texts can be embedded: the call has failed, or its deadline has passed."""
+        late = self._deadline_at is not None and time.monotonic() >= self._deadline_at
+        return late or (self._job is not None and self._job.fatal is not None)
+
+    def sender(self, loop: asyncio.AbstractEventLoop | None) -> Callable[[WireRequest], Awaitable[Answer]]:
+        """What sends one request of the call, on the I/O thread.
+
+        Args:
+            loop: of the async caller; None for a sync one.
+        """
+
+        async def send(request: WireRequest) -> Answer:
+            if loop is not None and loop.is_closed():
+                raise asyncio.CancelledError("the caller's event loop was closed in the middle of the call")
+            return await self._runtime.send(request, loop)
+
+        return send
+
+    def run(self, block: Block) -> None:
+        """Send all texts of a block, and wait for the answers.
+
+        Ctrl-C reaches the caller at once. Then nothing more is sent, and the answers to what was sent are still counted
+        and kept.
+        """
+        pool, io = WorkerPool(self, self.sender(None)), io_thread()
+
+        def stop() -> None:
+            pool.stopped = True  # at once: Ctrl-C may come a second time
+            io.post(pool.stop)
+
+        io.run(partial(pool.run, partial(self.add, block)), on_interrupt=stop)
+        pool.check()
+
+    async def arun(self, block: Block, loop: asyncio.AbstractEventLoop) -> None:
+        """As `run`, without blocking the event loop. A cancelled call is cancelled with all that it sent."""
+        pool = WorkerPool(self, self.sender(loop))
+        await run_in(io_thread().loop, partial(pool.run, partial(self.add, block)))
+        pool.check()
+
+    # ── on the I/O thread: a BatchSource ─────────────────────────────────────────────────────────
+
+    @property
+    def job(self) -> Job:
+        """What all batches share."""
+        if self._job is None:
+            self._job = self._new_job()
+        return self._job
+
+    def _new_job(self) -> Job:
+        options, runtime = self._options, self._runtime
+        return Job(
+            target=self.target,
+            role=self._role,
+            lessons=runtime.lessons,
+            limiter=runtime.limiter,
+            ceilings=runtime.limiter.effective_limits(runtime.ceilings),
+            count=told_by(options.token_counter) if options.token_counter else estimate_tokens,
+            max_retries=MAX_RETRIES if options.max_retries is None else options.max_retries,
+            patience=waiting(PATIENCE) if options.max_retries is None else 0.0,
+            timeout=options.timeout,
+            deadline_at=self._deadline_at,
+            clock=time.monotonic,
+            wall=time.time,
+            chance=random.random,
+            waits=waiting,
+            asked_retries=options.max_retries or 0,
+            event=self._span.event,
+            counts_in_thread=self.counts_in_thread,
+        )
+
+    def add(self, block: Block) -> None:
+        """Take a block, whose batches are available from now on."""
+        job = self.job
+        block.begin(job, learned(self.target.limits, job.lessons, job.ceilings, job.clock()))
+        for other in ([] if self._last is None else [self._last]) + list(self._open):
+            block.follow(other)
+        with self._counting:
+            self._usage += block.usage
+            self._open.append(block)
+        self._runtime.tally.add(block.usage, texts=block.ahead, failed=block.refused)
+        self._advance(block.ahead)
+        if block.has_unsent:  # all texts of a block may be known, or wait for those of another
+            self._sending.append(block)
+        else:
+            self._taken += 1
+            self._wake()
+        self._hand_out()
+
+    @property
+    def max_workers(self) -> int:
+        """See BatchSource. Without a cache, as many again may hold answers to read: kill -9 costs what is in flight."""
+        return (self.job.ceilings.in_flight or MOST_IN_FLIGHT) * (1 if self._runtime.caches else 2)
+
+    @property
+    def counts_in_thread(self) -> bool:
+        """See BatchSource."""
+        return self._options.token_counter is not None
+
+    def next_batch(self) -> Batch | None:
+        """See BatchSource: texts of the first block that has some left."""
         while self._sending:
             batch = self._sending[0].next_batch()
             if batch is not None:
                 return batch
             self._sending.popleft()
+            self._taken += 1
             self._wake()
         return None
 
-    def _take(self, batch: Batch, outcome: Outcome) -> None:
-        """Put one batch's outcome where it belongs."""
-        block, cache = batch.block, self._runtime.cache
+    async def complete_batch(self, batch: Batch, outcome: Outcome) -> None:
+        """See BatchSource: vectors are kept in the cache before the caller gets them."""
+        block = batch.block
         if block is None:
             return
-        usage = usage_of(outcome, self._target)
+        usage = usage_of(outcome, self.target)
         good = block.take(outcome)
+        writer = self._runtime.cache_writer
         try:
-            if cache is not None:
-                for texts, believed in good:
-                    cache.put(self._space, texts, believed.dense, believed.sparse)
+            if writer is not None and good:
+                await writer.write([CacheEntry(self._space, texts, found.dense, found.sparse) for texts, found in good])
         finally:
-            with self._lock:
-                others, failed = block.settle(batch, usage)
-                self._usage += usage
-                self._failed += block.times(outcome.failures)
-                ended = self._ended
-                # Within the lock, so that a stream's consumer who gets the block finds it counted.
-                self._runtime.tally.add(
-                    usage,
-                    texts=block.times(batch.places),
-                    failed=block.times(outcome.failures) + failed,
-                    rate_errors=outcome.rate_errors,
-                    seconds=outcome.seconds,
-                )
-            if ended:  # Ctrl-C has ended the call, and the answer came later
-                self._runtime.usage_hook.report_soon(usage)
-            if block.whole or others:
-                self._wake()
-        if self._bar is not None:
-            with self._lock:
-                self._bar.done(block.times(batch.places))
+            self._settle(block, batch, outcome, usage)
 
-    def _count(self, batch: Batch, outcome: Outcome) -> None:
-        """Count what a batch has cost whose results nobody takes any more."""
+    def _settle(self, block: Block, batch: Batch, outcome: Outcome, usage: Usage) -> None:
+        with self._counting:
+            failed = block.settle(batch, usage)
+            self._usage += usage
+            self._failed += block.times(outcome.failures)
+            ended = self._ended
+        self._runtime.tally.add(
+            usage,
+            texts=block.times(batch.places),
+            failed=block.times(outcome.failures) + failed,
+            rate_errors=outcome.rate_errors,
+            seconds=outcome.seconds,
+        )
+        if ended:  # Ctrl-C has ended the call, and the answer came later
+            self._runtime.usage_hook.report_soon(usage)
+        self._advance(block.times(batch.places))
+        self._hand_out()
+
+    def _advance(self, texts: int) -> None:
+        if self._bar is not None:
+            self._bar.done(texts)
+            if not self._bar.drawing:
+                self._bar.drawing = True
+                io_thread().spawn(partial(_draw, self._bar))
+
+    def count_cancelled(self, batch: Batch, outcome: Outcome) -> None:
+        """See BatchSource."""
         if batch.block is None or not outcome.requests:
             return
-        usage = usage_of(outcome, self._target)
-        with self._lock:
+        usage = usage_of(outcome, self.target)
+        with self._counting:
             batch.block.usage += usage
             self._usage += usage
+            ended = self._ended
+        if ended:
+            self._runtime.usage_hook.report_soon(usage)
         self._runtime.tally.add(usage, rate_errors=outcome.rate_errors, seconds=outcome.seconds)
 
-    def first(self) -> Block | None:
-        """The first open block, if it is whole, which is then no longer open."""
-        with self._lock:
-            if not self._open or not self._open[0].whole:
-                return None
-            self._last = self._open.popleft()
-            return self._last
+    def fail_rest(self) -> None:
+        """See BatchSource."""
+        if self.job.fatal is not None:
+            for block in self._open:
+                block.fail_rest(self.job.fatal)
+            self._hand_out()
 
-    @property
-    def opened(self) -> int:
-        """Blocks that are open."""
-        return len(self._open)
+    def count_workers(self, change: int) -> None:
+        """See BatchSource."""
+        self._runtime.workers += change
 
-    @property
-    def unsent(self) -> int:
-        """Blocks that have texts yet to send."""
-        return len(self._sending)
+    def wake(self) -> None:
+        """See BatchSource."""
+        self._wake()
+
+    def _hand_out(self) -> None:
+        """Let the caller have the blocks that are whole, in order."""
+        with self._counting:
+            found = bool(self._open) and self._open[0].whole
+            while self._open and self._open[0].whole:
+                self._last = self._open.popleft()
+                self._whole.append(self._last)
+        if found:
+            self._wake()
 
     # ── `on_usage`: each Usage once, a block's when the block is handed out, the rest when the call ends ──
 
@@ -283,17 +384,26 @@ class Call:
         """Take the progress bar off the screen, and end the span.
 
         Returns:
-            What the blocks that are still open have cost; None if there are none.
+            What the blocks that are not handed out have cost; None if there are none.
         """
         if self._own_bar is not None:
             self._own_bar.close()
-        with self._lock:
+        with self._counting:
             self._ended = True
-            costs = [block.usage for block in self._open]
-        seconds = self.job.clock() - self._began
-        self._span.end(self._usage, None if isinstance(error, GeneratorExit) else error, seconds)
-        log_call(self._target, self._texts, self._usage, self._failed, seconds)
+            costs = [block.usage for block in (*self._whole, *self._open)]
+            usage = self._usage
+        seconds = time.monotonic() - self._began
+        self._span.end(usage, None if isinstance(error, GeneratorExit) else error, seconds)
+        log_call(self.target, self._texts, usage, self._failed, seconds)
         return sum(costs, Usage()) if costs else None
+
+
+async def _draw(bar: Progress) -> None:
+    """Draw a bar in a thread now and then: a terminal that is stopped must not stop the I/O thread."""
+    while not bar.is_drawn:
+        await in_thread(bar.draw)
+        await asyncio.sleep(_DRAW_INTERVAL)
+    bar.drawing = False
 
 
 def learned(limits: Limits, lessons: Lessons, ceilings: Ceilings, now: float) -> Limits:
@@ -315,6 +425,7 @@ def foresee(
     count: Callable[[str], int],
     expect: Callable[[str], float],
     runtime: Runtime,
+    ceilings: Ceilings,
 ) -> Estimate:
     """What a call would take, told without sending anything. What the cache knows costs nothing.
 
@@ -325,7 +436,7 @@ def foresee(
     checked, refused = check_texts(texts, refuses=target.provider.refuses)
     if refused:
         raise _empty(refused, len(checked), target.provider.refuses)
-    lessons, ceilings = runtime.lessons, runtime.gate.ceilings(runtime.ceilings)
+    lessons = runtime.lessons
     unique = list(dict.fromkeys(checked))
     if runtime.cache is not None:
         known = set(runtime.cache.get(target.fingerprint(role), unique).positions)

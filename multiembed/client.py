@@ -89,11 +89,12 @@ class EmbeddingClient:
             MultiEmbedError: all failed; `multiembed.errors` draws the tree.
         """
         from multiembed.block import whole
-        from multiembed.drive import Crew
+        from multiembed.execution.io_thread import io_thread
 
+        io_thread().check_caller()
         with self._call(role) as call:
-            block = call.open(texts, lists=lists)
-            Crew(call.work(), self._living().send).run()
+            block = call.prepare(texts, lists=lists)
+            call.run(block)
             return whole(block)
 
     @overload
@@ -111,13 +112,13 @@ class EmbeddingClient:
     ) -> EmbeddingResult[Any]:
         """As `embed`, without blocking the event loop."""
         from multiembed.block import whole
-        from multiembed.drive import TaskCrew, aside
-        from multiembed.reactor.tasks import running_loop
+        from multiembed.execution.io_thread import caller_loop, in_thread
 
-        running_loop()
+        loop = caller_loop()
         async with self._call(role) as call:
-            block = await aside(partial(call.open, lists=lists), texts, blocks=call.blocks)
-            await TaskCrew(call.work(), self._living().send).run()
+            prepare = partial(call.prepare, texts, lists=lists)
+            block = await in_thread(prepare) if call.uses_cache else prepare()
+            await call.arun(block, loop)
             return whole(block)
 
     def stream(
@@ -147,7 +148,7 @@ class EmbeddingClient:
         from multiembed.texts import many
 
         make = partial(self._call, _checked(role))
-        return stream(make, self._living().send, many(texts), _checked_choice(on_error))
+        return stream(make, many(texts), _checked_choice(on_error))
 
     def astream(
         self, texts: Iterable[str] | AsyncIterable[str], role: Role = "document", *, on_error: OnError = "raise"
@@ -158,7 +159,7 @@ class EmbeddingClient:
 
         make = partial(self._call, _checked(role))
         source = texts if isinstance(texts, AsyncIterable) else many(texts)
-        return astream(make, self._living().send, source, _checked_choice(on_error))
+        return astream(make, source, _checked_choice(on_error))
 
     def progress(self, total: int) -> AbstractContextManager[None]:
         """One bar for all calls made inside, in this thread or task and those started there.
@@ -173,8 +174,11 @@ class EmbeddingClient:
     def estimate(self, texts: Iterable[str], role: Role = "document") -> Estimate:
         """What embedding these texts would take. Nothing is sent."""
         from multiembed.call import foresee
+        from multiembed.execution.io_thread import io_thread
         from multiembed.tokens import estimate_tokens, expected_tokens, told_by
 
+        runtime = self._living()
+        runtime.find_account()
         counter = self._options.token_counter
         return foresee(
             texts,
@@ -182,7 +186,8 @@ class EmbeddingClient:
             target=self.target,
             count=told_by(counter) if counter else estimate_tokens,
             expect=told_by(counter) if counter else expected_tokens,
-            runtime=self._living(),
+            runtime=runtime,
+            ceilings=io_thread().run(runtime.effective_limits),
         )
 
     # ── what it knows of itself ──────────────────────────────────────────────────────────────────
@@ -200,6 +205,14 @@ class EmbeddingClient:
         and nobody tells. A sync call of several requests loses none: after Ctrl-C they are counted as answers come.
         """
         return self._living().tally.usage
+
+    @property
+    def pending(self) -> int:
+        """Batches of this client that are being sent, or whose vectors are being kept.
+
+        After Ctrl-C, and after a stream that is closed early, they come to their end in the background.
+        """
+        return self._living().workers
 
     @property
     def report(self) -> Report:
@@ -226,14 +239,16 @@ class EmbeddingClient:
     # ── its life ─────────────────────────────────────────────────────────────────────────────────
 
     def close(self) -> None:
-        """Close the connections of sync calls. A later call opens new ones."""
-        if os.getpid() in self._runtimes:
-            self._living().close()
+        """Close the connections, unless another client uses them, and the cache. A later call opens new ones."""
+        runtime = self._runtimes.get(os.getpid())
+        if runtime is not None:
+            runtime.close()
 
     async def aclose(self) -> None:
-        """Close the connections of this event loop's calls and of sync calls."""
-        if os.getpid() in self._runtimes:
-            await self._living().aclose()
+        """As `close`, without blocking the event loop."""
+        runtime = self._runtimes.get(os.getpid())
+        if runtime is not None:
+            await runtime.aclose()
 
     def __enter__(self) -> Self:
         return self
@@ -270,17 +285,19 @@ class EmbeddingClient:
 
     def _ready(self) -> None:
         """See at construction that everything can work."""
-        target = self._aim()
+        self._aim()
         # Imported here and not at the first call: a fork during an import leaves the child waiting for ever.
-        from multiembed import call, drive, runtime, stream  # noqa: F401
+        from multiembed import call, runtime, stream  # noqa: F401
         from multiembed.trace import meters, tracer
+        from multiembed.transport.proxies import environment_proxies
 
         tracer()
         meters()
-        if target.provider.compute is None:
-            from multiembed.wire import tasks, threads  # noqa: F401
+        environment_proxies()  # in the parent: after a fork, macOS cannot be asked
+        if self._options.cache is not None:
+            from multiembed.cache import checked, sqlite  # noqa: F401
         if self._options.http_client is not None or self._options.http_async_client is not None:
-            from multiembed.wire.http import check_clients
+            from multiembed.transport.httpx_client import check_clients
 
             check_clients(self._options.http_client, self._options.http_async_client)
 

@@ -8,11 +8,11 @@ with that of its request. An equal response to a different request is not used.
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, TypeAlias
 from zlib import crc32
+
+from multiembed.providers import PROVIDERS
 
 if TYPE_CHECKING:
     from multiembed.records import WireReply
@@ -34,42 +34,34 @@ _KEY_WITHIN = 1 << 14
 """Bytes within which it stands, at the latest."""
 _RETRIED = (408, 425, 429)
 """Refusals that are retried anyway."""
-_REQUEST_IDS = ("x-request-id", "x-siliconcloud-trace-id", "x-log-id", "apim-request-id", "request-id")
+_REQUEST_IDS = tuple(dict.fromkeys(name for each in PROVIDERS.values() for name in each.request_id_headers))
 
 
 class DuplicateGuard:
-    """The last responses of one host. May be used from many threads at once."""
+    """The last responses of one host. Used on the I/O thread alone."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._requests: OrderedDict[Checksum, Checksum] = OrderedDict()
         """Of each response, the request that it answered."""
         self._confirmed: set[Checksum] = set()
 
     def is_duplicate(self, request: bytes, response: WireReply) -> bool:
-        """Whether the response came before, for another request. If not, it is remembered for this one.
-
-        Args:
-            request: the body that was sent.
-            response: what came back.
-        """
+        """Whether the response came before, for another request's body. If not, it is remembered for this one."""
         answer = _checksum_of(response)
         if answer is None or len(self._confirmed) >= _CONFIRMED_AT_MOST or answer in self._confirmed:
             return False
         asked = (len(request), crc32(request))
-        with self._lock:
-            known = self._requests.setdefault(answer, asked)
-            self._requests.move_to_end(answer)
-            while len(self._requests) > _REMEMBERED:
-                self._requests.popitem(last=False)
+        known = self._requests.setdefault(answer, asked)
+        self._requests.move_to_end(answer)
+        while len(self._requests) > _REMEMBERED:
+            self._requests.popitem(last=False)
         return known != asked
 
     def confirm(self, response: WireReply) -> None:
         """The server gave the same response on a fresh connection, too: it repeats itself by nature."""
         answer = _checksum_of(response)
         if answer is not None:
-            with self._lock:
-                self._confirmed.add(answer)
+            self._confirmed.add(answer)
 
 
 def _checksum_of(response: WireReply) -> Checksum | None:
@@ -95,8 +87,3 @@ _guards: dict[str, DuplicateGuard] = {}
 def guard_for(host: str) -> DuplicateGuard:
     """The guard of a host in this process, shared by all embedders that use it."""
     return _guards.get(host) or _guards.setdefault(host, DuplicateGuard())
-
-
-# In a forked child, a lock may have been held at the fork.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_guards.clear)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from multiembed.attempts import Doubt, Isolate, Separate, Split, attempt, no_time_left
+from multiembed.attempts import Doubt, Isolate, Separate, Split, attempt, counted
 from multiembed.believe import Believed, mean_of
 from multiembed.errors import InputTooLongError, MalformedResponseError, MultiEmbedError
-from multiembed.isolation import HALVES
+from multiembed.isolation import HALVES, FailureCount
 from multiembed.job import Batch, Outcome, Wait
 from multiembed.lengths import cut_up, shorten
 from multiembed.log import logger
@@ -25,14 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
     from multiembed.attempts import Result, Story
-    from multiembed.isolation import FailureCount
-    from multiembed.job import Answer, Job, Step
+    from multiembed.job import Job, Step
 
 _SHRINK = 0.7
 """What is left of a text that the server still finds too long."""
 
 
-def exchange(batch: Batch, job: Job, outcome: Outcome | None = None) -> Generator[Step, Answer, Outcome]:
+def exchange(batch: Batch, job: Job, outcome: Outcome | None = None) -> Generator[Step, Any, Outcome]:
     """Embed one batch: every text of it has a vector or an error afterwards.
 
     Args:
@@ -53,8 +51,8 @@ def exchange(batch: Batch, job: Job, outcome: Outcome | None = None) -> Generato
 
 def _settle(
     part: Batch, job: Job, outcome: Outcome, *, known_ill: bool = False, failing: FailureCount | None = None
-) -> Generator[Step, Answer, bool]:
-    """Embed what can be embedded of a part; True when no text of it was ill.
+) -> Generator[Step, Any, bool]:
+    """Embed what can be embedded of a part. Returns: True if no text of it was refused or shortened.
 
     Args:
         part: some texts.
@@ -84,7 +82,7 @@ def _embed(
     return (yield from (attempt if count > 1 else _alone)(part, job, outcome, failing))
 
 
-def _follow(part: Batch, came: Result, job: Job, outcome: Outcome) -> Generator[Step, Answer, bool]:
+def _follow(part: Batch, came: Result, job: Job, outcome: Outcome) -> Generator[Step, Any, bool]:
     """Do what follows from what came of a part; True when no text of it was ill."""
     if isinstance(came, Believed):
         outcome.believed.append((part.places, came))
@@ -97,14 +95,15 @@ def _follow(part: Batch, came: Result, job: Job, outcome: Outcome) -> Generator[
         yield from _isolate(part, came, job, outcome)
         return False
     if isinstance(came, Separate):
-        without, bad = _separated(part, came.rows)
-        yield from _settle(without, job, outcome, failing=came.failing.rest())
-        yield from _settle(bad, job, outcome, failing=came.failing.divided(probing=False, isolated=True))
+        others = part.select(at for at in range(len(part.texts)) if at not in came.rows)
+        yield from _settle(others, job, outcome, failing=FailureCount(separations=came.failing.separations + 1))
+        yield from _settle(
+            part.select(came.rows), job, outcome, failing=came.failing.divided(probing=False, isolated=True)
+        )
         return False
     if isinstance(came, Doubt):
-        before, shortest, after = _around_the_shortest(part)
+        shortest, pieces = _around_the_shortest(part)
         one_culprit = yield from _settle(shortest, job, outcome)
-        pieces = [each for each in (before, after) if each.texts]
     else:
         pieces, one_culprit = _pieces(part, came.size, halves=came.one_culprit), came.one_culprit
     well = True
@@ -114,7 +113,7 @@ def _follow(part: Batch, came: Result, job: Job, outcome: Outcome) -> Generator[
     return well
 
 
-def _isolate(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Generator[Step, Answer, None]:
+def _isolate(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Generator[Step, Any, None]:
     """Halve a failing part, and the halves that fail, until the texts that make requests fail stand alone.
 
     The halves of a round go out one after another, each once and without a back-off: one bad text of n takes about
@@ -125,12 +124,12 @@ def _isolate(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Generat
     job.event("halved", multiembed__texts=len(part.texts))
     if found.delay:
         yield Wait(found.delay)
-    suspects, failing, successes = [part], found.failing, job.gate.successes
+    suspects, failing, successes = [part], found.failing, job.limiter.successes
     while suspects:
         failing = failing.divided(probing=True)
         suspects = yield from _probe(suspects, failing, job, outcome)
         failing = replace(failing, failures=1)
-        if suspects and job.gate.successes == successes:
+        if suspects and job.limiter.successes == successes:
             suspects = yield from _try_shortest(_joined(suspects), found, job, outcome)
         job.isolating_blindly = job.isolating_blindly and not found.blindly
         for each in [each for each in suspects if len(each.texts) == 1]:
@@ -138,14 +137,8 @@ def _isolate(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Generat
             yield from _settle(each, job, outcome, failing=failing.divided(probing=False, isolated=True))
 
 
-def _try_shortest(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Generator[Step, Answer, list[Batch]]:
-    """Send the shortest text alone, to tell bad texts from an outage.
-
-    Args:
-        part: what fails, in halves too. What became of a half otherwise is not sent again.
-        found: how often it had failed before.
-        job: what all parts share.
-        outcome: where vectors and errors go.
+def _try_shortest(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Generator[Step, Any, list[Batch]]:
+    """Send the shortest text of a failing part alone, to tell bad texts from an outage.
 
     Returns:
         The suspects that are left; none after an outage, in which the part has gone on with its retries.
@@ -153,16 +146,18 @@ def _try_shortest(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Ge
     failing = found.failing
     failures = failing.failures + HALVES
     if not found.blindly or failures < job.max_retries:
-        before, shortest, after = _around_the_shortest(part)
+        shortest, others = _around_the_shortest(part)
+        yield Wait(_pause(failures, job))
         failures += 1
-        yield Wait(_pause(failures - 1, job))
         came = yield from _embed(shortest, job, outcome, failing=failing.divided(probing=True))
         if not isinstance(came, Isolate):
             yield from _follow(shortest, came, job, outcome)
-            return [each for each in (before, after) if each.texts]
+            return others
     job.isolated_in_vain = True
     yield Wait(_pause(failures, job))
-    again = replace(failing, failures=failures, successes_before=job.gate.successes, failures_before=job.gate.failures)
+    again = replace(
+        failing, failures=failures, successes_before=job.limiter.successes, failures_before=job.limiter.failures
+    )
     yield from _settle(part, job, outcome, failing=again)
     return []
 
@@ -170,12 +165,12 @@ def _try_shortest(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Ge
 def _pause(failures: int, job: Job) -> float:
     """The seconds of a back-off; 0 where the deadline leaves no time: one more request then tells the reason."""
     seconds = job.waits(back_off(failures, job.chance()))
-    return 0.0 if no_time_left(seconds, job) else seconds
+    return 0.0 if job.no_time_left(seconds) else seconds
 
 
 def _probe(
     suspects: Sequence[Batch], failing: FailureCount, job: Job, outcome: Outcome
-) -> Generator[Step, Answer, list[Batch]]:
+) -> Generator[Step, Any, list[Batch]]:
     """Send the halves of each part once; those that fail again, as one of their texts may be the cause."""
     failed = []
     for suspect in suspects:
@@ -195,19 +190,20 @@ def _alone(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | None
     (text,) = part.texts
     most = job.target.limits.max_tokens_per_item
     if most is not None:
-        most = max(1, most - job.target.overhead(job.role, job.count))
+        most = max(1, most - (yield from counted(job, job.target.overhead, job.role, job.count)))
     while True:
-        if most is not None and job.count(text) > most:
+        if most is not None and (yield from counted(job, job.count, text)) > most:
             if job.target.on_too_long == "split" and len(text) > 1:  # one character is as short as it gets
-                return (yield from _in_pieces(cut_up(text, most, job.count), part, job, outcome))
-            text = shorten(text, most, job.count)
+                pieces = yield from counted(job, cut_up, text, most, job.count)
+                return (yield from _in_pieces(pieces, part, job, outcome))
+            text = yield from counted(job, shorten, text, most, job.count)
         came = yield from attempt(Batch(part.places, (text,)), job, outcome, failing)
         # What no quota has room for has no status, and is not cut for it: a vector must not tell of its account.
         if not isinstance(came, InputTooLongError) or came.status is None or len(text) == 1:
             return came
         # The estimate was too low, or the limit is not known: what was refused is the measure now.
         outcome.shortened += 1
-        text, most = _less(text, job)
+        text, most = yield from counted(job, _less, text, job)
 
 
 def _less(text: str, job: Job) -> tuple[str, int]:
@@ -221,7 +217,7 @@ def _less(text: str, job: Job) -> tuple[str, int]:
 def _in_pieces(pieces: Sequence[str], part: Batch, job: Job, outcome: Outcome) -> Story:
     """Embed the pieces of one text: their mean, weighted by length, is its vector."""
     inner = Outcome()
-    sizes = [(job.count(piece), len(piece.encode())) for piece in pieces]
+    sizes = yield from counted(job, lambda: [(job.count(piece), len(piece.encode())) for piece in pieces])
     for bin_ in pack(sizes, job.target.limits):
         yield from _settle(Batch(bin_.places, [pieces[place] for place in bin_.places]), job, inner)
         if inner.failures:
@@ -234,41 +230,26 @@ def _in_pieces(pieces: Sequence[str], part: Batch, job: Job, outcome: Outcome) -
         error = inner.failures[min(inner.failures)]
         error.indices = tuple(part.places)
         return error
-    return mean_of(inner.believed, [tokens for tokens, _ in sizes]) or _no_mean(part, job)
+    mean = mean_of(inner.believed, [tokens for tokens, _ in sizes])
+    return mean or MalformedResponseError(
+        "The vectors of a long text's pieces cancel each other out: there is no mean. Take on_too_long='truncate'.",
+        **job.details(part),
+    )
 
 
-def _around_the_shortest(part: Batch) -> tuple[Batch, Batch, Batch]:
-    place = min(range(len(part.texts)), key=lambda each: len(part.texts[each]))
-    cuts = (0, place, place + 1, len(part.texts))
-    before, shortest, after = (Batch(part.places[start:end], part.texts[start:end]) for start, end in pairwise(cuts))
-    return before, shortest, after
+def _around_the_shortest(part: Batch) -> tuple[Batch, list[Batch]]:
+    """The shortest text, and the texts before and after it."""
+    count = len(part.texts)
+    at = min(range(count), key=lambda each: len(part.texts[each]))
+    return part.select([at]), [part.select(side) for side in (range(at), range(at + 1, count)) if side]
 
 
 def _pieces(part: Batch, size: int, *, halves: bool) -> list[Batch]:
     """The part in pieces of `size` texts; as two when `halves`."""
-    starts = (0, size) if halves else range(0, len(part.texts), size)
-    ends = [*starts[1:], len(part.texts)]
-    return [Batch(part.places[start:end], part.texts[start:end]) for start, end in zip(starts, ends, strict=True)]
-
-
-def _separated(part: Batch, rows: Sequence[int]) -> tuple[Batch, Batch]:
-    """The part without the texts at some positions, and these texts."""
-    apart = set(rows)
-    return _selected(part, [at for at in range(len(part.texts)) if at not in apart]), _selected(part, rows)
-
-
-def _selected(part: Batch, positions: Sequence[int]) -> Batch:
-    return Batch([part.places[at] for at in positions], [part.texts[at] for at in positions])
+    count = len(part.texts)
+    starts = (0, size) if halves else range(0, count, size)
+    return [part.select(range(start, end)) for start, end in zip(starts, [*starts[1:], count], strict=True)]
 
 
 def _joined(parts: Sequence[Batch]) -> Batch:
     return Batch([place for part in parts for place in part.places], [text for part in parts for text in part.texts])
-
-
-def _no_mean(part: Batch, job: Job) -> MultiEmbedError:
-    return MalformedResponseError(
-        "The vectors of a long text's pieces cancel each other out: there is no mean. Take on_too_long='truncate'.",
-        provider=job.target.provider.id,
-        model=job.target.facts.name,
-        indices=part.places,
-    )

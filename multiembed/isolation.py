@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from multiembed.gate import Gate
+    from multiembed.ratelimit.limiter import AccountLimiter
     from multiembed.records import Fault
 
 _FAILURES_BEFORE = 2
@@ -30,7 +30,7 @@ _RATE_LIMITED_BEFORE = 20
 HALVES = 2
 """Requests that show, where no other request does, whether the provider works: the two halves of the batch. They count
 as retries of the batch, so that an outage is not met with more requests."""
-_SEPARATIONS = 8
+MAX_SEPARATIONS = 8
 """How often texts are taken out of a batch because of their rows: a server may leave a row empty in every answer."""
 _FORM_RETRIES = 1
 """Retries of a request whose answer has the same fault of form again, while no other request succeeds."""
@@ -67,13 +67,13 @@ class FailureCount:
     probing: bool = False
     """It is a part of a failing batch: it is sent once, without a back-off."""
 
-    def add(self, fault: Fault, now: float, gate: Gate) -> None:
+    def add(self, fault: Fault, now: float, limiter: AccountLimiter) -> None:
         """Count a failure. To be called before the account is told of it."""
         if self.since is None:
             self.since = now
-            self.successes_before, self.failures_before = gate.successes, gate.failures + 1
+            self.successes_before, self.failures_before = limiter.successes, limiter.failures + 1
         else:
-            self.others_succeeded = gate.last_answer > self.last
+            self.others_succeeded = limiter.last_answer > self.last
         self.last = now
         if fault.kind == "rate_limit":  # no fault of this request, unless nothing else comes through
             self.rate_limited += 1
@@ -83,24 +83,19 @@ class FailureCount:
         self.same_form = self.same_form + 1 if fault.form == self.form else 1
         self.form = fault.form
 
-    @property
-    def may_separate(self) -> bool:
-        """Whether texts without a usable vector may be taken out of it once more."""
-        return self.separations < _SEPARATIONS
-
-    def rest(self) -> FailureCount:
-        """The count for what is left when such texts are taken out: a new one, as the rest had good vectors."""
-        return FailureCount(separations=self.separations + 1)
+    def others_succeed(self, limiter: AccountLimiter) -> bool:
+        """Whether any request of the account has succeeded since it failed first."""
+        return limiter.successes > self.successes_before
 
     def divided(self, *, probing: bool, isolated: bool = False) -> FailureCount:
         """The count for a part of the failing batch."""
         inherited = self.inherited + self.failures
         return replace(self, failures=0, inherited=inherited, probing=probing, isolated=isolated)
 
-    def probability(self, gate: Gate) -> float:
+    def probability(self, limiter: AccountLimiter) -> float:
         """How probable so many failures are by chance, judged by how other requests have fared since the first."""
-        succeeded = gate.successes - self.successes_before
-        failed = max(0, gate.failures - self.failures_before - (self.failures - 1))
+        succeeded = limiter.successes - self.successes_before
+        failed = max(0, limiter.failures - self.failures_before - (self.failures - 1))
         share = (failed + 0.5) / (succeeded + failed + 1)
         return float(share**self.failures)
 
@@ -115,44 +110,34 @@ def may_be_one_text(fault: Fault) -> bool:
     return fault.kind in ("server", "timeout", "connection")
 
 
-def is_to_halve(fault: Fault, failing: FailureCount, gate: Gate) -> bool:
+def is_to_halve(fault: Fault, failing: FailureCount, limiter: AccountLimiter) -> bool:
     """Whether a failing batch is to be halved at once, because other requests of the account succeed meanwhile."""
-    others_succeed = gate.successes > failing.successes_before
-    return may_be_one_text(fault) and failing.failures >= _FAILURES_BEFORE and others_succeed
+    return may_be_one_text(fault) and failing.failures >= _FAILURES_BEFORE and failing.others_succeed(limiter)
 
 
 def is_to_halve_blindly(fault: Fault, failing: FailureCount, *, retries_left: int, cold: bool) -> bool:
     """Whether a failing batch is to be halved although no other request shows that the provider works.
 
-    Args:
-        fault: the last one.
-        failing: of the batch.
-        retries_left: of the batch.
-        cold: nothing was embedded before.
+    `cold` means that nothing was embedded before.
     """
     often = failing.failures >= (_FAILURES_BEFORE_COLD if cold else _FAILURES_BEFORE)
     return often and may_be_one_text(fault) and retries_left > HALVES
 
 
-def is_this_text(fault: Fault, failing: FailureCount, gate: Gate, *, retries: int = 0) -> bool:
+def is_this_text(fault: Fault, failing: FailureCount, limiter: AccountLimiter, *, retries: int = 0) -> bool:
     """Whether a text that fails alone is certainly the cause.
 
-    Args:
-        fault: the last one.
-        failing: of the text.
-        gate: of the account.
-        retries: that the user asked for; those of the batches that the text was part of count.
+    It has the retries that the user asked for before; those of the batches that it was part of count.
     """
     failures = failing.failures + failing.inherited
     if not may_be_one_text(fault) or failures <= retries:
         return False
     if failing.isolated and (failures >= _FAILURES_ISOLATED or (fault.bad_rows and failures >= _FAILURES_OF_ROW)):
         return True
-    return failing.failures > _FAILURES_BEFORE and failing.probability(gate) < _BY_CHANCE
+    return failing.failures > _FAILURES_BEFORE and failing.probability(limiter) < _BY_CHANCE
 
 
-def is_form_for_good(fault: Fault, failing: FailureCount, gate: Gate) -> bool:
+def is_form_for_good(fault: Fault, failing: FailureCount, limiter: AccountLimiter) -> bool:
     """Whether the server always answers in a form that is not usable, so that asking again is in vain."""
-    others_succeed = gate.successes > failing.successes_before
-    retries = _FORM_RETRIES_WHILE_OTHERS_SUCCEED if others_succeed else _FORM_RETRIES
+    retries = _FORM_RETRIES_WHILE_OTHERS_SUCCEED if failing.others_succeed(limiter) else _FORM_RETRIES
     return fault.form is not None and failing.same_form > retries

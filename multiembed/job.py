@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from multiembed.records import TransportFailure, WireRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from multiembed.believe import Believed
     from multiembed.block import Block
     from multiembed.errors import MultiEmbedError
-    from multiembed.gate import Gate
     from multiembed.pace import Ceilings
-    from multiembed.place import Place
+    from multiembed.ratelimit.limiter import AccountLimiter, Permit
     from multiembed.records import Role, WireReply
     from multiembed.target import Target
 
@@ -39,13 +38,18 @@ class Batch:
     block: Block | None = None
     """Whose texts they are."""
 
+    def select(self, positions: Iterable[int]) -> Batch:
+        """The texts at some positions, in that order."""
+        positions = list(positions)
+        return Batch([self.places[at] for at in positions], [self.texts[at] for at in positions])
+
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send this once the place is given, and tell what came back."""
+    """Send this once there is permission, and return the answer."""
 
     request: WireRequest
-    place: Place
+    permit: Permit
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +59,16 @@ class Wait:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class RunInThread:
+    """Call the user's code (a key function, a token counter) in a thread, and return or raise what it does."""
+
+    function: Callable[[], Any]
+
+
 WITHHELD = TransportFailure("connection", "not sent, because the call had failed meanwhile")
 
-Step: TypeAlias = Send | Wait
+Step: TypeAlias = Send | Wait | RunInThread
 Answer: TypeAlias = "WireReply | TransportFailure"
 
 
@@ -111,7 +122,7 @@ class Job:
     target: Target
     role: Role
     lessons: Lessons
-    gate: Gate
+    limiter: AccountLimiter
     ceilings: Ceilings
     count: Callable[[str], int]
     """Tokens of a text."""
@@ -140,6 +151,8 @@ class Job:
     """Notes a decision in the call's span: its name, and attributes."""
     asked_retries: int = 0
     """`max_retries` where the user gave it."""
+    counts_in_thread: bool = False
+    """Whether `count` is the user's, and must not run on the I/O loop."""
     isolating_blindly: bool = False
     """Whether a batch is being divided to find out whether the provider works. One of the call will do."""
     isolated_in_vain: bool = False
@@ -150,6 +163,14 @@ class Job:
     """The last reason why a batch was given up though it might have passed: what kept the others from being sent."""
     fatal: MultiEmbedError | None = None
     """Set once by the batch that found that no other can succeed."""
+
+    def no_time_left(self, delay: float = 0.0) -> bool:
+        """Whether the call's deadline comes before a delay is over."""
+        return self.deadline_at is not None and self.clock() + delay >= self.deadline_at
+
+    def details(self, part: Batch) -> dict[str, Any]:
+        """What an error of these texts says of itself besides its message."""
+        return {"provider": self.target.provider.id, "model": self.target.facts.name, "indices": part.places}
 
 
 @dataclass(slots=True)
@@ -169,8 +190,6 @@ class Outcome:
 
     def fail_rest(self, batch: Batch, error: MultiEmbedError) -> None:
         """Give the texts of the batch that have neither vector nor error this error."""
-        if sum(len(places) for places, _ in self.believed) + len(self.failures) == len(batch.places):
-            return
         done = {place for places, _ in self.believed for place in places} | self.failures.keys()
         self.failures.update(dict.fromkeys((place for place in batch.places if place not in done), error))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import deque
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TextIO
@@ -29,6 +30,9 @@ class Progress:
         self._name = name
         self._lock = threading.Lock()
         self._announced = total is None
+        self._undrawn: deque[int] = deque()
+        self.drawing = False
+        """Whether the I/O thread has it drawn now and then."""
         self._bar: Any = None if total is None else _bar(name, total)
 
     def announce(self, texts: int) -> None:
@@ -43,13 +47,24 @@ class Progress:
                     widget.children[1].max = self._bar.total
 
     def done(self, texts: int) -> None:
-        """So many more texts are done with."""
+        """So many more texts are done with. They are drawn by `draw`."""
+        self._undrawn.append(texts)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the bar shows all that is done."""
+        return not self._undrawn
+
+    def draw(self) -> None:
+        """Show what is done. It takes as long as the terminal takes, which may be stopped."""
         with self._lock:
-            self._bar.update(texts)
+            while self._undrawn:
+                self._bar.update(self._undrawn.popleft())
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Draw, and leave the bar as it stands."""
         if self._bar is not None:
+            self.draw()
             self._bar.close()
 
 

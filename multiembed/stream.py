@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
 from collections.abc import AsyncIterable
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from multiembed.block import Block, whole
-from multiembed.drive import Crew, TaskCrew, aside
 from multiembed.errors import ConfigurationError
-from multiembed.reactor.tasks import running_loop
+from multiembed.execution.io_thread import Wakeup, caller_loop, in_thread, io_thread, run_in
+from multiembed.execution.workers import WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from multiembed.call import Call
-    from multiembed.job import Answer
-    from multiembed.reactor.contract import Reactor
-    from multiembed.records import EmbeddingResult, WireRequest
+    from multiembed.records import EmbeddingResult
 
 OnError: TypeAlias = Literal["raise", "keep"]
 
@@ -30,8 +27,6 @@ _BLOCK_CHARACTERS = 2_000_000
 """Characters of one result's texts, unless its last text has more."""
 _MOST_UNSENT = 2
 """Blocks with texts yet to send, with which nothing more is read."""
-_LOOK_UP = 1.0
-"""Seconds after which whoever waits looks again: on Windows Ctrl-C breaks no wait off."""
 _MOST_OPEN = 8
 """Blocks not handed out yet, with which nothing more is read: one slow answer may hold up those behind it."""
 
@@ -57,17 +52,21 @@ class _Reading:
         self.ended = True
         self._error = self._error or error
 
-    def open(self, call: Call) -> None:
-        """Make a block of what was read."""
+    def prepare(self, call: Call) -> list[Block]:
+        """Make blocks of what was read."""
         texts, self._texts, self._characters = self._texts, [], 0
         good = next((place for place, text in enumerate(texts) if not isinstance(text, str)), len(texts))
-        if good:
-            call.open(texts[:good], keep_refused=True)
+        blocks = [call.prepare(texts[:good], keep_refused=True)] if good else []
         if good < len(texts):
             try:
-                call.open(texts[good:])
+                call.prepare(texts[good:])
             except ConfigurationError as error:
                 self.end(error)
+        return blocks
+
+    async def aprepare(self, call: Call) -> list[Block]:
+        """As `prepare`, without blocking the event loop where a cache is asked."""
+        return await in_thread(self.prepare, call) if call.uses_cache else self.prepare(call)
 
     def check(self) -> None:
         """Raise what ended it."""
@@ -75,71 +74,102 @@ class _Reading:
             raise self._error
 
 
+class _Sending:
+    """The workers of one stream, as the caller's thread sees them."""
+
+    def __init__(self, call: Call, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._call = call
+        self._io = io_thread()
+        self._pool = WorkerPool(call, call.sender(loop))
+
+    def check(self) -> None:
+        """Raise what ends the stream at once."""
+        self._io.check()
+        self._pool.check()
+
+    def add(self, blocks: list[Block]) -> None:
+        """Have blocks sent."""
+        for block in blocks:
+            self._io.post(self._pool.add, partial(self._call.add, block))
+
+    def wait(self, woken: Wakeup) -> None:
+        """Wait a tenth of a second at most."""
+        self._io.wait(woken)
+
+    def close(self) -> None:
+        """Send nothing more. The answers to what was sent are still counted and kept."""
+        self._pool.stopped = True  # at once: Ctrl-C may come a second time
+        self._io.post(self._pool.stop)
+
+    async def aclose(self) -> None:
+        """Cancel what was sent, too, and wait until it is."""
+        self.close()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:  # the generator is garbage that its event loop left behind: nothing can be waited for
+            return
+        if not self._io.is_inherited:
+            await run_in(self._io.loop, self._pool.aclose)
+
+
 def stream(
-    make: Callable[[Callable[[], object]], Call],
-    send: Callable[[WireRequest, Reactor], Awaitable[Answer]],
-    texts: Iterable[str],
-    on_error: OnError,
+    make: Callable[[Callable[[], object]], Call], texts: Iterable[str], on_error: OnError
 ) -> Iterator[EmbeddingResult]:
     """Results of consecutive texts, in order. The source is read in the caller's thread.
 
     Args:
         make: makes the call, given what to call when there is something to see to.
-        send: sends one request.
         texts: the source.
         on_error: "raise", or "keep" what failed in the results' failures.
     """
-    woken, here = threading.Event(), os.getpid()
+    io_thread().check_caller()
+    woken = Wakeup()
     source = iter(texts)
-    with make(woken.set) as call, closing(Crew(call.work(), send)) as crew:
-        reading = _Reading(call.job.target.limits.max_items)
+    with make(woken.set) as call, closing(_Sending(call, None)) as sending:
+        reading = _Reading(call.target.limits.max_items)
         while (turn := _turn(call, reading)) != "end":
-            crew.check()
-            if os.getpid() != here:  # its threads are the parent's, and nobody would ever answer
-                raise ConfigurationError("The stream was begun before this process was forked: begin one here.")
+            sending.check()
             if isinstance(turn, Block):
                 call.report(turn)
                 yield _result(turn, call, on_error)
             elif turn == "read":
                 _read(source, reading)
-                reading.open(call)
-                crew.hire()
-            elif not crew.alone():
-                woken.wait(_LOOK_UP)
-                woken.clear()
+                sending.add(reading.prepare(call))
+            else:
+                sending.wait(woken)
         reading.check()
 
 
 async def astream(
-    make: Callable[[Callable[[], object]], Call],
-    send: Callable[[WireRequest, Reactor], Awaitable[Answer]],
-    texts: Iterable[str] | AsyncIterable[str],
-    on_error: OnError,
+    make: Callable[[Callable[[], object]], Call], texts: Iterable[str] | AsyncIterable[str], on_error: OnError
 ) -> AsyncIterator[EmbeddingResult]:
-    """As `stream`, in tasks; the source may be asynchronous, too."""
-    woken, loop = asyncio.Event(), running_loop()
+    """As `stream`, in an event loop; the source may be asynchronous, too."""
+    woken, loop = asyncio.Event(), caller_loop()
     source = aiter(texts) if isinstance(texts, AsyncIterable) else iter(texts)
-    async with make(lambda: loop.call_soon_threadsafe(woken.set)) as call:
-        reading = _Reading(call.job.target.limits.max_items)
-        async with aclosing(TaskCrew(call.work(), send)) as crew:
-            while (turn := _turn(call, reading)) != "end":
-                crew.check()
-                if isinstance(turn, Block):
-                    await call.areport(turn)
-                    yield _result(turn, call, on_error)
-                elif turn == "read":
-                    await _aread(source, reading)
-                    await aside(reading.open, call, blocks=call.blocks)
-                    crew.hire()
-                else:
-                    await woken.wait()
-                    woken.clear()
-            reading.check()
+
+    def wake() -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(woken.set)
+
+    async with make(wake) as call, aclosing(_Sending(call, loop)) as sending:
+        reading = _Reading(call.target.limits.max_items)
+        while (turn := _turn(call, reading)) != "end":
+            sending.check()
+            if isinstance(turn, Block):
+                await call.areport(turn)
+                yield _result(turn, call, on_error)
+            elif turn == "read":
+                await _aread(source, reading)
+                sending.add(await reading.aprepare(call))
+            else:
+                await woken.wait()
+                woken.clear()
+        reading.check()
 
 
 def _turn(call: Call, reading: _Reading) -> Block | Literal["read", "wait", "end"]:
-    """What is to be done next: hand out a block, read on, wait for the crew, or nothing any more."""
-    block = call.first()
+    """What is to be done next: hand out a block, read on, wait for answers, or nothing any more."""
+    block = call.pop_whole()
     if block is not None:
         return block
     far = call.unsent >= _MOST_UNSENT or call.opened >= _MOST_OPEN
@@ -149,9 +179,7 @@ def _turn(call: Call, reading: _Reading) -> Block | Literal["read", "wait", "end
 
 
 def _result(block: Block, call: Call, on_error: OnError) -> EmbeddingResult:
-    job = call.job
-    late = job.deadline_at is not None and job.clock() >= job.deadline_at
-    return block.result() if on_error == "keep" and job.fatal is None and not late else whole(block)
+    return block.result() if on_error == "keep" and not call.is_over else whole(block)
 
 
 def _read(source: Iterator[str], reading: _Reading) -> None:
@@ -167,7 +195,7 @@ def _read(source: Iterator[str], reading: _Reading) -> None:
 async def _aread(source: Iterator[str] | AsyncIterator[str], reading: _Reading) -> None:
     if not isinstance(source, AsyncIterable):
         _read(source, reading)
-        await asyncio.sleep(0)  # lets the hands send what was read before
+        await asyncio.sleep(0)  # lets other tasks of the loop run
         return
     try:
         async for text in source:

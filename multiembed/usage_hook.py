@@ -9,6 +9,8 @@ import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from multiembed.execution.io_thread import in_thread, started_io_thread
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -33,8 +35,12 @@ class UsageHook:
         """Whether a thread is at work on what is pending."""
 
     def report(self, usage: Usage) -> None:
-        """Call the function in this thread."""
+        """Call the function in this thread; in another one where this is the I/O thread, which may collect garbage."""
         if self._function is None:
+            return
+        io = started_io_thread()
+        if io is not None and io.is_current:
+            self.report_soon(usage)
             return
         try:
             self._function(usage)
@@ -44,7 +50,7 @@ class UsageHook:
     async def areport(self, usage: Usage) -> None:
         """Call the function in a worker thread, and wait for it; cancelling the wait does not cancel the call."""
         if self._function is not None:
-            await asyncio.shield(asyncio.to_thread(self.report, usage))
+            await asyncio.shield(in_thread(self.report, usage))
 
     def report_soon(self, usage: Usage) -> None:
         """Call the function in a thread, without waiting: what comes meanwhile is added up, and reported at once."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import time
 from contextlib import closing
 from http.client import HTTPConnection
@@ -13,8 +12,11 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import settings
 
-from multiembed import EmbeddingClient, gate
+from multiembed import EmbeddingClient
+from multiembed.execution.io_thread import started_io_thread
+from multiembed.ratelimit.limiter import forget_limiters
 from multiembed.simulator import Simulator
+from multiembed.transport.proxies import environment_proxies
 
 # A console that is made while this is set keeps its width for good, and pytest-xdist sets it in its workers.
 os.environ.pop("COLUMNS", None)
@@ -32,13 +34,13 @@ def clean_environment(monkeypatch):
     for name in list(os.environ):
         if name.upper().startswith(_VENDORS) or name.upper().endswith("_PROXY"):
             monkeypatch.delenv(name)
+    environment_proxies.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def fresh_limiters():
     """No test waits for the requests of another: limiters live as long as the process, and the key is the same."""
-    gate._gates.clear()
-    gate._living.clear()  # an embedder that the collector has not found yet holds its own
+    forget_limiters()
 
 
 @pytest.fixture(scope="session")
@@ -64,12 +66,17 @@ def come_to_rest():
     return _come_to_rest
 
 
+def is_sending():
+    """Whether the I/O thread works on a call."""
+    io = started_io_thread()
+    return io is not None and any(task.get_name() != "idle" for task in asyncio.all_tasks(io.loop))
+
+
 def _come_to_rest(simulator, patience=20.0):
-    """Wait for threads that still send, for what lies unread in sockets, and for answers that are being made."""
+    """Wait for calls that still send, for what lies unread in sockets, and for answers that are being made."""
     end = time.monotonic() + patience
-    for thread in threading.enumerate():
-        if thread.name == "multiembed":
-            thread.join(max(0.0, end - time.monotonic()))
+    while is_sending() and time.monotonic() < end:
+        time.sleep(0.002)
     with closing(HTTPConnection(urlsplit(simulator.url).netloc, timeout=patience)) as connection:
         connection.request("GET", "/come-to-rest")  # answered after all that was sent before it has been read
         connection.getresponse().read()

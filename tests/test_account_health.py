@@ -19,11 +19,11 @@ from multiembed import (
     RateLimitError,
     ServerError,
 )
-from multiembed import gate as gates
-from multiembed.gate import gate_of
+from multiembed.ratelimit import limiter as limiters
+from multiembed.ratelimit.limiter import limiter_for
 from multiembed.records import TransportFailure
 from multiembed.runtime import account_of
-from multiembed.wire.common import broken
+from multiembed.transport.failures import failure_of
 
 NUMBERS = itertools.count()
 BUSY = Reply({"error": {"message": "slow down"}}, 429, {"Retry-After": "60"})
@@ -82,9 +82,9 @@ def test_a_pause_after_failures_is_named_by_their_kind(door):
     with scripted(lambda _: DOWN) as server:
         client = EmbeddingClient("gateway:m", api_key=f"sk-account-{next(NUMBERS)}", base_url=server.url)
         target = client.target
-        gate = gate_of(account_of(target))
+        limiter = limiter_for(account_of(target))
         for _ in range(3):
-            gate.failed(19.0, "server")
+            limiter.report_failure(19.0, "server")
         impatient = EmbeddingClient(
             "gateway:m", api_key=target.key.reveal(), base_url=server.url, deadline=2, max_retries=0
         )
@@ -99,7 +99,7 @@ def test_one_refusal_stops_an_account_for_twenty_seconds_at_most(seconds):
     play = Play(max_retries=0)
     play.run(["a"], [good])
     play.run(["b"], [always(reply(429, b"", **{"retry-after": str(seconds)}))])
-    weather = play.gate.weather
+    weather = play.limiter.weather
     assert weather.closed_until - play.now == 20.0
     assert weather.room(play.now + 20.0, 8) == 1  # one request is sent to see
     play.now += 20.0
@@ -111,32 +111,34 @@ def test_one_refusal_stops_an_account_for_twenty_seconds_at_most(seconds):
 def test_one_failure_of_a_cold_account_stops_it_for_twenty_seconds_at_most(status):
     play = Play(max_retries=0)
     play.run(["a"], [always(reply(status, b"{}", **{"retry-after": "3600"}))])
-    assert play.gate.weather.closed_until - play.now <= 20.0
+    assert play.limiter.weather.closed_until - play.now <= 20.0
 
 
 def test_a_short_timeout_is_not_the_providers_failure():
     play = Play(timeout=0.05, max_retries=5)
     late = always(TransportFailure("timeout", "no whole answer within 0.05 s"))
     play.run(["a"], [late, late, late, late, good])
-    assert play.gate.failures == 0
-    assert play.gate.weather.closed_until == float("-inf")
+    assert play.limiter.failures == 0
+    assert play.limiter.weather.closed_until == float("-inf")
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL])
 def test_a_machine_out_of_files_is_not_the_providers_failure(code):
-    failure = broken(OSError(code, "too many"))
+    failure = failure_of(OSError(code, "too many"))
     assert failure.local
-    assert not broken(ConnectionResetError(errno.ECONNRESET, "reset")).local
+    assert not failure_of(ConnectionResetError(errno.ECONNRESET, "reset")).local
     play = Play(max_retries=5)
     play.run(["a"], [always(failure)] * 4 + [good])
-    assert play.gate.failures == 0
-    assert play.gate.weather.closed_until == float("-inf")
+    assert play.limiter.failures == 0
+    assert play.limiter.weather.closed_until == float("-inf")
+    error = Play(max_retries=0).run(["a"], [always(failure)]).failures[0]
+    assert "ulimit -n" in error.message
 
 
 def test_a_spent_retry_budget_leaves_a_call_with_a_deadline_a_second_try():
     play = Play(max_retries=5, deadline=10.0)
-    play.gate.answered(None, None)
-    while play.gate.may_retry():
+    play.limiter.report_success(None, None)
+    while play.limiter.may_retry():
         pass
     outcome = play.run(["a"], [always(reply(503, b"")), good])
     assert outcome.failures == {}
@@ -172,20 +174,20 @@ def test_limiters_of_rotated_keys_are_dropped_after_an_hour():
     def kept(where):
         return sorted(name for name in where if name.startswith("rotated "))
 
-    held = gate_of("rotated held", clock)
+    held = limiter_for("rotated held", clock)
     for number in range(100):
-        gate_of(f"rotated {number}", clock)
-    assert len(kept(gates._gates)) == 101
+        limiter_for(f"rotated {number}", clock)
+    assert len(kept(limiters._limiters)) == 101
     now = 1800.0
-    used = gate_of("rotated 7", clock)
+    used = limiter_for("rotated 7", clock)
     now = 3601.0
-    gate_of("rotated new", clock)
-    assert kept(gates._gates) == ["rotated 7", "rotated new"]
-    assert gate_of("rotated 7", clock) is used
-    assert gate_of("rotated held", clock) is held  # an embedder still has it: one account has one limiter
+    limiter_for("rotated new", clock)
+    assert kept(limiters._limiters) == ["rotated 7", "rotated new"]
+    assert limiter_for("rotated 7", clock) is used
+    assert limiter_for("rotated held", clock) is held  # an embedder still has it: one account has one limiter
     del held, used
     now = 9000.0
-    gate_of("rotated last", clock)
+    limiter_for("rotated last", clock)
     gc.collect()
-    assert kept(gates._gates) == ["rotated last"]
-    assert kept(gates._living) == ["rotated last"]
+    assert kept(limiters._limiters) == ["rotated last"]
+    assert kept(limiters._living) == ["rotated last"]

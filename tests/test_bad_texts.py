@@ -16,8 +16,8 @@ from langchain_multiembed import MultiEmbeddings
 from llamaindex_multiembed import MultiEmbedding
 from multiembed import EmbeddingClient, PartialFailureError, no_waits
 from multiembed.errors import MalformedResponseError, ServerError
-from multiembed.gate import Gate
 from multiembed.isolation import FailureCount, is_this_text
+from multiembed.ratelimit.limiter import AccountLimiter
 from multiembed.records import Fault
 
 KEY = "sk-of-the-tests-of-bad-texts"
@@ -167,11 +167,11 @@ def test_rows_that_are_all_bad_are_retried_as_a_whole():
 def test_isolation_in_an_outage_keeps_the_deadline(max_retries):
     texts = [f"text {number}" for number in range(10)]
     play = Play(max_retries=max_retries, deadline=3.0)
-    play.gate.answered(None, None)
+    play.limiter.report_success(None, None)
 
     def down(sent):
         if len(play.sent) == 1:
-            play.gate.answered(None, None)  # the last answer before the outage
+            play.limiter.report_success(None, None)  # the last answer before the outage
         return DOWN(sent)
 
     outcome = play.run(texts, down)
@@ -197,7 +197,7 @@ def test_a_half_that_was_refused_is_not_sent_again():
     """Its texts have their error; a vector besides would contradict it."""
     texts = [f"text {number}" for number in range(4)]
     play = Play(max_retries=5)
-    play.gate.answered(None, None)
+    play.limiter.report_success(None, None)
     outcome = play.run(texts, [DOWN] * 3 + [BUSY] * 6 + [DOWN] + [good] * 9)
     assert set(outcome.failures) == {0, 1}
     assert [list(places) for places, _ in outcome.believed] == [[2, 3]]
@@ -224,7 +224,7 @@ def test_isolation_fails_only_bad_texts_while_others_succeed(bad, healthy):
     play = Play(max_retries=5)
 
     def answer(sent):
-        play.gate.answered(None, None)  # other requests of the account succeed
+        play.limiter.report_success(None, None)  # other requests of the account succeed
         return (DOWN if any(texts[number] in sent for number in bad) else good)(sent)
 
     outcome = play.run(texts, answer)
@@ -232,23 +232,23 @@ def test_isolation_fails_only_bad_texts_while_others_succeed(bad, healthy):
 
 
 def test_a_text_alone_is_not_given_up_while_others_fail_too():
-    gate = Gate()
+    limiter = AccountLimiter()
     failing = FailureCount()
     fault = Fault("server")
     for _ in range(4):
-        failing.add(fault, 0.0, gate)
-        gate.failed(0.0)
-    assert not is_this_text(fault, failing, gate)
+        failing.add(fault, 0.0, limiter)
+        limiter.report_failure(0.0)
+    assert not is_this_text(fault, failing, limiter)
     for _ in range(30):
-        gate.answered(None, None)
-    assert is_this_text(fault, failing, gate)
+        limiter.report_success(None, None)
+    assert is_this_text(fault, failing, limiter)
     for _ in range(30):
-        gate.failed(0.0)
-    assert not is_this_text(fault, failing, gate)
+        limiter.report_failure(0.0)
+    assert not is_this_text(fault, failing, limiter)
 
 
 def test_a_rate_limit_is_no_texts_fault():
-    gate = Gate()
+    limiter = AccountLimiter()
     failing = FailureCount(failures=9, inherited=9, isolated=True)
-    assert not is_this_text(Fault("rate_limit"), replace(failing), gate)
-    assert is_this_text(Fault("connection"), replace(failing), gate)
+    assert not is_this_text(Fault("rate_limit"), replace(failing), limiter)
+    assert is_this_text(Fault("connection"), replace(failing), limiter)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from typing import ClassVar
 
 import pytest
@@ -21,7 +20,7 @@ from multiembed import (
     PartialFailureError,
     no_waits,
 )
-from multiembed.duplicate_responses import DuplicateGuard, guard_for
+from multiembed.duplicate_responses import DuplicateGuard
 from multiembed.job import CAP_SECONDS
 from multiembed.records import WireReply, WireRequest
 
@@ -372,28 +371,15 @@ def test_a_duplicate_and_what_follows_share_a_timeout():
     class Wire:
         sent: ClassVar = []
 
-        async def send(self, request, _reactor):
+        async def send(self, request):
             self.sent.append(request)
             return WireReply(200, {}, b'{"data": [{"embedding": [1]}]}', 2.0)
 
     runtime = EmbeddingClient("gateway:m", api_key=KEY, base_url="https://shared.example")._living()
-    runtime._wire = Wire()
+    runtime._transport = Wire()
     for body in (b"a", b"b"):
         asyncio.run(runtime.send(WireRequest("", {}, body, 5.0, 100), None))
     assert [(request.body, request.timeout) for request in Wire.sent] == [(b"a", 5.0), (b"b", 5.0), (b"b", 3.0)]
-
-
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
-def test_a_duplicate_guard_is_not_shared_with_a_forked_child():
-    """Its lock may have been held at the fork."""
-    guard = guard_for("host.example")
-    assert guard_for("host.example") is guard
-    with guard._lock:
-        child = os.fork()
-        if not child:
-            os._exit(guard_for("host.example") is guard)
-    assert os.waitpid(child, 0)[1] == 0
 
 
 FAILURES = {

@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -45,9 +46,9 @@ from multiembed import (
     no_waits,
     trace,
 )
-from multiembed.gate import gate_of
 from multiembed.pace import Ceilings
 from multiembed.providers.local import embed
+from multiembed.ratelimit.limiter import limiter_for
 from multiembed.runtime import account_of
 from multiembed.simulator.exchange import Answer
 from multiembed.tally import Tally
@@ -262,6 +263,13 @@ class Interrupting:
         return httpx.Response(200, json={"output": {"embeddings": rows}, "usage": {"total_tokens": 7}})
 
 
+def comes_true(condition, patience=30.0):
+    end = time.monotonic() + patience
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return condition()
+
+
 def test_after_ctrl_c_what_was_under_way_in_threads_is_counted_and_kept_when_its_answer_comes(options):
     answers, kept = Interrupting(), InMemoryByteStore()
     with httpx.Client(transport=httpx.MockTransport(answers)) as mine:
@@ -270,11 +278,9 @@ def test_after_ctrl_c_what_was_under_way_in_threads_is_counted_and_kept_when_its
         answers.armed = True
         with pytest.raises(KeyboardInterrupt):
             client.embed(texts_of(60))
-        hands = [thread for thread in threading.enumerate() if thread.name == "multiembed"]
         assert client.usage.total_tokens == 7
         answers.let_go.set()
-        for hand in hands:
-            hand.join(30)
+        assert comes_true(lambda: not client.pending)
     assert answers.came == 2
     assert client.usage.requests == 1 + 2
     assert client.usage.total_tokens == 21
@@ -294,7 +300,7 @@ async def test_what_a_cancelled_task_had_sent_is_counted(options, door):
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(hold)) as mine:
         embedder = door.make(DASHSCOPE, max_concurrency=4, http_async_client=mine, **options)
-        gate_of(account_of(client_of(embedder).target)).place(Ceilings()).answered()
+        limiter_for(account_of(client_of(embedder).target)).permit(Ceilings()).report_success()
         tasks = [asyncio.create_task(door.embed(embedder, [f"text {number}"])) for number in range(6)]
         async with asyncio.timeout(30):
             await four.wait()

@@ -147,8 +147,11 @@ def test_the_simulator_imports_only_ground_and_facts():
 
 @pytest.mark.parametrize("face", [*PACKAGES[1:], "multiembed.cli", "multiembed.files"])
 def test_a_face_imports_only_itself_and_public_names(face):
-    # The demonstration shows the two adapters; no server's words reach the terminal but by the core's own redaction.
-    allowed = {*PACKAGES[1:], "multiembed.redaction"} if face == "multiembed.cli" else set()
+    # The demonstration shows the two adapters; a server's words reach the terminal by the core's own redaction only;
+    # the doctor names the proxy that the core takes.
+    allowed = (
+        {*PACKAGES[1:], "multiembed.redaction", "multiembed.transport.proxies"} if face == "multiembed.cli" else set()
+    )
     wrong = [
         each
         for each in imports()
@@ -176,9 +179,25 @@ def test_whoever_imports_the_package_whole_uses_only_its_public_names():
     assert not private
 
 
-def test_only_http_imports_httpx():
+def test_only_one_file_imports_httpx():
     imported = {each.by for each in imports() if _within(each.module, "httpx") and not each.typing_only}
-    assert imported == {"multiembed.wire.http"}
+    assert imported == {"multiembed.transport.httpx_client"}
+
+
+NETWORK = ("aiohttp", "certifi", "h11", "http", "httpx", "select", "selectors", "socket", "ssl", "truststore", "yarl")
+
+
+def test_only_the_transport_knows_sockets_tls_and_http():
+    """The simulator is a server, and has its own."""
+    wrong = [
+        each
+        for each in imports()
+        if (each.module.partition(".")[0] in NETWORK or each.module == "urllib.request")
+        and not each.typing_only  # the options name the user's httpx clients
+        and not _within(each.by, "multiembed.transport")
+        and not _within(each.by, "multiembed.simulator")
+    ]
+    assert not wrong, _show(wrong)
 
 
 def test_the_core_imports_neither_framework():

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from multiembed import errors
 from multiembed.flow import exchange
-from multiembed.gate import Gate
-from multiembed.job import Batch, Job, Lessons, Send, Wait
+from multiembed.job import Batch, Job, Lessons, RunInThread, Send, Wait
 from multiembed.options import EmbeddingOptions
 from multiembed.pace import Ceilings
 from multiembed.providers import local
+from multiembed.ratelimit.limiter import AccountLimiter
 from multiembed.records import TransportFailure, WireReply
 from multiembed.target import aim
 from multiembed.tokens import estimate_tokens
@@ -47,12 +47,12 @@ class Play:
     def __post_init__(self):
         options = {"api_key": KEY, "dimensions": SIZE, "base_url": "https://host.example", **self.options}
         self.lessons = Lessons()
-        self.gate = Gate(lambda: self.now)
+        self.limiter = AccountLimiter(lambda: self.now)
         self.job = Job(
             target=aim(self.model, EmbeddingOptions(**options), {}),
             role="document",
             lessons=self.lessons,
-            gate=self.gate,
+            limiter=self.limiter,
             ceilings=self.ceilings,
             count=estimate_tokens,
             max_retries=self.max_retries,
@@ -77,6 +77,8 @@ class Play:
                     self.waits.append(step.seconds)
                     self.now += step.seconds
                     step = next(flow)
+                elif isinstance(step, RunInThread):
+                    step = self._call(step.function, flow)
                 else:
                     assert isinstance(step, Send)
                     self.requests.append(step.request)
@@ -84,6 +86,13 @@ class Play:
                     step = flow.send(answer(self.sent[-1]))
         except StopIteration as end:
             return end.value
+
+    def _call(self, function, flow):
+        try:
+            result = function()
+        except errors.ConfigurationError as error:
+            return flow.throw(error)
+        return flow.send(result)
 
 
 def texts_in(request):
@@ -162,7 +171,7 @@ def test_a_request_holds_the_key_in_its_header_and_shows_it_to_nobody():
     play.run(["a text that is private"], good)
     [request] = play.requests
     assert request.headers["Authorization"] == f"Bearer {KEY}"
-    step = Send(request, play.gate.place(play.ceilings))
+    step = Send(request, play.limiter.permit(play.ceilings))
     for shown in (repr(request), str(request), repr(step), repr(play.job), repr(play.job.target)):
         assert KEY not in shown
     assert "private" not in repr(request)
@@ -316,7 +325,7 @@ def test_one_batch_that_the_server_cannot_bear_is_no_outage_of_the_account():
     play = Play(max_retries=4)
     assert_whole(play.run(["a"], good), ["a"])
     assert type(the_error(play.run(["poison"], DOWN), 1)) is errors.ServerError
-    assert not play.gate.weather.trusted
+    assert not play.limiter.weather.trusted
     assert play.job.fatal is None
     assert_whole(play.run(["b"], good), ["b"])
     for _ in range(2):

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -41,9 +42,9 @@ from adapters_common import (
 
 from multiembed import ConfigurationError, EmbeddingClient, MultiEmbedError, PartialFailureError
 from multiembed.block import Block
-from multiembed.gate import gate_of
 from multiembed.pace import Ceilings
 from multiembed.providers.local import embed
+from multiembed.ratelimit.limiter import limiter_for
 from multiembed.runtime import account_of
 from multiembed.simulator import Simulator
 
@@ -227,7 +228,8 @@ def test_forked_children_and_their_parent_use_one_instance_at_the_same_time(opti
 
 @forks
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_forked_child_that_goes_on_with_its_parents_loop_reads_none_of_its_parents_answers(slow):
+def test_forked_child_may_not_go_on_with_its_parents_loop(slow):
+    """The two would share the loop's wake-up calls."""
     client = EmbeddingClient(DASHSCOPE, **options_for(slow))
     loop = asyncio.new_event_loop()
 
@@ -235,12 +237,16 @@ def test_a_forked_child_that_goes_on_with_its_parents_loop_reads_none_of_its_par
         result = loop.run_until_complete(asyncio.wait_for(client.aembed([f"text {label}"]), 20))
         return are_right(result.to_list(), [f"text {label}"])
 
+    def in_a_loop_of_its_own(label):
+        result = asyncio.run(client.aembed([f"text {label}"]))
+        return are_right(result.to_list(), [f"text {label}"])
+
     try:
         assert right("before")
-        with forked(
-            *(lambda label=label: all(right(f"{label} {turn}") for turn in range(5)) for label in range(4))
-        ) as said:
-            assert said() == ["True"] * 4
+        with forked(lambda: right("child"), lambda: in_a_loop_of_its_own("child")) as said:
+            refused, served = said()
+        assert refused.startswith("ConfigurationError: This event loop was in use before this process was forked")
+        assert served == "True"
         assert right("after")
         loop.run_until_complete(client.aclose())
     finally:
@@ -252,7 +258,7 @@ def test_a_stream_that_was_begun_before_a_fork_is_a_clear_error_in_the_child(opt
     stream = EmbeddingClient(DASHSCOPE, **options).stream(texts_of(20_000))
     next(stream)
     with forked(lambda: len(next(stream).vectors)) as said:
-        assert "ConfigurationError: The stream was begun before this process was forked" in said()[0]
+        assert "ConfigurationError: The call or stream was begun before this process was forked" in said()[0]
     stream.close()
 
 
@@ -398,7 +404,7 @@ def test_a_call_with_enough_batches_uses_all_the_concurrency_it_may_once_the_acc
     """The server answers once four requests are there together."""
     url = f"http://127.0.0.1:{gathering.server_port}/api/v1"
     embedder = door.make(DASHSCOPE, base_url=url, api_key="sk-any", max_concurrency=4)
-    gate_of(account_of(client_of(embedder).target)).place(Ceilings()).answered()
+    limiter_for(account_of(client_of(embedder).target)).permit(Ceilings()).report_success()
     assert serve_right(door, embedder, "a", 40)
     assert not gathering.four.broken
 
@@ -655,8 +661,12 @@ def test_a_loop_that_is_closed_in_the_middle_of_a_call_leaves_places_free_and_no
 
     begin_and_close()
     gc.collect()
+    end = time.monotonic() + 20.0
+    while client.pending and time.monotonic() < end:  # what was sent is heard to its end
+        time.sleep(LATENCY / 10)
+    assert client.usage.requests < 20
     assert are_right(client.embed(texts_of(60, "after")).to_list(), texts_of(60, "after"))
-    assert gate_of(account_of(client.target)).in_flight == 0
+    assert limiter_for(account_of(client.target)).in_flight == 0
 
 
 # -- what it keeps
@@ -704,8 +714,8 @@ else:
 
 TEXTS = [f"text {n}" for n in range(45)]
 
-def new():
-    return make(MODEL, base_url=base_url, api_key="sk-simulator")
+def new(**options):
+    return make(MODEL, **{"base_url": base_url, "api_key": "sk-simulator", **options})
 
 def embed(embedder):
     answer = getattr(embedder, sync)(TEXTS)
@@ -821,6 +831,17 @@ AT_EXIT = {
     "sync, twice": "e = new(); atexit.register(lambda: (embed(e), embed(e))); embed(e)",
     "async, used before": "e = new(); asyncio.run(aembed(e)); atexit.register(lambda: asyncio.run(aembed(e)))",
     "async, registered before the first use": "e = new(); atexit.register(lambda: asyncio.run(aembed(e))); embed(e)",
+    "async, with on_usage and a key function": """
+e = new(on_usage=lambda usage: None, api_key=lambda: "sk-simulator")
+atexit.register(lambda: asyncio.run(aembed(e)))
+""",
+    "async, with a cache": """
+class Store(dict):
+    mget = lambda self, keys: [self.get(key) for key in keys]
+    mset = dict.update
+e = new(cache=Store())
+atexit.register(lambda: asyncio.run(aembed(e)))
+""",
 }
 
 
@@ -989,7 +1010,7 @@ def test_places_of_a_loop_that_is_left_idle_are_not_waited_for(slow):
     loop = asyncio.new_event_loop()
     tasks = [loop.create_task(client.aembed(texts_of(20, f"task {n}"))) for n in range(4)]
     loop.run_until_complete(asyncio.sleep(LATENCY / 2))
-    assert gate_of(account_of(client.target)).in_flight == 2
+    assert limiter_for(account_of(client.target)).in_flight == 2
     assert serve_right(SYNC_DOORS["client"], client, "sync", 30)
     loop.run_until_complete(asyncio.gather(*tasks))
     loop.run_until_complete(client.aclose())

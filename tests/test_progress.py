@@ -7,6 +7,7 @@ import errno
 import io
 import re
 import sys
+import threading
 from contextlib import closing
 
 import pytest
@@ -187,6 +188,27 @@ def test_in_a_terminal_one_line_is_written_over(monkeypatch, options, sync_door)
     assert "60/60" in shown.split("\r")[-1]
 
 
+def test_bar_on_a_stopped_terminal_holds_up_no_other_call(monkeypatch, options):
+    stopped, let_go = threading.Event(), threading.Event()
+    draw = progress.Progress.draw
+
+    def held(bar):
+        stopped.set()
+        assert let_go.wait(20)
+        draw(bar)
+
+    monkeypatch.setattr(progress.Progress, "draw", held)
+    client = EmbeddingClient(DASHSCOPE, show_progress=True, **options)
+    caller = threading.Thread(target=client.embed, args=[texts_of(60)])
+    caller.start()
+    try:
+        assert stopped.wait(20)
+        assert len(EmbeddingClient(DASHSCOPE, **options).embed(texts_of(60, "other")).vectors) == 60
+    finally:
+        let_go.set()
+        caller.join(20)
+
+
 def test_in_a_log_there_are_few_whole_lines(monkeypatch, options, sync_door):
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
@@ -207,6 +229,7 @@ def test_a_log_gets_a_line_every_ten_seconds(monkeypatch):
     for _ in range(600):
         clock[0] += 0.1
         bar.done(1)
+        bar.draw()
     bar.close()
     assert 5 <= len(log.getvalue().splitlines()) <= 9
 

@@ -11,17 +11,18 @@ import json
 import httpx
 import numpy as np
 import pytest
+from batches import Batches
 from hypothesis import given
 from hypothesis import strategies as st
 from virtual_time import VirtualLoop
 
 import multiembed
 from multiembed import EmbeddingClient, EmbeddingOptions, PartialFailureError, errors
-from multiembed.drive import TaskCrew, Work
-from multiembed.gate import Gate, gate_of
+from multiembed.execution.workers import WorkerPool
 from multiembed.job import MAX_RETRIES, PATIENCE, Batch, Job, Lessons
 from multiembed.pace import Ceilings
 from multiembed.providers.local import embed
+from multiembed.ratelimit.limiter import AccountLimiter, limiter_for
 from multiembed.records import TransportFailure, WireReply
 from multiembed.runtime import account_of
 from multiembed.target import aim
@@ -130,13 +131,13 @@ def test_each_text_has_its_own_vector_and_only_the_poisoned_ones_have_errors(doo
 def test_an_outage_of_thirty_seconds_costs_no_text_and_a_fifth_more_requests_at_most(batches, size, kind, seed):
     chances = np.random.default_rng(seed)
     loop = VirtualLoop()
-    gate = Gate(loop.time)
+    limiter = AccountLimiter(loop.time)
     target = aim("gateway:m", EmbeddingOptions(api_key="sk-any", base_url="https://host.example", dimensions=SIZE), {})
     job = Job(
         target=target,
         role="document",
         lessons=Lessons(),
-        gate=gate,
+        limiter=limiter,
         ceilings=Ceilings(in_flight=8),
         count=len,
         max_retries=MAX_RETRIES,
@@ -149,7 +150,7 @@ def test_an_outage_of_thirty_seconds_costs_no_text_and_a_fifth_more_requests_at_
     )
     sent, outcomes = [], []
 
-    async def send(request, _):
+    async def send(request):
         sent.append(loop.now)
         await asyncio.sleep(0.1)
         if 2.0 <= loop.now < 32.0:
@@ -162,13 +163,9 @@ def test_an_outage_of_thirty_seconds_costs_no_text_and_a_fifth_more_requests_at_
         return WireReply(200, {}, json.dumps({"data": data}).encode())
 
     plan = iter([Batch(range(n * size, (n + 1) * size), [f"{n} {m}" for m in range(size)]) for n in range(batches)])
-    work = Work(lambda: next(plan, None), job, 8, lambda _, outcome: outcomes.append(outcome))
-
-    async def all_of_it():
-        await TaskCrew(work, send).run()
-
+    source = Batches(job, lambda: next(plan, None), max_workers=8, done=lambda _, outcome: outcomes.append(outcome))
     try:
-        loop.run_until_complete(all_of_it())
+        loop.run_until_complete(WorkerPool(source, send).run(bool))
     finally:
         loop.close()
     assert all(not outcome.failures for outcome in outcomes)
@@ -179,12 +176,12 @@ def test_an_outage_of_thirty_seconds_costs_no_text_and_a_fifth_more_requests_at_
 
 
 def test_a_limiter_is_shared_by_provider_host_key_and_model_only():
-    def gate(model="gateway:m", **options):
+    def limiter(model="gateway:m", **options):
         settings = {"api_key": "sk-any", "base_url": "https://host.example", **options}
-        return gate_of(account_of(aim(model, EmbeddingOptions(**settings), {})))
+        return limiter_for(account_of(aim(model, EmbeddingOptions(**settings), {})))
 
-    assert gate() is gate(dimensions=64) is gate(max_concurrency=3)
-    assert gate() is not gate("gateway:other")
-    assert gate() is not gate(api_key="sk-another")
-    assert gate() is not gate(base_url="https://another.example")
-    assert gate() is not gate("zhipu:embedding-3")
+    assert limiter() is limiter(dimensions=64) is limiter(max_concurrency=3)
+    assert limiter() is not limiter("gateway:other")
+    assert limiter() is not limiter(api_key="sk-another")
+    assert limiter() is not limiter(base_url="https://another.example")
+    assert limiter() is not limiter("zhipu:embedding-3")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import mmap
-import pickle
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multiembed import PartialFailureError
-from multiembed import room as rooms
 from multiembed.cache.contract import Found
 from multiembed.room import Room
 
@@ -25,7 +21,7 @@ def lists(request):
 
 
 def as_array(room, dimensions):
-    made = room.lists()
+    made = room.lists
     return room.vectors(dimensions) if made is None else np.array(made, dtype=np.float32)
 
 
@@ -78,7 +74,7 @@ def test_an_array_made_of_lists_leaves_out_who_has_none():
     room = Room(3, lists=True)
     room.put([1], np.array([[1.0, 2.0]], dtype=np.float32))
     assert room.vectors(2)[1].tolist() == [1.0, 2.0]
-    assert room.lists() == [[], [1.0, 2.0], []]
+    assert room.lists == [[], [1.0, 2.0], []]
 
 
 def test_a_room_that_nobody_came_to_has_the_dimensions_that_are_told(lists):
@@ -133,47 +129,3 @@ def test_a_cache_that_finds_texts_in_another_order_gives_each_its_own_vector(con
     result = connect("zhipu:embedding-3", dimensions=256, cache=Careless()).embed(texts, lists=lists)
     assert result.usage.requests == 0
     assert np.array_equal(result.to_list(), kept)
-
-
-LARGE = rooms._HUGE // 4 // 1024, 1024
-
-
-def pages_of(vectors):
-    """What Linux says of the memory in which an array lies."""
-    at = vectors.ctypes.data
-    with Path("/proc/self/smaps").open() as file:
-        for line in file:
-            words = line.split()
-            if "-" in words[0] and not words[0].endswith(":"):
-                begin, end = (int(each, 16) for each in words[0].split("-"))
-                inside = begin <= at < end
-            elif words[0] == "VmFlags:" and inside:
-                return words[1:]
-    raise AssertionError("it lies nowhere")
-
-
-@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="there are no huge pages")
-def test_a_large_room_has_pages_of_the_usual_size():
-    vectors = Room(LARGE[0]).vectors(LARGE[1])
-    assert "nh" in pages_of(vectors)  # no huge ones
-    assert "sh" not in pages_of(vectors)  # a forked child has its own
-
-
-@pytest.mark.skipif(not hasattr(mmap, "MADV_NOHUGEPAGE"), reason="Linux's pages")
-def test_where_the_system_has_no_huge_pages_numpy_finds_the_room(monkeypatch):
-    class Unwilling(mmap.mmap):
-        def madvise(self, *_):
-            raise OSError(22, "Invalid argument")
-
-    monkeypatch.setattr(rooms.mmap, "mmap", Unwilling)
-    room = Room(LARGE[0])
-    assert room.put([3], np.full((1, LARGE[1]), 2.0, dtype=np.float32))
-    assert room.vectors(1)[3].tolist() == [2.0] * LARGE[1]
-
-
-def test_what_stands_in_a_large_room_can_be_pickled_and_outlives_it():
-    room = Room(LARGE[0])
-    room.put([LARGE[0] - 1], np.full((1, LARGE[1]), 3.0, dtype=np.float32))
-    vectors = room.vectors(1)
-    del room
-    assert pickle.loads(pickle.dumps(vectors))[-1].tolist() == vectors[-1].tolist() == [3.0] * LARGE[1]

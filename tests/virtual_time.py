@@ -7,11 +7,13 @@ import json
 import random
 import selectors
 
+from batches import Batches
+
 from multiembed import EmbeddingOptions
-from multiembed.drive import TaskCrew, Work
-from multiembed.gate import Gate
+from multiembed.execution.workers import WorkerPool
 from multiembed.job import MAX_RETRIES, PATIENCE, Batch, Job, Lessons
-from multiembed.pace import MOST_IN_FLIGHT, Ceilings
+from multiembed.pace import Ceilings
+from multiembed.ratelimit.limiter import AccountLimiter
 from multiembed.records import WireReply
 from multiembed.simulator.answers import FORMS, Answerer, over_quota
 from multiembed.simulator.arrivals import Arrival, Arrivals
@@ -73,7 +75,7 @@ class Account:
 
     def __init__(self, provider, *, latency=0.2, way=0.005, jitter=0.0, seed=0):
         self.loop = VirtualLoop()
-        self.gate = Gate(self.loop.time)
+        self.limiter = AccountLimiter(self.loop.time)
         self.arrivals = Arrivals()
         self.failures = []
         self.texts = 0
@@ -120,7 +122,8 @@ class Account:
             return Batch(range(len(written)), written, sum(map(estimate_tokens, written)))
 
         async def all_crews():
-            await asyncio.gather(*(TaskCrew(self._work(take, told), self._send).run() for _ in range(crews)))
+            pools = [WorkerPool(self._work(take, told), self._send) for _ in range(crews)]
+            await asyncio.gather(*(pool.run(bool) for pool in pools))
 
         try:
             self.loop.run_until_complete(all_crews())
@@ -134,8 +137,8 @@ class Account:
             target=self._target,
             role="document",
             lessons=Lessons(),
-            gate=self.gate,
-            ceilings=self.gate.ceilings(told or Ceilings(per_second=per_second)),
+            limiter=self.limiter,
+            ceilings=self.limiter.effective_limits(told or Ceilings(per_second=per_second)),
             count=estimate_tokens,
             max_retries=MAX_RETRIES,
             patience=PATIENCE,
@@ -145,9 +148,9 @@ class Account:
             wall=self.loop.time,
             chance=self._chances.random,
         )
-        return Work(take, job, MOST_IN_FLIGHT, lambda _, outcome: self.failures.extend(outcome.failures.values()))
+        return Batches(job, take, done=lambda _, outcome: self.failures.extend(outcome.failures.values()))
 
-    async def _send(self, wire, _):
+    async def _send(self, wire):
         request = Request(
             id=f"{self._chances.getrandbits(128):032x}",
             method="POST",

@@ -1,0 +1,1 @@
+"""Decides when the next request of an account and model may start."""
