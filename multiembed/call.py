@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 DROP_EMPTY = "texts = [text for text in texts if text.strip()]"
 _DRAW_INTERVAL = 0.1
 """Seconds between two looks at whether a progress bar has to be drawn."""
+_FEW = 8
+"""Requests in flight, below which a call has no more workers than that."""
 _SHOWN = 5
 """Positions of empty texts that an error lists."""
 
@@ -252,8 +254,13 @@ class Call:
 
     @property
     def max_workers(self) -> int:
-        """See BatchSource. Without a cache, as many again may hold answers to read: kill -9 costs what is in flight."""
-        return (self.job.ceilings.in_flight or MOST_IN_FLIGHT) * (1 if self._runtime.caches else 2)
+        """See BatchSource. As many again may hold answers to read, so that others send meanwhile.
+
+        Not with a cache, of which kill -9 must cost no more than what was in flight; nor where few are in flight: one
+        more request would be ready before the answers to these have taught what the server takes.
+        """
+        in_flight = self.job.ceilings.in_flight or MOST_IN_FLIGHT
+        return in_flight if self._runtime.caches or in_flight < _FEW else 2 * in_flight
 
     @property
     def counts_in_thread(self) -> bool:
