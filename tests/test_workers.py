@@ -294,6 +294,26 @@ def test_requests_go_out_before_large_answers_are_read():
     assert job.limiter.in_flight == 0
 
 
+def test_no_request_goes_out_before_a_large_failure_is_reported():
+    plan, job, sent, together = iter(batches(8)), job_of(in_flight=4), [], asyncio.Barrier(4)
+    report, sent_when_failed = job.limiter.report_failure, []
+
+    async def send(request):
+        sent.append(request)
+        if len(sent) <= 4:
+            await together.wait()
+        return WireReply(503, {}, b" " * 100_000)
+
+    def noting(*args):
+        sent_when_failed.append(len(sent))
+        report(*args)
+
+    job.limiter.report_failure = noting
+    job.max_retries = 0
+    asyncio.run(WorkerPool(Batches(job, lambda: next(plan, None), max_workers=8), send).run(bool))
+    assert sent_when_failed[0] == 4
+
+
 async def test_worker_cancelled_before_its_turn_to_read_holds_nobody_up():
     plan, job, sent = iter(batches(40)), job_of(in_flight=4), []
 

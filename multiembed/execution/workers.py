@@ -226,7 +226,7 @@ class WorkerPool:
                         try:
                             step = flow.send(answer)
                         finally:
-                            if len(answer.body) >= _LARGE:
+                            if _takes_long(answer):
                                 self._reading.release()
                 elif isinstance(step, RunInThread):
                     result, error = await _run_in_thread(step)
@@ -261,7 +261,7 @@ class WorkerPool:
             return WITHHELD
         with self._free():
             answer = await self._send(step.request)
-            if len(answer.body) >= _LARGE:
+            if _takes_long(answer):
                 step.permit.end_request()
                 await self._let_others_send()
         return answer
@@ -310,6 +310,11 @@ async def _run_in_thread(step: RunInThread) -> tuple[Any, Exception | None]:
         return await in_thread(step.function), None
     except Exception as error:  # noqa: BLE001 - the flow decides
         return None, error
+
+
+def _takes_long(answer: Answer) -> bool:
+    """Whether others send before it is read. Not before a failure: its report may have to stop them."""
+    return answer.status == 200 and len(answer.body) >= _LARGE
 
 
 def _interrupted() -> MultiEmbedError:
