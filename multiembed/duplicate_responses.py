@@ -65,7 +65,7 @@ class DuplicateGuard:
 
 
 def _checksum_of(response: WireReply) -> Checksum | None:
-    """What a copy of the response shares with it; None where no copy does harm, or where copies cannot be told.
+    """What a copy of the response shares with it; None where no copy does harm, or where copies look alike.
 
     The first are answers without vectors, and failures that are retried anyway; the second are refusals without an id,
     as these are all alike.

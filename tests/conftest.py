@@ -16,6 +16,7 @@ from multiembed import EmbeddingClient
 from multiembed.execution.io_thread import started_io_thread
 from multiembed.ratelimit.limiter import forget_limiters
 from multiembed.simulator import Simulator
+from multiembed.transport import tls
 from multiembed.transport.proxies import environment_proxies
 
 # A console that is made while this is set keeps its width for good, and pytest-xdist sets it in its workers.
@@ -100,6 +101,20 @@ def connect(simulator):
     yield make
     for client in clients:
         client.close()
+
+
+@pytest.fixture
+def trust(monkeypatch, tmp_path):
+    """`trust(pem, …)`: trust these authorities."""
+
+    def certify(*authorities):
+        file = tmp_path / "authorities.pem"
+        file.write_text("".join(authorities))
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        tls.ssl_context.cache_clear()
+
+    yield certify
+    tls.ssl_context.cache_clear()
 
 
 def _embed(client, texts, role="document"):

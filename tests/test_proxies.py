@@ -14,7 +14,6 @@ from transport_support import OK, Server, http, read_request, run, saying, send,
 from multiembed.errors import ConfigurationError
 from multiembed.records import TransportFailure
 from multiembed.simulator.tls import certified
-from multiembed.transport import tls
 from multiembed.transport.proxies import environment_proxies, find_proxy
 from multiembed.transport.settings import TransportSettings
 
@@ -191,20 +190,6 @@ def relaying(context=None):
         loop, stop = ends[0]
         loop.call_soon_threadsafe(stop)
         thread.join()
-
-
-@pytest.fixture
-def trust(monkeypatch, tmp_path):
-    """`trust(pem, …)`: trust these authorities."""
-
-    def trust(*authorities):
-        file = tmp_path / "authorities.pem"
-        file.write_text("".join(authorities))
-        monkeypatch.setenv("SSL_CERT_FILE", str(file))
-        tls.ssl_context.cache_clear()
-
-    yield trust
-    tls.ssl_context.cache_clear()
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from transport_support import OK, Server, http, read_request, run, saying, send,
 from multiembed.errors import ConfigurationError
 from multiembed.records import TransportFailure, WireReply
 from multiembed.simulator.tls import certified
-from multiembed.transport import httpx_client, tls
+from multiembed.transport import httpx_client
 from multiembed.transport.body import Body
 from multiembed.transport.failures import failure_of
 
@@ -585,23 +585,9 @@ def test_shortage_on_this_machine_is_local(monkeypatch, number):
 # ── TLS ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture
-def trusted(monkeypatch, tmp_path):
-    """`trusted(pem, …)`: trust these authorities."""
-
-    def trust(*authorities):
-        file = tmp_path / "authorities.pem"
-        file.write_text("".join(authorities))
-        monkeypatch.setenv("SSL_CERT_FILE", str(file))
-        tls.ssl_context.cache_clear()
-
-    yield trust
-    tls.ssl_context.cache_clear()
-
-
-def test_answer_over_tls_is_taken_and_its_connection_kept(trusted):
+def test_answer_over_tls_is_taken_and_its_connection_kept(trust):
     context, authority = certified("good")
-    trusted(authority)
+    trust(authority)
     with saying(OK, context=context) as server:
         answers = send_often(server.url, 3)
         assert [(answer.body, answer.reused) for answer in answers] == [(b"ok", False), (b"ok", True), (b"ok", True)]
@@ -609,9 +595,9 @@ def test_answer_over_tls_is_taken_and_its_connection_kept(trusted):
 
 
 @pytest.mark.parametrize("kind", ["expired", "self-signed", "wrong-host"])
-def test_wrong_certificate_is_a_tls_failure(trusted, kind):
+def test_wrong_certificate_is_a_tls_failure(trust, kind):
     context, authority = certified(kind)
-    trusted(authority or certified("good")[1])
+    trust(authority or certified("good")[1])
     with saying(OK, context=context) as server:
         answer = send(server.url, headers=SECRET)
     assert answer.kind == "tls"
@@ -632,10 +618,10 @@ def test_plain_server_asked_by_tls_is_a_connection_failure():
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("size", [2, 5_000_000])
-def test_cancelled_request_leaves_nothing_behind(trusted, monkeypatch, scheme, size):
+def test_cancelled_request_leaves_nothing_behind(trust, monkeypatch, scheme, size):
     """Whenever it comes: while the name is looked up, while connecting, in the handshake, sending, reading."""
     context, authority = certified("good") if scheme == "https" else (None, "")
-    trusted(authority or certified("good")[1])
+    trust(authority or certified("good")[1])
     name_for(monkeypatch, "127.0.0.1", name="localhost")
     stop = threading.Event()
 

@@ -271,7 +271,7 @@ async def run_in(loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[A
 
     def end(task: asyncio.Task[_T]) -> None:
         tasks.clear()
-        with suppress(RuntimeError):  # this loop is closed, and nobody waits any more
+        with suppress(RuntimeError):  # this loop is closed, and no caller waits
             here.call_soon_threadsafe(_hand_over, task, finished)
 
     def cancel() -> None:
