@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from multiembed.cache import open_cache
-from multiembed.cache.contract import CacheEntry
+from multiembed.cache.base import CacheEntry
 
 SPACE = "5" * 64
 WINDOW = 10_000

@@ -15,10 +15,11 @@ from itertools import cycle, islice
 import numpy as np
 import orjson
 
-from multiembed import cut, judge
-from multiembed.options import EmbeddingOptions
-from multiembed.records import Fault, WireReply
-from multiembed.target import aim
+from multiembed.config.options import EmbeddingOptions
+from multiembed.config.request_config import aim
+from multiembed.providers.types import Fault
+from multiembed.responses import interpret, vector_extraction
+from multiembed.transport.types import WireReply
 
 DIMENSIONS, KINDS = 1024, 8
 CHANCE = np.random.default_rng(0)
@@ -77,7 +78,7 @@ def judged(name: str, texts: int, output: str):
     target = aim(name, EmbeddingOptions(api_key="sk-any-key", output=output), {})
 
     def work(body: bytes) -> None:
-        if isinstance(judge.judge(WireReply(200, {}, body), target, texts=texts, dimensions=DIMENSIONS), Fault):
+        if isinstance(interpret.judge(WireReply(200, {}, body), target, texts=texts, dimensions=DIMENSIONS), Fault):
             raise AssertionError("a good reply was not believed")
 
     return work
@@ -85,16 +86,20 @@ def judged(name: str, texts: int, output: str):
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 400
-    by_simdjson, by_orjson, apart = cut._floats_by_simdjson, cut._floats_by_orjson, judge.cut
+    by_simdjson, by_orjson, apart = (
+        vector_extraction._floats_by_simdjson,
+        vector_extraction._floats_by_orjson,
+        interpret.cut,
+    )
     ways = {"simdjson": (apart, by_simdjson), "orjson": (apart, by_orjson), "whole": (lambda _: None, by_orjson)}
-    if not cut.simdjson:
+    if not vector_extraction.simdjson:
         print("simdjson is not installed: pip install 'multiembed[fast]'\n")
         del ways["simdjson"]
     print(f"{'microseconds from bytes to believed rows':<42}{'bytes':>8}", *(f"{way:>10}" for way in ways))
     for label, (name, output, texts, make) in REPLIES.items():
         bodies, work = [make() for _ in range(KINDS)], judged(name, texts, output)
         cells = []
-        for judge.cut, cut.floats in ways.values():
+        for interpret.cut, vector_extraction.floats in ways.values():
             cells.append(microseconds(work, bodies, rounds))
         print(f"{label:<42}{len(bodies[0]):>8}", *(f"{cell:10.0f}" for cell in cells))
     print(f"\n{'microseconds of a parser alone, 10 texts, floats':<50}")

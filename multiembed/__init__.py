@@ -10,17 +10,20 @@ For LangChain see the package `langchain_multiembed`, for LlamaIndex `llamaindex
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
 if TYPE_CHECKING:
     from multiembed.cache import open_cache
-    from multiembed.cache.contract import CacheEntry, CacheWarning, Found, VectorCache
-    from multiembed.cache.keeping import CacheFile, KeptVector, Pruned, SpaceInfo
+    from multiembed.cache.admin import CacheFile, KeptVector, Pruned, SpaceInfo
+    from multiembed.cache.base import CacheEntry, CacheWarning, Found, VectorCache
     from multiembed.client import EmbeddingClient
-    from multiembed.embedder import Embedder
+    from multiembed.config.options import EmbeddingOptions, EmbeddingOptionsDict
     from multiembed.errors import (
         APIError,
         AuthenticationError,
@@ -33,28 +36,47 @@ if TYPE_CHECKING:
         MalformedResponseError,
         ModelNotFoundError,
         MultiEmbedError,
-        PartialFailureError,
         PermissionDeniedError,
         QuotaExhaustedError,
         RateLimitError,
         RequestTimeoutError,
         ServerError,
     )
-    from multiembed.options import EmbeddingOptions, EmbeddingOptionsDict
+    from multiembed.integration import Embedder
     from multiembed.providers import catalog
-    from multiembed.records import EmbeddingResult, Estimate, Limits, ModelFacts, Report, Role, SparseVector, Usage
-    from multiembed.waits import no_waits
+    from multiembed.testing import no_waits
+    from multiembed.types import (
+        EmbeddingResult,
+        Estimate,
+        Limits,
+        ModelFacts,
+        PartialFailureError,
+        Report,
+        Role,
+        SparseVector,
+        Usage,
+    )
 
 _MODULES = {
     "cache": ("open_cache",),
-    "cache.contract": ("CacheEntry", "CacheWarning", "Found", "VectorCache"),
-    "cache.keeping": ("CacheFile", "KeptVector", "Pruned", "SpaceInfo"),
+    "cache.base": ("CacheEntry", "CacheWarning", "Found", "VectorCache"),
+    "cache.admin": ("CacheFile", "KeptVector", "Pruned", "SpaceInfo"),
     "client": ("EmbeddingClient",),
-    "embedder": ("Embedder",),
-    "options": ("EmbeddingOptions", "EmbeddingOptionsDict"),
+    "config.options": ("EmbeddingOptions", "EmbeddingOptionsDict"),
+    "integration": ("Embedder",),
     "providers": ("catalog",),
-    "records": ("EmbeddingResult", "Estimate", "Limits", "ModelFacts", "Report", "Role", "SparseVector", "Usage"),
-    "waits": ("no_waits",),
+    "testing": ("no_waits",),
+    "types": (
+        "EmbeddingResult",
+        "Estimate",
+        "Limits",
+        "ModelFacts",
+        "PartialFailureError",
+        "Report",
+        "Role",
+        "SparseVector",
+        "Usage",
+    ),
 }
 """Where each public name is defined; those that are not listed are in `errors`."""
 __all__ = [

@@ -8,21 +8,21 @@ from collections.abc import AsyncIterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
+from multiembed.config.option_docs import with_option_docs
+from multiembed.config.options import EmbeddingOptions, EmbeddingOptionsDict
+from multiembed.config.request_config import aim
 from multiembed.errors import ConfigurationError
-from multiembed.option_docs import with_option_docs
-from multiembed.options import EmbeddingOptions, EmbeddingOptionsDict
-from multiembed.target import aim
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from multiembed.call import Call
-    from multiembed.records import EmbeddingResult, Estimate, Report, Role, Usage, Vectors
-    from multiembed.runtime import Runtime
-    from multiembed.stream import OnError
-    from multiembed.target import Target
+    from multiembed.config.request_config import Target
+    from multiembed.execution.call import Call
+    from multiembed.execution.runtime import Runtime
+    from multiembed.execution.stream import OnError
+    from multiembed.types import EmbeddingResult, Estimate, Report, Role, Usage, Vectors
 
 
 @with_option_docs(EmbeddingOptionsDict, EmbeddingOptions.model_fields)
@@ -88,7 +88,7 @@ class EmbeddingClient:
             PartialFailureError: some texts failed; the others are in its `.result`.
             MultiEmbedError: all failed; `multiembed.errors` draws the tree.
         """
-        from multiembed.block import whole
+        from multiembed.execution.chunk import whole
         from multiembed.execution.io_thread import io_thread
 
         io_thread().check_caller()
@@ -111,7 +111,7 @@ class EmbeddingClient:
         self, texts: Iterable[str], role: Role = "document", *, lists: bool = False
     ) -> EmbeddingResult[Any]:
         """As `embed`, without blocking the event loop."""
-        from multiembed.block import whole
+        from multiembed.execution.chunk import whole
         from multiembed.execution.io_thread import caller_loop, in_thread
 
         loop = caller_loop()
@@ -144,8 +144,8 @@ class EmbeddingClient:
             PartialFailureError: some texts of a block failed; the block is in its `.result`.
             MultiEmbedError: all of a block failed.
         """
-        from multiembed.stream import stream
-        from multiembed.texts import many
+        from multiembed.batching.inputs import many
+        from multiembed.execution.stream import stream
 
         make = partial(self._call, _checked(role))
         return stream(make, many(texts), _checked_choice(on_error))
@@ -154,8 +154,8 @@ class EmbeddingClient:
         self, texts: Iterable[str] | AsyncIterable[str], role: Role = "document", *, on_error: OnError = "raise"
     ) -> AsyncIterator[EmbeddingResult]:
         """As `stream`, without blocking the event loop; the texts may come from an asynchronous iterable."""
-        from multiembed.stream import astream
-        from multiembed.texts import many
+        from multiembed.batching.inputs import many
+        from multiembed.execution.stream import astream
 
         make = partial(self._call, _checked(role))
         source = texts if isinstance(texts, AsyncIterable) else many(texts)
@@ -167,15 +167,15 @@ class EmbeddingClient:
         Args:
             total: texts of all of them together.
         """
-        from multiembed.progress import together
+        from multiembed.observability.progress import together
 
         return together(self.target.name, total)
 
     def estimate(self, texts: Iterable[str], role: Role = "document") -> Estimate:
         """What embedding these texts would take. Nothing is sent."""
-        from multiembed.call import foresee
+        from multiembed.batching.token_count import estimate_tokens, expected_tokens, told_by
+        from multiembed.execution.call import foresee
         from multiembed.execution.io_thread import io_thread
-        from multiembed.tokens import estimate_tokens, expected_tokens, told_by
 
         runtime = self._living()
         runtime.find_account()
@@ -287,15 +287,15 @@ class EmbeddingClient:
         """See at construction that everything can work."""
         self._aim()
         # Imported here and not at the first call: a fork during an import leaves the child waiting for ever.
-        from multiembed import call, runtime, stream  # noqa: F401
-        from multiembed.trace import meters, tracer
+        from multiembed.execution import call, runtime, stream  # noqa: F401
+        from multiembed.observability.tracing import meters, tracer
         from multiembed.transport.proxies import environment_proxies
 
         tracer()
         meters()
         environment_proxies()  # in the parent: after a fork, macOS cannot be asked
         if self._options.cache is not None:
-            from multiembed.cache import checked, sqlite  # noqa: F401
+            from multiembed.cache import checked_cache, sqlite  # noqa: F401
         if self._options.http_client is not None or self._options.http_async_client is not None:
             from multiembed.transport.httpx_client import check_clients
 
@@ -307,7 +307,7 @@ class EmbeddingClient:
 
     def _living(self) -> Runtime:
         """The runtime of this process."""
-        from multiembed.runtime import Runtime
+        from multiembed.execution.runtime import Runtime
 
         pid = os.getpid()
         runtime = self._runtimes.get(pid)
@@ -316,7 +316,7 @@ class EmbeddingClient:
         return runtime
 
     def _call(self, role: Role, wake: Callable[[], object] = bool) -> Call:
-        from multiembed.call import DROP_EMPTY, Call
+        from multiembed.execution.call import DROP_EMPTY, Call
 
         return Call(
             _checked(role),

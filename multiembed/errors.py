@@ -26,12 +26,19 @@ error that cannot be unpickled hangs a process pool for ever.
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from multiembed.records import EmbeddingResult, FailureReason
+
+FailureReason: TypeAlias = Literal[
+    "dns", "refused", "unreachable",  # no connection: no such name, no such port, no way there
+    "certificate_untrusted", "certificate_date", "certificate_host", "client_certificate", "not_tls",
+    "proxy_login", "proxy_refused",  # the proxy answers 407, or refuses the tunnel
+    "connection", "tls", "proxy", "timeout", "malformed",  # the kinds of failure, where nothing closer is known
+]  # fmt: skip
+"""Why no whole answer came."""
 
 
 class MultiEmbedError(Exception):
@@ -167,15 +174,3 @@ def unexpected(error: Exception, *, provider: str, model: str) -> MultiEmbedErro
         provider=provider,
         model=model,
     )
-
-
-class PartialFailureError(MultiEmbedError):
-    """Some texts failed; what could be embedded was, and is kept.
-
-    Attributes:
-        result: the EmbeddingResult, one row per text; a failed text's row is NaN, never a guess.
-        failures: the error of each failed text, by its position in the caller's list.
-    """
-
-    result: EmbeddingResult
-    failures: Mapping[int, MultiEmbedError]

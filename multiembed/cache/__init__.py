@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from multiembed.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from multiembed.cache.contract import VectorCache
+    from multiembed.cache.base import VectorCache
 
 
 def open_cache(given: str | os.PathLike[str] | Any) -> VectorCache:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 from weakref import WeakSet, finalize
 
-from multiembed.cache.file import connect, log_index, transaction
+from multiembed.cache.schema import connect, log_index, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

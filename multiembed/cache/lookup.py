@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from multiembed.cache.codec import decode, form_of, intact_of, names_of
-from multiembed.cache.contract import Found
+from multiembed.cache.base import Found
+from multiembed.cache.record_format import decode, form_of, intact_of, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from multiembed.records import SparseVector, Vectors
+    from multiembed.types import SparseVector, Vectors
 
 
 class LookupBuilder:

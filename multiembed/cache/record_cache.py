@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-from multiembed.cache.codec import digests, encode
-from multiembed.cache.contract import CacheEntry, Found
-from multiembed.cache.file import is_busy
-from multiembed.cache.guard import Guard
+from multiembed.cache.base import CacheEntry, Found
+from multiembed.cache.failure_policy import Guard
 from multiembed.cache.lookup import LookupBuilder
+from multiembed.cache.record_format import digests, encode
+from multiembed.cache.schema import is_busy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from multiembed.records import SparseVector, Vectors
+    from multiembed.types import SparseVector, Vectors
 
 
 class RecordCache:

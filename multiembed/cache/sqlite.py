@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from multiembed.cache.connection import Connection
-from multiembed.cache.file import PATIENCE, is_busy, refuse
 from multiembed.cache.record_cache import RecordCache
+from multiembed.cache.schema import PATIENCE, is_busy, refuse
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from multiembed.cache.contract import Found
+    from multiembed.cache.base import Found
     from multiembed.cache.lookup import LookupBuilder
 
 DAY = 86400

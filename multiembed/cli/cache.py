@@ -30,7 +30,7 @@ def commands(console: Console, saying_why: Callable[[Callable[[], None]], None])
     @app.command()
     def info(file: File, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
         """Show what is in a cache file: for each model and role, how many vectors, how large, how old."""
-        from multiembed.cli.keeping import show
+        from multiembed.cli.cache_admin import show
 
         saying_why(lambda: show(console, file, as_json=json))
 
@@ -54,7 +54,7 @@ def commands(console: Console, saying_why: Callable[[Callable[[], None]], None])
         dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be taken out.")] = False,
     ) -> None:
         """Take vectors out of a cache file, and make it smaller. What is said must hold all together."""
-        from multiembed.cli.keeping import take_out
+        from multiembed.cli.cache_admin import take_out
 
         saying_why(
             lambda: take_out(

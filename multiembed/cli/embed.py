@@ -164,8 +164,8 @@ def command(console: Console, saying_why: Callable[[Callable[[], None]], None]) 
         }
 
         def ingest() -> None:
-            from multiembed.cli.ingest import run
-            from multiembed.cli.order import Order
+            from multiembed.cli.job_options import Order
+            from multiembed.cli.run_embed import run
 
             order = Order(
                 inputs=inputs,

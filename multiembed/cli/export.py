@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 import orjson
 
 from multiembed import CacheFile, ConfigurationError
-from multiembed.cli.keeping import chosen_of
+from multiembed.cli.cache_admin import chosen_of
 from multiembed.files import WholeFile, abandon, check_place, naming
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from multiembed.execution.io_thread import in_thread
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from multiembed.cache.checked import CheckedCache
-    from multiembed.cache.contract import CacheEntry
+    from multiembed.cache.base import CacheEntry
+    from multiembed.cache.checked_cache import CheckedCache
 
 
 _MAX_ENTRIES = 16

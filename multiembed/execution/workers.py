@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from multiembed.errors import MultiEmbedError, unexpected
 from multiembed.execution.io_thread import in_thread
-from multiembed.flow import exchange
-from multiembed.job import WITHHELD, Outcome, RunInThread, Send
+from multiembed.flow.batch import exchange
+from multiembed.flow.context import WITHHELD, Outcome, RunInThread, Send
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterator
 
-    from multiembed.job import Answer, Batch, Job, Step
+    from multiembed.flow.context import Answer, Batch, Job, Step
     from multiembed.ratelimit.limiter import Permit
-    from multiembed.records import WireRequest
+    from multiembed.transport.types import WireRequest
 
 
 _LARGE = 20_000

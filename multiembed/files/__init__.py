@@ -11,11 +11,11 @@ with open_output("docs.parquet", columns=survey.columns) as output:
 from __future__ import annotations
 
 from multiembed.files.arrow import abandon
+from multiembed.files.atomic_write import WholeFile, check_place, naming
+from multiembed.files.formats import INPUT_FORMATS
 from multiembed.files.inputs import Inputs, Survey
 from multiembed.files.outputs import OUTPUT_FORMATS, Output, open_output, output_format
 from multiembed.files.rows import Chunk, InputError, shortened
-from multiembed.files.sources import INPUT_FORMATS
-from multiembed.files.whole import WholeFile, check_place, naming
 
 __all__ = [
     "INPUT_FORMATS",

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
 from multiembed.files.arrow import Column, Types
-from multiembed.files.delimited import Delimited
-from multiembed.files.dialect import parse_delimiter
+from multiembed.files.csv_dialect import parse_delimiter
+from multiembed.files.csv_reader import Delimited
+from multiembed.files.formats import choose_column, open_source
+from multiembed.files.pipes import Spool, special_kind
 from multiembed.files.rows import InputError
-from multiembed.files.sources import choose_column, open_source
-from multiembed.files.special import Spool, special_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
+    from multiembed.files.formats import Source
     from multiembed.files.rows import Chunk
-    from multiembed.files.sources import Source
 
 _NAMED = 5
 """The most faulty rows that a survey names."""

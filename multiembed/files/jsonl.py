@@ -15,8 +15,8 @@ from multiembed.files.rows import Row, chunk_of, fault_of, gathered, shortened
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from multiembed.files.lines import Lines
     from multiembed.files.rows import Chunk
+    from multiembed.files.text_decoding import Lines
 
 MAX_DEPTH = 128
 """Levels of lists and objects in a line, as in Rust's serde_json; CPython's and pyarrow's recursion ends at some 300

@@ -10,8 +10,8 @@ import orjson
 
 from multiembed import ConfigurationError
 from multiembed.files.arrow import abandon, arrow
+from multiembed.files.atomic_write import WholeFile, naming
 from multiembed.files.rows import InputError
-from multiembed.files.whole import WholeFile, naming
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

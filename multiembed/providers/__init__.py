@@ -14,8 +14,8 @@ from multiembed.providers.siliconflow import SILICONFLOW
 from multiembed.providers.zhipu import ZHIPU
 
 if TYPE_CHECKING:
-    from multiembed.providers.contract import Provider
-    from multiembed.records import ModelFacts
+    from multiembed.providers.base import Provider
+    from multiembed.types import ModelFacts
 
 PROVIDERS: dict[str, Provider] = {
     provider.id: provider

@@ -21,16 +21,18 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from multiembed.providers import openai_form
-from multiembed.providers.contract import MULTIMODAL, Provider
+from multiembed.providers import openai_format
+from multiembed.providers.base import MULTIMODAL, Provider
 from multiembed.providers.error_body import text_of
-from multiembed.providers.faults import classify, tokens_in
-from multiembed.records import Limits, ModelFacts, RawItem, RawReply
+from multiembed.providers.error_parsing import classify, tokens_in
+from multiembed.providers.types import RawItem, RawReply
+from multiembed.types import Limits, ModelFacts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from multiembed.records import EmbedRequest, FaultKind
+    from multiembed.providers.types import EmbedRequest
+    from multiembed.types import FaultKind
 
 _MAX_BYTES = 16 * 1024 * 1024
 
@@ -251,7 +253,7 @@ DASHSCOPE = Provider(
 
 def _encode_compatible(request: EmbedRequest) -> dict[str, Any]:
     """Only `float` is supported, and it is said, because OpenAI's own default differs from client to client."""
-    return openai_form.encode(request, encoding="float")
+    return openai_format.encode(request, encoding="float")
 
 
 DASHSCOPE_COMPATIBLE = replace(
@@ -269,5 +271,5 @@ DASHSCOPE_COMPATIBLE = replace(
     path="/embeddings",
     own_fields=frozenset({"model", "input", "dimensions", "encoding_format"}),
     encode=_encode_compatible,
-    decode=openai_form.decode,
+    decode=openai_format.decode,
 )

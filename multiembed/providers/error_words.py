@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, cast
 
-from multiembed.records import Fault
+from multiembed.providers.types import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from multiembed.records import Quota
+    from multiembed.types import Quota
 
 _READ = 1000
 """Characters that are read. Servers say what is wrong first; long messages go on with stack traces or the request."""

@@ -10,16 +10,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from multiembed.providers import openai_form
-from multiembed.providers.contract import Provider
+from multiembed.providers import openai_format
+from multiembed.providers.base import Provider
 from multiembed.providers.error_body import text_of
-from multiembed.providers.faults import tokens_in
-from multiembed.records import Limits, ModelFacts, RawReply
+from multiembed.providers.error_parsing import tokens_in
+from multiembed.providers.types import RawReply
+from multiembed.types import Limits, ModelFacts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from multiembed.records import EmbedRequest
+    from multiembed.providers.types import EmbedRequest
 
 # Nothing is known of what stands behind a gateway: small batches, any dimensions, and no base64 unless asked for.
 _UNKNOWN = ModelFacts(
@@ -35,7 +36,7 @@ _UNKNOWN = ModelFacts(
 def _encode(request: EmbedRequest) -> dict[str, Any]:
     """The OpenAI form with `encoding_format`, and extra parameters in an object of their own."""
     parameters = {"parameters": dict(request.parameters)} if request.parameters else {}
-    return openai_form.encode(replace(request, parameters=parameters), encoding=request.encoding or "float")
+    return openai_format.encode(replace(request, parameters=parameters), encoding=request.encoding or "float")
 
 
 def _decode(payload: Mapping[str, Any]) -> RawReply:
@@ -51,7 +52,7 @@ def _decode(payload: Mapping[str, Any]) -> RawReply:
         )
     total_tokens = tokens_in(inner)
     return RawReply(
-        items=openai_form.items_in(inner["data"]),
+        items=openai_format.items_in(inner["data"]),
         total_tokens=tokens_in(payload) if total_tokens is None else total_tokens,
         request_id=text_of(payload.get("request_id")) or text_of(inner.get("id")),
         model=text_of(inner.get("model")) or text_of(payload.get("model")),

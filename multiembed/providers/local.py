@@ -9,8 +9,8 @@ from __future__ import annotations
 import unicodedata
 from typing import TYPE_CHECKING
 
-from multiembed.providers.contract import Provider
-from multiembed.records import Limits, ModelFacts
+from multiembed.providers.base import Provider
+from multiembed.types import Limits, ModelFacts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from multiembed.records import Vectors
+    from multiembed.types import Vectors
 
 # Chinese, Japanese and Korean words are short, so one and two characters carry them; alphabets take three to five.
 _IDEOGRAPHS = ((0x2E80, 0x9FFF), (0xAC00, 0xD7AF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))

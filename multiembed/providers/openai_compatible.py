@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from multiembed.providers import openai_form
-from multiembed.providers.contract import Provider
+from multiembed.providers import openai_format
+from multiembed.providers.base import Provider
 from multiembed.providers.gateway import GATEWAY
-from multiembed.records import Limits, ModelFacts
+from multiembed.types import Limits, ModelFacts
 
 if TYPE_CHECKING:
-    from multiembed.records import EmbedRequest
+    from multiembed.providers.types import EmbedRequest
 
 _UNKNOWN = ModelFacts(
     name="",
@@ -35,7 +35,7 @@ _UNKNOWN = ModelFacts(
 
 def _encode(request: EmbedRequest) -> dict[str, Any]:
     """The OpenAI form, with `encoding_format` where it was asked for."""
-    return openai_form.encode(request, encoding=request.encoding)
+    return openai_format.encode(request, encoding=request.encoding)
 
 
 OPENAI_COMPATIBLE = Provider(

@@ -11,13 +11,14 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from multiembed.providers import openai_form
-from multiembed.providers.contract import MULTIMODAL, Provider
-from multiembed.providers.faults import classify
-from multiembed.records import Limits, ModelFacts
+from multiembed.providers import openai_format
+from multiembed.providers.base import MULTIMODAL, Provider
+from multiembed.providers.error_parsing import classify
+from multiembed.types import Limits, ModelFacts
 
 if TYPE_CHECKING:
-    from multiembed.records import EmbedRequest, Fault, FaultKind
+    from multiembed.providers.types import EmbedRequest, Fault
+    from multiembed.types import FaultKind
 
 # 32 texts by the vendor page; 64 and more were accepted at times, which the server's own words would teach.
 _MAX_ITEMS = 32
@@ -101,7 +102,7 @@ _KINDS: dict[str, FaultKind] = {
 
 def _encode(request: EmbedRequest) -> dict[str, Any]:
     """The OpenAI form with `encoding_format`."""
-    return openai_form.encode(request, encoding=request.encoding or "float")
+    return openai_format.encode(request, encoding=request.encoding or "float")
 
 
 def _classify(status: int, body: object) -> Fault | None:

@@ -11,12 +11,13 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from multiembed.providers.contract import Provider
-from multiembed.providers.faults import classify
-from multiembed.records import Limits, ModelFacts
+from multiembed.providers.base import Provider
+from multiembed.providers.error_parsing import classify
+from multiembed.types import Limits, ModelFacts
 
 if TYPE_CHECKING:
-    from multiembed.records import Fault, FaultKind
+    from multiembed.providers.types import Fault
+    from multiembed.types import FaultKind
 
 _CHECKED = "2026-11-01"
 

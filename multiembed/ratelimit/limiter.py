@@ -11,18 +11,18 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from multiembed.log import logger
-from multiembed.pace import Ceilings, Pace
-from multiembed.waits import waiting
-from multiembed.weather import Weather
+from multiembed.ratelimit.circuit_breaker import Weather
+from multiembed.ratelimit.pacer import Ceilings, Pace
+from multiembed.testing import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
 
-    from multiembed.records import FaultKind, Quota
-    from multiembed.window import Ticket
+    from multiembed.ratelimit.sliding_window import Ticket
+    from multiembed.types import FaultKind, Quota
 
+logger = logging.getLogger("multiembed")
 _POLL_INTERVAL = 1.0
 """Seconds after which the queue is looked at again, whatever happens: an embedder that is gone no longer limits it."""
 _SHORTEST_WAIT = 0.001

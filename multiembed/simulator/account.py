@@ -6,19 +6,19 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from multiembed.errors import ConfigurationError
-from multiembed.simulator.answers import FORMS
-from multiembed.simulator.arrivals import Arrivals
-from multiembed.simulator.faults.schedule import Schedule, entry_of
+from multiembed.simulator.fault_injection.schedule import Schedule, entry_of
 from multiembed.simulator.quotas import Quota, Quotas
 from multiembed.simulator.recorder import Recorder
+from multiembed.simulator.request_log import Arrivals
+from multiembed.simulator.responder import FORMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from multiembed.simulator.arrivals import Arrival
-    from multiembed.simulator.exchange import Answer, Request
+    from multiembed.simulator.messages import Answer, Request
     from multiembed.simulator.quotas import Kind
     from multiembed.simulator.recorder import RecordedRequest
+    from multiembed.simulator.request_log import Arrival
 
 
 class Account:

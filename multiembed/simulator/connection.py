@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import h11
 import orjson
 
-from multiembed.simulator.exchange import Answer, Request
+from multiembed.simulator.messages import Answer, Request
 
 if TYPE_CHECKING:
     import asyncio

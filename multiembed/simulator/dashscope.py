@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from multiembed.providers import PROVIDERS
-from multiembed.simulator.forms import (
+from multiembed.simulator.api_format import (
     LONGEST_TEXT,
     MOST_DIMENSIONS,
     Form,
@@ -22,10 +22,10 @@ from multiembed.simulator.tokenizer import count_tokens
 from multiembed.simulator.vectors import sparse_embedding
 
 if TYPE_CHECKING:
-    from multiembed.records import ModelFacts
-    from multiembed.simulator.exchange import Request
-    from multiembed.simulator.forms import Limit
+    from multiembed.simulator.api_format import Limit
+    from multiembed.simulator.messages import Request
     from multiembed.simulator.vectors import VectorStore
+    from multiembed.types import ModelFacts
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from multiembed.simulator.forms import Form, Refusal, dashed
+from multiembed.simulator.api_format import Form, Refusal, dashed
 from multiembed.simulator.openai import OPENAI, OVER_QUOTA, embed, invalid
 
 if TYPE_CHECKING:
-    from multiembed.simulator.exchange import Request
+    from multiembed.simulator.messages import Request
     from multiembed.simulator.vectors import VectorStore
 
 RESOURCE_RECORD = "resource-record"

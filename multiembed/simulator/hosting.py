@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from multiembed.simulator.environment import loopback
 from multiembed.simulator.server import Server
-from multiembed.simulator.surroundings import loopback
 
 if TYPE_CHECKING:
     import ssl

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from multiembed.simulator.forms import (
+from multiembed.simulator.api_format import (
     MOST_DIMENSIONS,
     Form,
     Refusal,
@@ -24,8 +24,8 @@ from multiembed.simulator.tokenizer import count_tokens
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from multiembed.simulator.exchange import Request
-    from multiembed.simulator.forms import Limit
+    from multiembed.simulator.api_format import Limit
+    from multiembed.simulator.messages import Request
     from multiembed.simulator.vectors import VectorStore
 
 DIMENSIONS = 1536

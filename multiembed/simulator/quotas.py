@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from multiembed.errors import ConfigurationError
-from multiembed.simulator.meters import SECOND, Bucket, FixedWindow, SlidingWindow
+from multiembed.simulator.quota_counters import SECOND, Bucket, FixedWindow, SlidingWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from multiembed.simulator.forms import Form, Limit
-    from multiembed.simulator.meters import Meter
+    from multiembed.simulator.api_format import Form, Limit
+    from multiembed.simulator.quota_counters import Meter
 
 Kind: TypeAlias = Literal["bucket", "sliding", "fixed"]
 

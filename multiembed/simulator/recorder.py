@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from multiembed.simulator.exchange import Request
+    from multiembed.simulator.messages import Request
 
 _MOST_REQUESTS = 10_000
 _MOST_BYTES = 128 * 1024 * 1024

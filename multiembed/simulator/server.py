@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable
 
-    from multiembed.simulator.exchange import Request
+    from multiembed.simulator.messages import Request
 
     Behaviour: TypeAlias = Callable[[Request, Connection], Awaitable[None]]
     """Takes a request and does what it likes with its connection: `send` an answer, write bytes, abort."""

@@ -6,13 +6,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from multiembed.providers import PROVIDERS
-from multiembed.simulator.forms import Form, Refusal, RefusedError, openai_list, texts_in
+from multiembed.simulator.api_format import Form, Refusal, RefusedError, openai_list, texts_in
 from multiembed.simulator.tokenizer import count_tokens
 
 if TYPE_CHECKING:
-    from multiembed.records import ModelFacts
-    from multiembed.simulator.exchange import Request
+    from multiembed.simulator.messages import Request
     from multiembed.simulator.vectors import VectorStore
+    from multiembed.types import ModelFacts
 
 NO_CODE = ""
 """As the code of a refusal: an envelope without one, where None means no envelope at all."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from multiembed.errors import ConfigurationError
 from multiembed.providers import PROVIDERS
 from multiembed.simulator.account import Account
-from multiembed.simulator.answers import FORMS, Answerer
-from multiembed.simulator.behaviour import AccountBehaviour
+from multiembed.simulator.environment import signals
 from multiembed.simulator.hosting import Host
-from multiembed.simulator.surroundings import signals
+from multiembed.simulator.request_handler import AccountBehaviour
+from multiembed.simulator.responder import FORMS, Answerer
 from multiembed.simulator.tls import certified
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from multiembed.providers import PROVIDERS
-from multiembed.simulator.forms import Form, Refusal, RefusedError, is_whole, openai_list, texts_in
+from multiembed.simulator.api_format import Form, Refusal, RefusedError, is_whole, openai_list, texts_in
 from multiembed.simulator.tokenizer import count_tokens
 
 if TYPE_CHECKING:
-    from multiembed.records import ModelFacts
-    from multiembed.simulator.exchange import Request
+    from multiembed.simulator.messages import Request
     from multiembed.simulator.vectors import VectorStore
+    from multiembed.types import ModelFacts
 
 # The page names no number of texts for embedding-2; clients met the same refusal above 64 with both models.
 # The catalog's 16 is what always fits into 8K tokens, which is a client's care and not the server's limit.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import zlib
 
-from multiembed.records import TransportFailure
 from multiembed.transport.failures import BROKEN_COMPRESSION, too_large
+from multiembed.transport.types import TransportFailure
 
 
 class Body:

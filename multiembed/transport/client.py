@@ -18,7 +18,6 @@ import aiohttp
 from aiohttp.http_exceptions import LineTooLong
 from yarl import URL
 
-from multiembed.records import TransportFailure, WireReply
 from multiembed.transport.body import Body
 from multiembed.transport.connection import Request, StaleConnectionError, UnansweredError, Upload, make_socket
 from multiembed.transport.failures import failure_of, not_http, proxy_refused, timed_out, too_large, unsendable
@@ -26,11 +25,12 @@ from multiembed.transport.proxies import PORTS, find_proxy
 from multiembed.transport.resolver import Resolver
 from multiembed.transport.settings import HEADERS, TransportSettings
 from multiembed.transport.tls import ssl_context
+from multiembed.transport.types import TransportFailure, WireReply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from multiembed.records import WireRequest
+    from multiembed.transport.types import WireRequest
 
 KEEP_ALIVE = 30.0
 """Seconds that an idle connection is kept; servers commonly close theirs after 60."""

@@ -9,12 +9,12 @@ import ssl
 from typing import TYPE_CHECKING
 
 from multiembed.errors import ConfigurationError
-from multiembed.records import TransportFailure
+from multiembed.transport.types import TransportFailure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from multiembed.records import FailureReason
+    from multiembed.errors import FailureReason
 
 _LOCAL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL)
 """This machine is out of files, buffers, memory or ports."""

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from multiembed.errors import ConfigurationError
-from multiembed.records import TransportFailure, WireReply
 from multiembed.transport.body import Body
 from multiembed.transport.failures import BROKEN_COMPRESSION, failure_of, proxy_refused, timed_out, unsendable, words_of
 from multiembed.transport.settings import HEADERS
+from multiembed.transport.types import TransportFailure, WireReply
 
 if TYPE_CHECKING:
-    from multiembed.records import WireRequest
+    from multiembed.transport.types import WireRequest
 
 _UNSENDABLE = (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError)
 _ERRORS = (*_UNSENDABLE, httpx.HTTPError, TimeoutError, RuntimeError)

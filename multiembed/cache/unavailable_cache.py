@@ -1,0 +1,65 @@
+"""The cache of an embedder whose cache could not be pickled: it holds nothing, and says so in each process."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from multiembed.cache.base import CacheWarning, Found
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from multiembed.types import SparseVector, Vectors
+
+
+class MissingCache:
+    """Takes the place of a cache object that could not travel to another process.
+
+    It finds and keeps nothing. Its first use in a process is a CacheWarning.
+
+    Args:
+        kind: the type of the cache object.
+        option: the option that it was given as.
+    """
+
+    def __init__(self, kind: str, option: str = "cache") -> None:
+        self.kind = kind
+        self.option = option
+        self._warned_in = 0
+
+    def get(self, space: str, texts: Sequence[str]) -> Found:  # noqa: ARG002 - the protocol has them
+        """Find nothing."""
+        self.warn()
+        return Found()
+
+    def put(
+        self, space: str, texts: Sequence[str], dense: Vectors | None, sparse: Sequence[SparseVector] | None
+    ) -> None:
+        """Keep nothing."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def warn(self) -> None:
+        """Say, once in this process, that the cache is missing."""
+        if self._warned_in == os.getpid():
+            return
+        self._warned_in = os.getpid()
+        warnings.warn(
+            f"The embedder was given {self.option}={self.kind} in another process. That object could not be pickled, "
+            "so this process has no cache and pays for every text. Give the path of a cache file, or an object that "
+            "can be pickled.",
+            CacheWarning,
+            stacklevel=4,
+        )
+
+    def __repr__(self) -> str:
+        return f"MissingCache({self.kind!r})"
+
+    def __reduce__(self) -> Any:
+        return MissingCache, (self.kind, self.option)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MissingCache:
+        return self  # as every cache does: a copy of the embedder shares it

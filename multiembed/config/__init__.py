@@ -1,0 +1,1 @@
+"""The options of a client, and what they mean for its provider and model."""

@@ -1,0 +1,110 @@
+"""What the framework classes share: the options as fields, and a client that is made from them when it is needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import ConfigDict, PrivateAttr
+
+from multiembed.batching.inputs import many
+from multiembed.client import EmbeddingClient
+from multiembed.config.option_docs import with_option_docs
+from multiembed.config.options import EmbeddingOptions, EmbeddingOptionsDict, can_be_pickled, configured
+from multiembed.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+class Embedder(EmbeddingOptions):
+    """An embedder that stands in a framework; a subclass adds the framework's base class and the model's field.
+
+    Fields may be assigned, and the next call heeds them. A copy has the key; a pickle has not, unless `key_in_pickle`.
+    """
+
+    model_config = ConfigDict(use_attribute_docstrings=False)  # reading the source costs each subclass 2 to 3 ms
+
+    model_field: ClassVar[str]
+    """The name under which the framework keeps the model."""
+    options_dict: ClassVar[type] = EmbeddingOptionsDict
+    """The TypedDict of the options as keyword arguments; they are listed in the class's docstring."""
+    drop_empty: ClassVar[str | None] = None
+    """How to leave empty texts out in this framework, in one line of Python; for error messages."""
+
+    _clients: dict[str, EmbeddingClient] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        with_option_docs(cls.options_dict)(cls)
+
+    def __init__(self, **data: Any) -> None:
+        super().__init__(**data)
+        client = self._clients["own"] = self._make()
+        if self.base_url is None and client.target.url_variable:
+            self.__dict__["base_url"] = client.target.base_url  # from the environment; it changes vectors, so it shows
+
+    @property
+    def client(self) -> EmbeddingClient:
+        """The client behind it: usage so far, estimates, sparse vectors, closing."""
+        client = self._clients.get("own")
+        if client is None:  # in a copy; threads that come here together get the same one
+            client = self._clients.setdefault("own", self._make())
+        return client
+
+    _can_be_pickled = staticmethod(can_be_pickled)
+
+    @staticmethod
+    def _warn_of_missing(cache: object, option: str) -> Callable[[], object]:
+        """A function that warns, once in each process, that a cache object could not travel there."""
+        from multiembed.cache.unavailable_cache import MissingCache
+
+        return MissingCache(type(cache).__name__, option).warn
+
+    @staticmethod
+    def _listed(texts: Iterable[str]) -> list[str]:
+        """The texts, for a framework that counts and cuts before it hands them over: of one text it takes the letters.
+
+        Raises:
+            ConfigurationError: it is no list of texts.
+        """
+        return list(many(texts))
+
+    def _make(self) -> EmbeddingClient:
+        if self.output == "sparse":
+            raise ConfigurationError(
+                "output='sparse' gives no dense vectors, and this framework's class must return some: take "
+                "'dense&sparse', or EmbeddingClient for sparse vectors alone."
+            )
+        fields: dict[str, Any] = {name: getattr(self, name) for name in EmbeddingOptions.model_fields}
+        options = EmbeddingOptions(**fields)  # checked again: model_copy(update=…) sets fields unchecked
+        return EmbeddingClient.from_options(getattr(self, self.model_field), options, drop_empty=self.drop_empty)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in EmbeddingOptions.model_fields and name != self.model_field:
+            super().__setattr__(name, value)
+            return
+        before, was_set = self.__dict__.get(name), name in self.model_fields_set
+        assign = super().__setattr__
+        configured(type(self), lambda: assign(name, value))
+        try:
+            client = self._make()
+        except ConfigurationError:  # an option that cannot work leaves the embedder as it was
+            self.__dict__[name] = before
+            if not was_set:
+                self.model_fields_set.discard(name)
+            raise
+        client.take_over(self._clients.get("own"))
+        self._clients["own"] = client
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return {**super().__getstate__(), "__pydantic_private__": {"_clients": {}}}
+
+    def __copy__(self) -> Any:
+        copied = super().__copy__()
+        copied._clients = {}
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Any:
+        memo = {} if memo is None else memo
+        memo[id(self._clients)] = {}  # the copy makes its own when it needs one
+        return super().__deepcopy__(memo)

@@ -1,0 +1,1 @@
+"""Counters, traces, logs and progress bars."""

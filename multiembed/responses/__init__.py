@@ -1,0 +1,1 @@
+"""Responses into validated vectors or errors. No I/O."""

@@ -1,0 +1,197 @@
+"""Answers whose status is 200 and whose body is something else than it should be, and a gateway's other replies."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from multiembed.simulator.fault_injection.base import OPENAI_FORMS, Fault, asks_for_base64, has_vectors, is_good
+from multiembed.simulator.fault_injection.items import holder_of, in_base64, middle_of, numbers, wrong
+from multiembed.simulator.fault_injection.refusals import BAD_KEY, MONEY, RATE_LIMIT, SERVER_ERROR
+from multiembed.simulator.messages import Answer
+from multiembed.simulator.responder import refused
+from multiembed.simulator.siliconflow import NO_CODE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from multiembed.simulator.fault_injection.base import Occasion
+    from multiembed.simulator.fault_injection.refusals import Refusals
+
+_HTML = (
+    b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head>"
+    b"<body><h1>Welcome to the network</h1><p>Sign in to go on.</p></body></html>\n"
+)
+_RECORD = {
+    "id": "emb_1a2b3c4d",
+    "name": "embedding-result",
+    "status": "COMPLETED",
+    "createTime": "2026-04-10T10:00:00Z",
+}
+_TWIN = "#twin"
+
+
+def _bytes(
+    name: str, does: str, change: Callable[[bytes], bytes], *headers: tuple[str, str], harmless: bool = False
+) -> Fault:
+    """A fault that changes the bytes of a good answer's body."""
+
+    def alter(occasion: Occasion) -> Answer:
+        answer = occasion.answer
+        return Answer(200, (*answer.headers, *headers), change(answer.body))
+
+    return Fault(name, does, "body", harmless=harmless, when=is_good, alter=alter)
+
+
+def _html(_occasion: Occasion) -> Answer:
+    return Answer(200, (("content-type", "text/html; charset=utf-8"),), _HTML)
+
+
+def _broken(body: bytes) -> bytes:
+    packed = bytearray(gzip.compress(body))
+    for place in range(10, len(packed), 7):
+        packed[place] ^= 0xFF
+    return bytes(packed)
+
+
+# ── keys that come twice ─────────────────────────────────────────────────────────────────────────
+
+
+def _list_twice(occasion: Occasion) -> Answer:
+    payload = orjson.loads(occasion.answer.body)
+    holder, key = holder_of(payload)
+    holder[key + _TWIN] = [{**item, "embedding": wrong(item["embedding"])} for item in holder[key]]
+    return _with_twins(occasion.answer, payload)
+
+
+def _vector_twice(occasion: Occasion) -> Answer:
+    payload = orjson.loads(occasion.answer.body)
+    holder, key = holder_of(payload)
+    item = holder[key][middle_of(holder[key])]
+    item["embedding" + _TWIN] = wrong(item["embedding"])
+    return _with_twins(occasion.answer, payload)
+
+
+def _with_twins(answer: Answer, payload: object) -> Answer:
+    return replace(answer, body=orjson.dumps(payload).replace(f'{_TWIN}":'.encode(), b'":'))
+
+
+# ── errors inside a 200 ──────────────────────────────────────────────────────────────────────────
+
+
+def _inside_200(name: str, does: str, refusals: Refusals) -> Fault:
+    """A refusal whose status is 200; only the envelopes that have a code can say it so."""
+    speaking = {provider: refusal for provider, refusal in refusals.items() if refusal.code not in (None, NO_CODE)}
+
+    def alter(occasion: Occasion) -> Answer:
+        refusal = replace(speaking[occasion.form.provider], status=200)
+        return refused(occasion.form, refusal, occasion.request)
+
+    return Fault(name, does, "body", applies_to=tuple(speaking), alter=alter)
+
+
+# ── another encoding than the one that was asked for ─────────────────────────────────────────────
+
+
+def _in_numbers(occasion: Occasion) -> Answer:
+    reply = orjson.loads(occasion.answer.body)
+    holder, key = holder_of(reply)
+    for item in holder[key]:
+        item["embedding"] = numbers(item["embedding"])
+    return replace(occasion.answer, body=orjson.dumps(reply))
+
+
+# ── a gateway's other replies ────────────────────────────────────────────────────────────────────
+
+
+def _gateway(name: str, does: str, change: Callable[[dict[str, Any]], object], *, harmless: bool = True) -> Fault:
+    """A fault that puts something else in the place of the envelope with OpenAI's list in it."""
+
+    def alter(occasion: Occasion) -> Answer:
+        return replace(occasion.answer, body=orjson.dumps(change(orjson.loads(occasion.answer.body))))
+
+    return Fault(name, does, "body", applies_to=("gateway",), harmless=harmless, when=has_vectors, alter=alter)
+
+
+def _in_base64(reply: dict[str, Any]) -> dict[str, Any]:
+    holder, key = holder_of(reply)
+    for item in holder[key]:
+        item["embedding"] = in_base64(numbers(item["embedding"]))
+    return reply
+
+
+def _bare(reply: dict[str, Any]) -> dict[str, Any]:
+    return holder_of(reply)[0]
+
+
+BODIES = (
+    Fault("html-200", "A sign-in page in HTML, with status 200.", "body", alter=_html),
+    Fault(
+        "empty-200",
+        "No body, with status 200.",
+        "body",
+        alter=lambda occasion: replace(occasion.answer, status=200, body=b""),
+    ),
+    _bytes(
+        "truncated-json",
+        "The first half of the JSON, and a Content-Length that fits.",
+        lambda body: body[: len(body) // 2],
+    ),
+    _bytes("bom", "A byte order mark before the JSON.", lambda body: b"\xef\xbb\xbf" + body, harmless=True),
+    Fault(
+        "duplicate-keys",
+        "The list of items comes twice under the same key, the second time with wrong vectors.",
+        "body",
+        when=has_vectors,
+        alter=_list_twice,
+    ),
+    Fault(
+        "duplicate-keys-in-item",
+        "The middle item has two vectors under the same key, and the second one is wrong.",
+        "body",
+        when=has_vectors,
+        alter=_vector_twice,
+    ),
+    _inside_200("error-in-200", "The envelope of a server error, with status 200.", SERVER_ERROR),
+    _inside_200("auth-in-200", "The envelope of a wrong key, with status 200.", BAD_KEY),
+    _inside_200("money-in-200", "The envelope of an account in arrears, with status 200.", MONEY),
+    _inside_200("rate-limit-in-200", "The envelope of a rate limit, with status 200.", RATE_LIMIT),
+    Fault(
+        "base64-ignored",
+        "The vectors in numbers, though base64 was asked for.",
+        "body",
+        applies_to=tuple(name for name in OPENAI_FORMS if name != "zhipu"),
+        harmless=True,
+        when=asks_for_base64,
+        alter=_in_numbers,
+    ),
+    Fault(
+        "base64-honored",
+        "The vectors in base64 where it was asked for. Without this fault, Zhipu ignores encoding_format.",
+        "body",
+        applies_to=("zhipu",),
+        harmless=True,
+        when=asks_for_base64,
+        alter=lambda occasion: replace(
+            occasion.answer, body=orjson.dumps(_in_base64(orjson.loads(occasion.answer.body)))
+        ),
+    ),
+    _gateway(
+        "gateway-record",
+        "The record without vectors that the gateway's page shows.",
+        lambda reply: {**reply, "data": _RECORD},
+        harmless=False,
+    ),
+    _gateway("gateway-base64", "The vectors in base64, though numbers were asked for.", _in_base64),
+    _gateway("gateway-bare-list", "OpenAI's list without the envelope.", _bare),
+    _gateway(
+        "gateway-bare-base64", "OpenAI's list without the envelope, in base64.", lambda reply: _bare(_in_base64(reply))
+    ),
+    _gateway("gateway-bare-array", "The array of items alone.", lambda reply: _bare(reply)["data"]),
+    _bytes("gzip-good", "The body packed with gzip.", gzip.compress, ("content-encoding", "gzip"), harmless=True),
+    _bytes("gzip-broken", "The body packed with gzip, and then spoilt.", _broken, ("content-encoding", "gzip")),
+    _bytes("gzip-missing", "The body as it is, said to be packed with gzip.", bytes, ("content-encoding", "gzip")),
+)

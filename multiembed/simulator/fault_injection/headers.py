@@ -1,0 +1,110 @@
+"""Answers of proxies and load balancers: redirects, HTML, and what `Retry-After` may hold."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from multiembed.simulator.fault_injection.base import Fault
+from multiembed.simulator.fault_injection.refusals import RATE_LIMIT
+from multiembed.simulator.messages import Answer
+from multiembed.simulator.responder import refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from multiembed.simulator.fault_injection.base import Occasion
+
+    Settings = Mapping[str, Any]
+
+_HTML = (("content-type", "text/html"),)
+# A name that no resolver knows (RFC 2606), for when no other target is set.
+_NOWHERE = "https://elsewhere.invalid"
+
+
+def _page(status: int, server: str, *headers: tuple[str, str]) -> Callable[[Occasion], Answer]:
+    title = f"{status} {HTTPStatus(status).phrase}"
+    body = f"<html><head><title>{title}</title></head><body><h1>{title}</h1><hr>{server}</body></html>\n"
+    return lambda _occasion: Answer(status, (*_HTML, *headers), body.encode())
+
+
+def _redirect(location: Callable[[Occasion], str]) -> Callable[[Occasion], Answer]:
+    def alter(occasion: Occasion) -> Answer:
+        return Answer(occasion.settings["status"], (("location", location(occasion)),), b"")
+
+    return alter
+
+
+def _limited(name: str, does: str, header: str, value: Callable[[Settings], str], **settings: Any) -> Fault:
+    """Each vendor's rate limit with one more header."""
+
+    def alter(occasion: Occasion) -> Answer:
+        answer = refused(occasion.form, RATE_LIMIT[occasion.form.provider], occasion.request)
+        return Answer(answer.status, (*answer.headers, (header, value(occasion.settings))), answer.body)
+
+    return Fault(name, does, "headers", settings=MappingProxyType(settings), alter=alter)
+
+
+def _after(name: str, does: str, value: Callable[[Settings], str], **settings: Any) -> Fault:
+    return _limited(name, does, "retry-after", value, **settings)
+
+
+PROXIES = (
+    Fault("bad-gateway-html", "502 with a load balancer's HTML.", "status", alter=_page(502, "nginx")),
+    Fault("gateway-timeout-html", "504 with a load balancer's HTML.", "status", alter=_page(504, "nginx")),
+    Fault("server-error-empty", "500 without a body.", "status", alter=lambda _: Answer(500, (), b"")),
+    Fault(
+        "proxy-407",
+        "A proxy wants a password: 407 with HTML.",
+        "status",
+        alter=_page(407, "squid", ("proxy-authenticate", 'Basic realm="proxy"')),
+        on_connect=True,
+    ),
+    Fault(
+        "proxy-502",
+        "A proxy does not reach the server: 502 with HTML.",
+        "status",
+        alter=_page(502, "squid", ("via", "1.1 proxy (squid)"), ("x-squid-error", "ERR_CONNECT_FAIL 111")),
+        on_connect=True,
+    ),
+    Fault(
+        "redirect-same-host",
+        "A redirect (`status`) to another path of this server.",
+        "headers",
+        settings=MappingProxyType({"status": 307}),
+        alter=_redirect(lambda occasion: f"/moved{occasion.request.path}"),
+    ),
+    Fault(
+        "redirect-other-host",
+        "A redirect (`status`) to the same path of `target`, for instance a second simulator's url.",
+        "headers",
+        settings=MappingProxyType({"status": 307, "target": _NOWHERE}),
+        alter=_redirect(lambda occasion: occasion.settings["target"].rstrip("/") + occasion.request.path),
+    ),
+)
+
+RETRY_AFTERS = (
+    _after("retry-after-seconds", "429 with Retry-After: `delay` seconds.", lambda told: f"{told['delay']:g}", delay=1),
+    _after(
+        "retry-after-date",
+        "429 with a date as Retry-After, `delay` seconds from now; dates count whole seconds.",
+        lambda told: formatdate(time.time() + told["delay"], usegmt=True),
+        delay=2,
+    ),
+    _after("retry-after-past", "429 with a date as Retry-After that is past.", lambda _: formatdate(0, usegmt=True)),
+    _after("retry-after-zero", "429 with Retry-After: 0.", lambda _: "0"),
+    _after("retry-after-negative", "429 with Retry-After: -5.", lambda _: "-5"),
+    _after("retry-after-huge", "429 with Retry-After: 1000000000.", lambda _: "1000000000"),
+    _after("retry-after-infinite", "429 with Retry-After: inf, which some parsers take for a number.", lambda _: "inf"),
+    _after("retry-after-garbage", "429 with a word as Retry-After.", lambda _: "soon"),
+    _limited(
+        "retry-after-ms",
+        "429 with retry-after-ms: `delay` seconds, in milliseconds.",
+        "retry-after-ms",
+        lambda told: f"{told['delay'] * 1000:g}",
+        delay=0.05,
+    ),
+)

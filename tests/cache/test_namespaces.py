@@ -1,0 +1,162 @@
+"""No cache, ours or a framework's, gives a query a document's vector, or one model another's: by every door."""
+
+from __future__ import annotations
+
+import pytest
+from langchain_classic.embeddings import CacheBackedEmbeddings
+from langchain_core.stores import InMemoryByteStore
+from llama_index.core.storage.kvstore import SimpleKVStore
+from support.adapters import DASHSCOPE, DOORS, are_right, call, client_of, options_for
+
+SIZE = 64
+TEXTS = ["the same text", "and another"]
+DIFFERENT = {
+    "model": {"model": "dashscope:text-embedding-v3"},
+    "provider": {"model": "siliconflow:Qwen/Qwen3-Embedding-0.6B"},
+    "dimensions": {"dimensions": 128},
+    "prefix of documents": {"document_prefix": "passage: "},
+    "prefix of queries": {"query_prefix": "question: "},
+    "instruct": {"instruct": "Find recipes"},
+    "output": {"output": "dense&sparse"},
+    "parameters": {"parameters": {"made_up": 1}},
+}
+"""Each makes another space, for documents, for queries or for both."""
+
+
+class Ours:
+    """Our cache, over what it is given."""
+
+    def __init__(self, make):
+        self._make = make
+
+    def store(self, folder):
+        return self._make(folder)
+
+    def embedder(self, door, store, model, options):
+        return door.make(model, cache=store, **options)
+
+
+class LlamaIndexsOwn:
+    """LlamaIndex's `embeddings_cache`, which knows the text alone."""
+
+    def store(self, _):
+        return SimpleKVStore()
+
+    def embedder(self, door, store, model, options):
+        return door.make(model, embeddings_cache=store, **options)
+
+
+class LangChainsOwn:
+    """LangChain's `CacheBackedEmbeddings`, which knows a namespace and the text: told the names of our spaces."""
+
+    def __init__(self, *, queries):
+        self._queries = queries
+
+    def store(self, _):
+        return InMemoryByteStore(), InMemoryByteStore()
+
+    def embedder(self, door, store, model, options):
+        mine = door.make(model, **options)
+        documents, queries = store
+        return CacheBackedEmbeddings.from_bytes_store(
+            mine,
+            documents,
+            namespace=mine.client.fingerprint("document") + mine.client.fingerprint("query"),
+            query_embedding_cache=queries if self._queries else False,
+            key_encoder="sha256",
+        )
+
+
+CACHES = {
+    "file": (Ours(lambda folder: folder / "cache.sqlite"), ""),
+    "ByteStore": (Ours(lambda _: InMemoryByteStore()), "langchain"),
+    "KVStore": (Ours(lambda _: SimpleKVStore()), "llamaindex"),
+    "llamaindex's own": (LlamaIndexsOwn(), "llamaindex"),
+    "langchain's own": (LangChainsOwn(queries=False), "langchain"),
+    "langchain's own with queries": (LangChainsOwn(queries=True), "langchain"),
+}
+"""Each with the doors by which it is tried."""
+
+
+@pytest.fixture(
+    params=[(cache, door) for cache, (_, by) in CACHES.items() for door in DOORS if door.startswith(by)],
+    ids=lambda pair: " by ".join(pair),
+)
+def cached(request, simulator, tmp_path):
+    """`cached(model, **options)`: an embedder by some door, over one cache that all of them share."""
+    (cache, _), door = CACHES[request.param[0]], DOORS[request.param[1]]
+    store, made = cache.store(tmp_path), []
+
+    def make(model=DASHSCOPE, **options):
+        options = {**options_for(simulator, model), "dimensions": SIZE, **options}
+        made.append(Cached(door, cache.embedder(door, store, model, options)))
+        return made[-1]
+
+    yield make
+    for each in made:
+        client_of(getattr(each.embedder, "underlying_embeddings", each.embedder)).close()
+
+
+class Cached:
+    """An embedder that is asked by one door."""
+
+    def __init__(self, door, embedder):
+        self._door, self.embedder = door, embedder
+
+    def documents(self, texts):
+        return call(self._door.embed, self.embedder, texts)
+
+    def query(self, text):
+        return call(self._door.embed_query, self.embedder, text)
+
+
+def prefixed(prefix, texts):
+    return [prefix + text for text in texts]
+
+
+def test_a_query_gets_a_querys_vector_and_a_document_a_documents(simulator, cached):
+    embedder = cached(query_prefix="question: ", document_prefix="passage: ")
+    for _ in range(2):
+        assert are_right(embedder.documents(TEXTS), prefixed("passage: ", TEXTS), SIZE)
+        assert are_right([embedder.query(TEXTS[0])], prefixed("question: ", TEXTS[:1]), SIZE)
+    assert [request.body["parameters"]["text_type"] for request in simulator.requests][:2] == ["document", "query"]
+
+
+def test_so_it_is_where_the_query_came_first(cached):
+    embedder = cached(query_prefix="question: ", document_prefix="passage: ")
+    for _ in range(2):
+        assert are_right([embedder.query(TEXTS[0])], prefixed("question: ", TEXTS[:1]), SIZE)
+        assert are_right(embedder.documents(TEXTS), prefixed("passage: ", TEXTS), SIZE)
+
+
+def test_documents_are_paid_for_once(simulator, cached):
+    for _ in range(3):
+        assert are_right(cached().documents(TEXTS), TEXTS, SIZE)
+    assert len(simulator.requests) == 1
+
+
+@pytest.mark.parametrize("different", DIFFERENT.values(), ids=DIFFERENT)
+def test_what_lies_in_another_space_is_asked_for_itself(simulator, cached, different):
+    first, other = cached(), cached(**different)
+    size = different.get("dimensions", SIZE)
+    first.documents(TEXTS)
+    first.query(TEXTS[0])
+    simulator.clear()
+
+    documents, query = other.documents(TEXTS), other.query(TEXTS[0])
+    assert are_right(documents, prefixed(different.get("document_prefix", ""), TEXTS), size)
+    assert simulator.requests, "it came out of the other space"
+    if "instruct" not in different:
+        assert are_right([query], prefixed(different.get("query_prefix", ""), TEXTS[:1]), size)
+    of_the_query = [request for request in simulator.requests if len(_texts_in(request)) == 1]
+    assert len(of_the_query) == (0 if "document_prefix" in different and not _asks_anew(other) else 1)
+
+
+def _texts_in(request):
+    given = request.body["input"]
+    return given["texts"] if isinstance(given, dict) else given
+
+
+def _asks_anew(cached):
+    """LangChain's own asks for queries each time, or has one name for both spaces together."""
+    return isinstance(cached.embedder, CacheBackedEmbeddings)

@@ -1,0 +1,30 @@
+"""A run that is killed pays again only what was in flight, and ends with the right vectors in order."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from support.killed_runs import IN_FLIGHT, PER_REQUEST, RUN, SIZE, TEXTS, killed
+
+from multiembed.providers.local import embed
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL there")
+@pytest.mark.parametrize(("door", "kills"), [("sync", 10), ("async", 3), ("stream", 3)])
+def test_a_run_that_is_killed_pays_at_most_what_was_in_flight_at_each_kill_again(door, kills, simulator, tmp_path):
+    chance = random.Random(door)
+    out = tmp_path / "vectors.npy"
+    command = [
+        sys.executable, "-c", RUN, door, simulator.base_url("dashscope"), str(tmp_path / "cache.sqlite"), str(out),
+    ]  # fmt: skip
+    for _ in range(kills):
+        killed(command, simulator, at=chance.randrange(40))
+    subprocess.run(command, check=True, timeout=60)
+    paid = [text for request in simulator.requests if request.status == 200 for text in request.body["input"]["texts"]]
+    assert set(paid) == {f"the text {number}" for number in range(TEXTS)}
+    assert len(paid) <= TEXTS + kills * IN_FLIGHT * PER_REQUEST
+    np.testing.assert_array_equal(np.load(out), embed([f"the text {number}" for number in range(TEXTS)], SIZE))

@@ -1,0 +1,131 @@
+"""The room of a block's vectors: filled in any order, as an array or as lists, and never with rows of two lengths."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multiembed import PartialFailureError
+from multiembed.cache.base import Found
+from multiembed.execution.vector_buffer import Room
+
+
+@pytest.fixture(params=[False, True], ids=["array", "lists"])
+def lists(request):
+    return request.param
+
+
+def as_array(room, dimensions):
+    made = room.lists
+    return room.vectors(dimensions) if made is None else np.array(made, dtype=np.float32)
+
+
+@st.composite
+def fillings(draw):
+    """Vectors, and their places in batches, in any order."""
+    texts, dimensions = draw(st.integers(1, 30)), draw(st.integers(1, 5))
+    order = draw(st.permutations(range(texts)))
+    cuts = [0, *sorted(draw(st.sets(st.integers(1, texts), max_size=5))), texts]
+    rows = np.random.default_rng(0).standard_normal((texts, dimensions)).astype(np.float32)
+    batches = [order[start:end] for start, end in pairwise(cuts)]
+    return rows, [sorted(places) if draw(st.booleans()) else places for places in batches]
+
+
+@pytest.mark.parametrize("as_lists", [False, True])
+@given(filling=fillings())
+def test_each_vector_stands_in_its_place_whatever_the_order(as_lists, filling):
+    rows, batches = filling
+    room = Room(len(rows), lists=as_lists)
+    for places in batches:
+        assert room.put(places, rows[places])
+    assert np.array_equal(as_array(room, 7), rows)
+    assert np.array_equal(room.vectors(7), rows)
+    assert room.dimensions == rows.shape[1]
+
+
+def test_what_is_put_there_again_stands_in_the_place_of_what_was(lists):
+    room = Room(2, lists=lists)
+    for number in (1.0, 2.0):
+        room.put([0, 1], np.full((2, 3), number, dtype=np.float32))
+    assert as_array(room, 3).tolist() == [[2.0] * 3] * 2
+
+
+@pytest.mark.parametrize("dtype", ["<f8", ">f4", "<f2"])
+def test_other_numbers_than_float32_become_such(lists, dtype):
+    room = Room(1, lists=lists)
+    room.put([0], np.array([[0.5, -2.0]], dtype=dtype))
+    assert as_array(room, 2).tolist() == [[0.5, -2.0]]
+
+
+def test_vectors_of_another_length_are_refused(lists):
+    room = Room(3, lists=lists)
+    assert room.put([0], np.ones((1, 4), dtype=np.float32))
+    assert not room.put([1], np.ones((1, 1), dtype=np.float32))
+    assert not room.put([2], np.ones((1, 5), dtype=np.float32))
+    assert room.vectors(5).shape == (3, 4)
+
+
+def test_an_array_made_of_lists_leaves_out_who_has_none():
+    room = Room(3, lists=True)
+    room.put([1], np.array([[1.0, 2.0]], dtype=np.float32))
+    assert room.vectors(2)[1].tolist() == [1.0, 2.0]
+    assert room.lists == [[], [1.0, 2.0], []]
+
+
+def test_a_room_that_nobody_came_to_has_the_dimensions_that_are_told(lists):
+    assert Room(2, lists=lists).vectors(6).shape == (2, 6)
+    assert Room(0, lists=lists).vectors(6).shape == (0, 6)
+
+
+@pytest.mark.parametrize("when", ["sync", "async"])
+def test_who_wants_lists_gets_no_array_and_the_same_numbers(connect, when):
+    client = connect("zhipu:embedding-3", dimensions=256)
+    texts = [f"text {number}" for number in range(130)] + ["text 7"]
+    asked = client.embed(texts, lists=True) if when == "sync" else asyncio.run(client.aembed(texts, lists=True))
+    assert (asked.vectors, asked.texts) == (None, len(texts))
+    assert asked.to_list() == client.embed(texts).to_list()
+
+
+@pytest.mark.parametrize("output", ["sparse", "dense&sparse"])
+def test_lists_stand_for_dense_vectors_only(connect, output):
+    result = connect("dashscope:text-embedding-v4", dimensions=64, output=output).embed(["a", "b"], lists=True)
+    assert (result.texts, len(result.sparse)) == (2, 2)
+    if output == "sparse":
+        with pytest.raises(ValueError, match="no dense vectors"):
+            result.to_list()
+    else:
+        assert [len(row) for row in result.to_list()] == [64, 64]
+
+
+def test_where_a_text_fails_the_others_stand_in_an_array_though_lists_were_wanted(connect):
+    client = connect("zhipu:embedding-2")
+    with pytest.raises(PartialFailureError) as raised:
+        client.embed(["a", "0123456789 " * 200, "b", "a"], lists=True)
+    result = raised.value.result
+    assert (result.lists, result.texts) == (None, 4)
+    assert np.isnan(result.vectors[1]).all()
+    assert np.array_equal(result.vectors[[0, 2, 3]], client.embed(["a", "b", "a"]).vectors)
+
+
+def test_a_cache_that_finds_texts_in_another_order_gives_each_its_own_vector(connect, lists):
+    texts = ["a", "b", "c", "d"]
+    kept = connect("zhipu:embedding-3", dimensions=256).embed(texts).vectors
+
+    class Careless:
+        def get(self, _space, texts):
+            return Found([0, 2, 1, 3], kept[[0, 2, 1, 3]].astype(np.float64))
+
+        def put(self, *_):
+            raise AssertionError("there is nothing new")
+
+        def close(self):
+            pass
+
+    result = connect("zhipu:embedding-3", dimensions=256, cache=Careless()).embed(texts, lists=lists)
+    assert result.usage.requests == 0
+    assert np.array_equal(result.to_list(), kept)

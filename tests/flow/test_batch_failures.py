@@ -1,0 +1,495 @@
+"""What a server or a callable does in one batch leaves the others alone (FINDINGS A2, A6, A7, A8, B5, B9)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import ClassVar
+
+import pytest
+from support.flow_driver import Play, always, good, reply
+from support.scripted_server import DIMENSIONS, Reply, openai_reply, scripted, vector_of
+
+from langchain_multiembed import MultiEmbeddings
+from llamaindex_multiembed import MultiEmbedding
+from multiembed import (
+    ConfigurationError,
+    EmbeddingClient,
+    MalformedResponseError,
+    MultiEmbedError,
+    PartialFailureError,
+    no_waits,
+)
+from multiembed.flow.context import CAP_SECONDS
+from multiembed.responses.duplicate_responses import DuplicateGuard
+from multiembed.transport.types import WireReply, WireRequest
+
+KEY = "sk-of-the-tests-of-batches"
+TEXTS = [f"text {number}" for number in range(40)]
+DEEP = b'{"a\\":b":' + b"[" * 900 + b"]" * 900 + b"}"
+
+
+def _embed(client, texts):
+    return client.embed(texts)
+
+
+def _aembed(client, texts):
+    return asyncio.run(client.aembed(texts))
+
+
+def _stream(client, texts):
+    (result,) = client.stream(texts)
+    return result
+
+
+def _astream(client, texts):
+    async def only():
+        return [result async for result in client.astream(texts)]
+
+    (result,) = asyncio.run(only())
+    return result
+
+
+@pytest.fixture(params=[_embed, _aembed, _stream, _astream], ids=["embed", "aembed", "stream", "astream"])
+def door(request):
+    return request.param
+
+
+def client_of(server, **options):
+    return EmbeddingClient("gateway:m", api_key=KEY, base_url=server.url, **options)
+
+
+def assert_right(result, texts, *, but=()):
+    for position, text in enumerate(texts):
+        if position not in but:
+            assert result.vectors[position].tolist() == vector_of(text)
+
+
+# ── A2: one batch's surprise ─────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "surprise",
+    [
+        Reply({"error": {"message": f"batch size is invalid, it should not be larger than {'9' * 5000}"}}, 400),
+        Reply({"code": "²", "data": []}),
+        Reply({"code": "１２", "success": False}),
+        Reply(DEEP),
+        Reply(b"[" * 100_000),
+        Reply({"error": {"code": {"deep": [1]}, "message": ["x", None]}}, 400),
+        Reply({"data": [{"index": 10**400, "embedding": [1.0]}]}),
+        Reply({"data": [{"index": 0, "embedding": [10**400]}]}),
+        Reply({"usage": {"total_tokens": 10**400}, "data": "no list"}),
+        Reply({"object": "list", "data": [{"embedding": "\ud800"}]}),
+        Reply(b"\xff\xfe\x00\x00", 418),
+    ],
+    ids=["digits", "superscript", "wide digits", "deep", "unclosed", "nested code", "index", "number", "usage",
+         "surrogate", "teapot"],
+)  # fmt: skip
+def test_a_surprise_in_one_answer_fails_no_other_batch(door, surprise):
+    def answer(request):
+        return surprise if "text 13" in request.texts else openai_reply(request)
+
+    with scripted(answer) as server, no_waits(), pytest.raises(PartialFailureError) as caught:
+        door(client_of(server, max_retries=1), TEXTS)
+    failed = set(caught.value.failures)
+    assert 13 in failed
+    assert failed <= set(range(10, 20))
+    assert_right(caught.value.result, TEXTS, but=failed)
+
+
+def test_a_token_counter_that_raises_keeps_what_is_embedded(door):
+    """An exception while batches are packed: what was sent before is answered and kept."""
+
+    def count(text):
+        if text == "text 39":
+            raise ZeroDivisionError
+        return 4
+
+    texts = [f"text {number}" for number in range(400)]
+    limits = {"max_items": 1, "max_tokens_per_request": 8}
+    with scripted(openai_reply) as server, no_waits():
+        client = client_of(server, token_counter=count, limits=limits, max_concurrency=1)
+        with pytest.raises(MultiEmbedError) as caught:
+            door(client, texts)
+        sent = {text for request in server.requests for text in request.texts}
+    if isinstance(caught.value, PartialFailureError):
+        failed = set(caught.value.failures)
+        assert_right(caught.value.result, texts, but=failed)
+    else:
+        failed = set(range(400))
+    assert {texts[position] for position in range(400) if position not in failed} == sent
+    assert "ZeroDivisionError" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["\ud800", "m\x1b[31m", "m\n", "a\x00b"])
+def test_a_model_name_that_cannot_be_sent_is_refused(name):
+    with pytest.raises(ConfigurationError, match="characters") as caught:
+        EmbeddingClient(f"gateway:m{name}m", api_key=KEY, base_url="http://127.0.0.1:9")
+    assert str(caught.value).isprintable()
+
+
+def test_a_call_without_asyncio_says_what_it_needs():
+    coroutine = EmbeddingClient("local:char-ngrams").aembed(["text"])
+    with pytest.raises(ConfigurationError, match="trio"):
+        coroutine.send(None)
+
+
+# ── A6: one wrong number ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("tokens", [10**10, 2**63, 10_000])
+def test_a_bill_above_what_the_texts_allow_changes_no_batch(door, tokens):
+    def answer(request):
+        right = openai_reply(request)
+        if len(server.requests) == 1:
+            right.body["usage"]["total_tokens"] = tokens
+        return right
+
+    with scripted(answer) as server:
+        client = client_of(server, limits={"max_items": 10, "max_tokens_per_request": 200})
+        result = door(client, TEXTS)
+        again = door(client, [f"more {text}" for text in TEXTS])
+    assert_right(result, TEXTS)
+    assert result.usage.total_tokens is None  # what was billed is not known
+    assert again.usage.total_tokens == 40
+    assert len(server.requests) == 8
+
+
+def test_a_bill_that_the_texts_allow_is_kept():
+    with scripted(openai_reply) as server:
+        assert client_of(server).embed(["你好"]).usage.total_tokens == 1
+
+    def dear(request):
+        right = openai_reply(request)
+        right.body["usage"]["total_tokens"] = 6  # a token for each byte
+        return right
+
+    with scripted(dear) as server:
+        assert client_of(server).embed(["你好"]).usage.total_tokens == 6
+
+
+def test_a_learned_cap_is_forgotten_after_some_minutes():
+    def one(texts):
+        words = "batch size is invalid, it should not be larger than 1"
+        return good(texts) if len(texts) == 1 else reply(400, {"error": {"message": words}})
+
+    play, texts = Play(), ["a", "b", "c", "d"]
+    play.run(texts, one)
+    assert play.sent == [texts, ["a"], ["b"], ["c"], ["d"]]
+    play.sent.clear()
+    play.run(texts, one)
+    assert play.sent == [["a"], ["b"], ["c"], ["d"]]
+    play.sent.clear()
+    play.now += CAP_SECONDS
+    play.run(texts, good)
+    assert play.sent == [texts]
+
+
+def test_a_cap_above_what_was_sent_is_not_learned():
+    play = Play()
+    play.run(["a", "b"], [lambda _: reply(400, {"error": {"message": "maximum allowed batch size 64"}}), good, good])
+    assert play.lessons.max_items_at(play.now) is None
+
+
+# ── A7: equal texts ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("door", [_embed, _aembed])
+def test_20000_equal_texts_are_paid_once(door):
+    with scripted(openai_reply) as server:
+        result = door(client_of(server), ["the same"] * 20_000)
+        assert len(result.vectors) == 20_000
+        assert sum(len(request.texts) for request in server.requests) == 1
+
+
+@pytest.mark.parametrize("way", ["stream", "astream"])
+@pytest.mark.parametrize("different", [1, 7])
+def test_a_stream_of_equal_texts_pays_each_once(way, different):
+    texts = [f"text {number % different}" for number in range(20_000)]
+    with scripted(openai_reply) as server:
+        client = client_of(server)
+        if way == "stream":
+            results = list(client.stream(texts))
+        else:
+
+            async def collect():
+                return [result async for result in client.astream(texts)]
+
+            results = asyncio.run(collect())
+        assert sum(len(request.texts) for request in server.requests) == different
+    rows = [row for result in results for row in result.vectors.tolist()]
+    assert rows == [vector_of(text) for text in texts]
+    assert client.report.texts == 20_000
+    assert sum(result.usage.requests for result in results) == len(server.requests)
+
+
+def test_a_text_in_flight_that_fails_fails_where_it_is_waited_for():
+    def answer(request):
+        if "bad" in request.texts:
+            return Reply({"error": {"message": "content policy", "code": "content_filter"}}, 400)
+        return openai_reply(request)
+
+    texts = (["bad"] + [f"text {number}" for number in range(1023)]) * 3
+    with scripted(answer) as server, no_waits():
+        client = client_of(server)
+        results = list(client.stream(texts, on_error="keep"))
+    assert client.report.failed_texts == 3
+    position = 0
+    for result in results:
+        for row in range(result.texts):
+            text = texts[position]
+            position += 1
+            if text == "bad":
+                assert result.failures[row].indices == (row,)
+            else:
+                assert result.vectors[row].tolist() == vector_of(text)
+    assert position == len(texts)
+
+
+# ── A8: late duplicates, and a model that changes ────────────────────────────────────────────────
+
+
+class Doubler:
+    """Sends answers twice, the second time when the next request comes on the same connection.
+
+    As a reader of the bytes sees it, the copy is the answer to that request.
+    """
+
+    def __init__(self, every):
+        self.every, self.count = every, 0
+
+    def __call__(self, request):
+        self.count += 1
+        right = openai_reply(request)
+        right.late_copy = self.count % self.every == 0
+        return right
+
+
+async def _each(call, texts):
+    return [await call(text) for text in texts]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("way", ["embed", "aembed", "LangChain", "LangChain async", "LlamaIndex", "LlamaIndex async"])
+def test_a_late_copy_of_an_answer_is_never_another_texts_vector(way, every):
+    texts = [f"text {number}" for number in range(60)]
+    with scripted(Doubler(every)) as server:
+        options = {"api_key": KEY, "base_url": server.url}
+        client = EmbeddingClient("gateway:m", **options)
+        chain = MultiEmbeddings(model="gateway:m", **options)
+        index = MultiEmbedding(model_name="gateway:m", **options)
+
+        async def aembed(text):
+            return (await client.aembed([text])).vectors[0].tolist()
+
+        rows = {
+            "embed": lambda: [client.embed([text]).vectors[0].tolist() for text in texts],
+            "aembed": lambda: asyncio.run(_each(aembed, texts)),
+            "LangChain": lambda: [chain.embed_query(text) for text in texts],
+            "LangChain async": lambda: asyncio.run(_each(chain.aembed_query, texts)),
+            "LlamaIndex": lambda: [index.get_query_embedding(text) for text in texts],
+            "LlamaIndex async": lambda: asyncio.run(_each(index.aget_query_embedding, texts)),
+        }[way]()
+    assert rows == [vector_of(text) for text in texts]
+    assert len(server.requests) > len(texts)
+
+
+@pytest.mark.parametrize("way", [_embed, _aembed], ids=["embed", "aembed"])
+def test_late_copies_with_many_in_flight_give_no_wrong_vector(way):
+    texts = [f"text {number}" for number in range(400)]
+    with scripted(Doubler(2)) as server:
+        assert_right(way(client_of(server, limits={"max_items": 1}, max_concurrency=16), texts), texts)
+
+
+def test_a_server_that_repeats_itself_by_nature_is_used():
+    """A test double that gives every text the same vector."""
+
+    def constant(request):
+        data = [{"index": index, "embedding": [1.0] * DIMENSIONS} for index in range(len(request.texts))]
+        return Reply({"data": data})
+
+    with scripted(constant) as server:
+        client = client_of(server)
+        for number in range(20):
+            assert client.embed([f"text {number}"]).vectors.tolist() == [[1.0] * DIMENSIONS]
+        assert len(server.requests) == 21
+
+
+@pytest.mark.parametrize("way", [_embed, _aembed], ids=["embed", "aembed"])
+def test_an_equal_answer_on_a_fresh_connection_is_used(way):
+    """There, nothing can come twice: two clients, and options that change no vector."""
+    with scripted(openai_reply) as server:
+        for parameters in ({}, {"user": "a"}):
+            with client_of(server, parameters=parameters) as client:
+                assert way(client, ["text"]).vectors.tolist() == [vector_of("text")]
+        assert len(server.requests) == 2
+
+
+def test_the_duplicate_guard_tells_answers_by_request():
+    guard = DuplicateGuard()
+    answer = WireReply(200, {}, b'{"data": [{"embedding": [1]}]}')
+    assert not guard.is_duplicate(b"a", answer)
+    assert not guard.is_duplicate(b"a", answer)
+    assert guard.is_duplicate(b"b", answer)
+    refusal = WireReply(429, {}, b'{"error": "slow down"}')
+    assert not guard.is_duplicate(b"a", refusal)
+    assert not guard.is_duplicate(b"b", refusal)
+    named = WireReply(400, {"x-request-id": "1"}, b'{"error": "too long"}')
+    assert not guard.is_duplicate(b"a", named)
+    assert guard.is_duplicate(b"b", named)
+    guard.confirm(answer)
+    assert not guard.is_duplicate(b"c", answer)
+
+
+def test_the_duplicate_guard_tells_bodies_of_equal_ends():
+    guard, ends = DuplicateGuard(), b'"embedding"' + b" " * 20_000
+    assert not guard.is_duplicate(b"a", WireReply(200, {}, ends + b"1" * 100 + ends))
+    assert not guard.is_duplicate(b"b", WireReply(200, {}, ends + b"2" * 100 + ends))
+    asked, other = b"1" * 50_000, b"1" * 25_000 + b"2" + b"1" * 24_999
+    assert not guard.is_duplicate(asked, WireReply(200, {}, ends))
+    assert guard.is_duplicate(other, WireReply(200, {}, ends))
+
+
+def test_a_duplicate_is_counted_where_the_next_fails():
+    answers = []
+
+    def answer(request):
+        if len(server.requests) == 3:
+            raise ConnectionResetError
+        answers.append(openai_reply(request))
+        return answers[0] if len(server.requests) == 2 else answers[-1]
+
+    with scripted(answer) as server, no_waits():
+        client = client_of(server)
+        for text in ("a", "b"):
+            assert_right(client.embed([text]), [text])
+        assert client.usage.requests == len(server.requests)
+
+
+def test_a_duplicate_and_what_follows_share_a_timeout():
+    class Wire:
+        sent: ClassVar = []
+
+        async def send(self, request):
+            self.sent.append(request)
+            return WireReply(200, {}, b'{"data": [{"embedding": [1]}]}', 2.0)
+
+    runtime = EmbeddingClient("gateway:m", api_key=KEY, base_url="https://shared.example")._living()
+    runtime._transport = Wire()
+    for body in (b"a", b"b"):
+        asyncio.run(runtime.send(WireRequest("", {}, body, 5.0, 100), None))
+    assert [(request.body, request.timeout) for request in Wire.sent] == [(b"a", 5.0), (b"b", 5.0), (b"b", 3.0)]
+
+
+FAILURES = {
+    "empty": Reply(b""),
+    "broken": Reply(b'{"data": [{"index": 0, "embed'),
+    "no vectors": Reply({"data": []}),
+    "500": Reply({"error": {"message": "failed"}}, 500, {"x-request-id": "always the same"}),
+    "429": Reply({"error": {"message": "slow down"}}, 429, {"x-request-id": "always the same"}),
+}
+
+
+@pytest.mark.parametrize("how", FAILURES)
+@pytest.mark.parametrize("max_retries", [0, 1, 5, 8])
+def test_equal_failures_take_no_more_than_the_retries(door, how, max_retries):
+    """An answer that came before, and is retried anyway, is not asked for once more besides."""
+    with scripted(lambda _: FAILURES[how]) as server, no_waits(), pytest.raises(MultiEmbedError):
+        door(client_of(server, max_retries=max_retries), TEXTS[:10])
+    assert len(server.requests) == 1 + max_retries
+
+
+def test_an_answer_of_another_model_within_a_call_is_refused(door):
+    def answer(request):
+        model = "fallback" if "text 25" in request.texts else "m"
+        return openai_reply(request, model=model)
+
+    with scripted(answer) as server, no_waits(), pytest.raises(PartialFailureError) as caught:
+        door(client_of(server, max_concurrency=1), TEXTS)
+    assert set(caught.value.failures) == set(range(20, 30))
+    error = caught.value.failures[25]
+    assert isinstance(error, MalformedResponseError)
+    assert "'fallback'" in str(error)
+    assert "'m'" in str(error)
+    assert_right(caught.value.result, TEXTS, but=range(20, 30))
+
+
+def test_an_answer_of_another_model_that_was_an_accident_is_retried(door):
+    def answer(request):
+        return openai_reply(request, model="fallback" if len(server.requests) == 2 else "m")
+
+    with scripted(answer) as server, no_waits():
+        assert_right(door(client_of(server), TEXTS), TEXTS)
+
+
+# ── B5, B9: the form of an answer ────────────────────────────────────────────────────────────────
+
+
+def without_index(request):
+    right = openai_reply(request)
+    for item in right.body["data"]:
+        del item["index"]
+    return right
+
+
+def null_index(request):
+    right = openai_reply(request)
+    for item in right.body["data"]:
+        item["index"] = None
+    return right
+
+
+def one_based(request):
+    right = openai_reply(request)
+    for item in right.body["data"]:
+        item["index"] += 1
+    return right
+
+
+def nested(request):
+    right = openai_reply(request)
+    for item in right.body["data"]:
+        item["embedding"] = [item["embedding"]]
+    return right
+
+
+def html(request):
+    return Reply(f"<html><title>Login</title>{len(request.texts)}</html>".encode())
+
+
+@pytest.mark.parametrize("form", [without_index, null_index])
+def test_one_vector_for_one_text_needs_no_index(door, form):
+    with scripted(form) as server:
+        assert door(client_of(server), ["text"]).vectors.tolist() == [vector_of("text")]
+
+
+@pytest.mark.parametrize("form", [without_index, null_index, one_based, nested, html])
+@pytest.mark.parametrize("count", [2, 200])
+def test_a_fault_of_form_is_retried_once(door, form, count):
+    texts = [f"text {number}" for number in range(count)]
+    with scripted(form) as server, no_waits(), pytest.raises(MalformedResponseError):
+        door(client_of(server, max_concurrency=1), texts)
+    assert len(server.requests) <= 4
+
+
+@pytest.mark.parametrize("form", [one_based, nested, html])
+def test_a_fault_of_form_for_one_text_is_retried_once(door, form):
+    with scripted(form) as server, no_waits(), pytest.raises(MalformedResponseError):
+        door(client_of(server), ["text"])
+    assert len(server.requests) == 2
+
+
+def test_an_answer_without_a_vector_is_still_retried():
+    """Unlike a fault of form, it may be complete the next time."""
+    play = Play(max_retries=3)
+    short = always(reply(200, {"data": []}))
+    assert play.run(["a"], [short, short, short, good]).failures == {}
+
+
+def test_a_byte_order_mark_before_an_answer_is_accepted(door):
+    def answer(request):
+        return Reply(b"\xef\xbb\xbf" + json.dumps(openai_reply(request).body).encode())
+
+    with scripted(answer) as server:
+        assert_right(door(client_of(server), TEXTS), TEXTS)

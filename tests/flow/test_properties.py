@@ -1,0 +1,187 @@
+"""Whatever is drawn: result[i] is the vector of text i, or a typed error stands at exactly the right places.
+
+Texts, limits, orders and fault schedules are drawn; an outage is played in virtual time, so that it costs none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.virtual_clock import VirtualLoop
+from support.workers import Batches
+
+import multiembed
+from multiembed import EmbeddingClient, EmbeddingOptions, PartialFailureError, errors
+from multiembed.config.request_config import aim
+from multiembed.execution.runtime import account_of
+from multiembed.execution.workers import WorkerPool
+from multiembed.flow.context import MAX_RETRIES, PATIENCE, Batch, Job, Lessons
+from multiembed.providers.local import embed
+from multiembed.ratelimit.limiter import AccountLimiter, limiter_for
+from multiembed.ratelimit.pacer import Ceilings
+from multiembed.transport.types import TransportFailure, WireReply
+
+SIZE = 8
+POISON = "poison"
+
+
+# ── drawn faults, through the whole client ───────────────────────────────────────────────────────
+
+
+class Server:
+    """Answers as SiliconFlow does, with faults from a schedule, a cap on texts and a refusal of poisoned ones."""
+
+    def __init__(self, schedule, cap):
+        self.schedule = list(schedule)
+        self.cap = cap
+        self.paid = []
+
+    def __call__(self, request):
+        texts = json.loads(request.content)["input"]
+        if len(texts) > self.cap:
+            words = f"input batch size {len(texts)} > maximum allowed batch size {self.cap}"
+            return httpx.Response(413, json={"code": 20042, "message": words, "data": None})
+        if any(POISON in text for text in texts):
+            return httpx.Response(413, json={"code": 20042, "message": "input must have less than 512 tokens"})
+        fault = self.schedule.pop() if self.schedule else "none"
+        if fault == "reset":
+            raise httpx.ReadError("reset by peer")
+        if fault in ("500", "503"):
+            return httpx.Response(int(fault), text="down")
+        if fault == "429":
+            return httpx.Response(429, json={"message": "TPM limit reached", "data": ""}, headers={"retry-after": "9"})
+        items = [
+            {"object": "embedding", "index": index, "embedding": row.tolist()}
+            for index, row in enumerate(embed(texts, SIZE))
+        ]
+        spoil = {
+            "missing": lambda: items.pop(),
+            "twice": lambda: items[-1].update(index=0) if len(items) > 1 else items.pop(),
+            "short": lambda: items[0].update(embedding=items[0]["embedding"][1:]),
+            "zeros": lambda: items[-1].update(embedding=[0.0] * SIZE),
+            "null": lambda: items[0].update(embedding=None),
+            "reorder": items.reverse,
+            "none": lambda: None,
+        }
+        spoil[fault]()
+        if fault in ("none", "reorder"):
+            self.paid += texts
+        return httpx.Response(200, json={"object": "list", "data": items, "usage": {"total_tokens": len(texts)}})
+
+
+BAD_ROWS = ("short", "zeros", "null")
+"""Each at most once: a server that answers so twice is taken to do it always (FINDINGS B5)."""
+SCHEDULES = st.tuples(
+    st.lists(st.sampled_from(["none", "reorder", "missing", "twice", "reset", "500", "503", "429"]), max_size=25),
+    st.lists(st.sampled_from(BAD_ROWS), unique=True),
+).flatmap(lambda kinds: st.permutations([*kinds[0], *kinds[1]]))
+TEXTS = st.lists(st.sampled_from([f"text {n}" for n in range(12)] + [f"{POISON} {n}" for n in range(3)]), max_size=40)
+
+
+@pytest.mark.parametrize("door", ["sync", "async"])
+@given(texts=TEXTS, schedule=SCHEDULES, cap=st.integers(1, 12), batch=st.integers(1, 12), width=st.integers(1, 6))
+def test_each_text_has_its_own_vector_and_only_the_poisoned_ones_have_errors(door, texts, schedule, cap, batch, width):
+    server = Server(schedule, cap)
+    mock = httpx.MockTransport(server)
+    client = EmbeddingClient(
+        "siliconflow:Qwen/Qwen3-Embedding-unlisted",
+        api_key="sk-any",
+        dimensions=SIZE,
+        parameters={"encoding_format": "float"},
+        limits={"max_items": batch},
+        max_concurrency=width,
+        max_retries=100,
+        http_client=httpx.Client(transport=mock),
+        http_async_client=httpx.AsyncClient(transport=mock),
+    )
+    try:
+        with multiembed.no_waits():
+            result = client.embed(texts) if door == "sync" else asyncio.run(client.aembed(texts))
+        failures = {}
+    except PartialFailureError as partial:
+        result, failures = partial.result, partial.failures
+    except errors.InputTooLongError:
+        assert texts
+        assert all(POISON in text for text in texts)
+        return
+    assert set(failures) == {index for index, text in enumerate(texts) if POISON in text}
+    assert all(type(error) is errors.InputTooLongError for error in failures.values())
+    assert result.vectors.shape == (len(texts), SIZE)
+    right = embed(texts, SIZE)
+    for index, row in enumerate(result.vectors):
+        if index in failures:
+            assert np.isnan(row).all()
+        else:
+            np.testing.assert_array_equal(row, right[index])
+    assert sorted(server.paid) == sorted({text for text in texts if POISON not in text})  # each paid for once
+
+
+# ── an outage, in virtual time ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("batches", "size"), [(500, 10), (157, 32)])
+@pytest.mark.parametrize("kind", ["connection", 503, 429])
+@pytest.mark.parametrize("seed", range(5))
+def test_an_outage_of_thirty_seconds_costs_no_text_and_a_fifth_more_requests_at_most(batches, size, kind, seed):
+    chances = np.random.default_rng(seed)
+    loop = VirtualLoop()
+    limiter = AccountLimiter(loop.time)
+    target = aim("gateway:m", EmbeddingOptions(api_key="sk-any", base_url="https://host.example", dimensions=SIZE), {})
+    job = Job(
+        target=target,
+        role="document",
+        lessons=Lessons(),
+        limiter=limiter,
+        ceilings=Ceilings(in_flight=8),
+        count=len,
+        max_retries=MAX_RETRIES,
+        patience=PATIENCE,
+        timeout=60.0,
+        deadline_at=None,
+        clock=loop.time,
+        wall=loop.time,
+        chance=chances.random,
+    )
+    sent, outcomes = [], []
+
+    async def send(request):
+        sent.append(loop.now)
+        await asyncio.sleep(0.1)
+        if 2.0 <= loop.now < 32.0:
+            if kind == "connection":
+                return TransportFailure("connection", "reset by peer")
+            return WireReply(kind, {}, b"")
+        texts = json.loads(request.body)["input"]
+        rows = embed(texts, SIZE).tolist()
+        data = [{"index": index, "embedding": row} for index, row in enumerate(rows)]
+        return WireReply(200, {}, json.dumps({"data": data}).encode())
+
+    plan = iter([Batch(range(n * size, (n + 1) * size), [f"{n} {m}" for m in range(size)]) for n in range(batches)])
+    source = Batches(job, lambda: next(plan, None), max_workers=8, done=lambda _, outcome: outcomes.append(outcome))
+    try:
+        loop.run_until_complete(WorkerPool(source, send).run(bool))
+    finally:
+        loop.close()
+    assert all(not outcome.failures for outcome in outcomes)
+    places = [place for outcome in outcomes for some, _ in outcome.believed for place in some]
+    assert sorted(places) == list(range(batches * size))
+    assert len(sent) <= 1.2 * batches
+    assert loop.now > 32.0
+
+
+def test_a_limiter_is_shared_by_provider_host_key_and_model_only():
+    def limiter(model="gateway:m", **options):
+        settings = {"api_key": "sk-any", "base_url": "https://host.example", **options}
+        return limiter_for(account_of(aim(model, EmbeddingOptions(**settings), {})))
+
+    assert limiter() is limiter(dimensions=64) is limiter(max_concurrency=3)
+    assert limiter() is not limiter("gateway:other")
+    assert limiter() is not limiter(api_key="sk-another")
+    assert limiter() is not limiter(base_url="https://another.example")
+    assert limiter() is not limiter("zhipu:embedding-3")

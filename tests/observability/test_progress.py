@@ -1,0 +1,299 @@
+"""Progress: a bar that moves in small steps by every door, right in a terminal, in a notebook and in a log."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import io
+import re
+import sys
+import threading
+from contextlib import closing
+
+import pytest
+from support.adapters import DASHSCOPE, DOORS, REPOSITORY, SYNC_DOORS, call, client_of, options_for, texts_of
+
+from llamaindex_multiembed import MultiEmbedding
+from multiembed import EmbeddingClient, PartialFailureError
+from multiembed.execution.stream import BLOCK_TEXTS
+from multiembed.observability import progress
+
+PER_REQUEST = 10
+"""Texts in one of DashScope's requests."""
+
+
+class Bar:
+    """Takes tqdm's place and keeps what it is told."""
+
+    made: list[Bar]
+
+    def __init__(self, *, total, desc, unit, **settings):
+        self.total, self.desc, self.unit, self.settings = total, desc, unit, settings
+        self.steps = []
+        self.totals = []
+        self.closed = False
+        self.made.append(self)
+
+    def update(self, texts):
+        assert not self.closed
+        self.steps.append(texts)
+        self.totals.append(self.total)
+
+    def close(self):
+        self.closed = True
+
+    @property
+    def done(self):
+        return sum(self.steps)
+
+
+@pytest.fixture(autouse=True)
+def no_notebook(monkeypatch):
+    """This process is no notebook, though nbclient imports ipykernel into it."""
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """The bars that were made."""
+    monkeypatch.setattr(Bar, "made", [], raising=False)
+    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
+    return Bar.made
+
+
+@pytest.fixture(params=DOORS.values(), ids=DOORS.keys())
+def door(request):
+    return request.param
+
+
+@pytest.fixture
+def options(simulator):
+    return options_for(simulator)
+
+
+# ── what a bar is told ───────────────────────────────────────────────────────────────────────────
+
+
+def test_a_bar_moves_with_each_request_to_its_end_and_counts_a_text_as_often_as_it_stands(bars, options, door):
+    texts = [*texts_of(45), *texts_of(5)]
+    call(door.embed, door.make(DASHSCOPE, show_progress=True, **options), texts)
+    [bar] = bars
+    assert (bar.desc, bar.unit, bar.total, bar.done, bar.closed) == (DASHSCOPE, "text", 50, 50, True)
+    assert len([step for step in bar.steps if step]) == 5
+    assert max(bar.steps) <= 2 * PER_REQUEST
+
+
+@pytest.mark.usefixtures("simulator")
+def test_nothing_is_shown_unless_it_is_asked_for(bars, options, door, capfd):
+    embedder = door.make(DASHSCOPE, **options)
+    call(door.embed, embedder, texts_of(25))
+    call(door.embed_query, embedder, "a query")
+    assert bars == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_known_texts_are_done_at_once(bars, options, door, tmp_path):
+    embedder = door.make(DASHSCOPE, show_progress=True, cache=tmp_path / "cache.sqlite", **options)
+    with closing(client_of(embedder)):
+        call(door.embed, embedder, texts_of(30))
+        call(door.embed, embedder, texts_of(40))
+    assert bars[1].steps == [30, PER_REQUEST]
+
+
+def test_texts_that_fail_are_done_with_and_the_bar_is_closed(bars, simulator, options, door):
+    texts = texts_of(30)
+    texts[17] = "this is MODERATED"
+    simulator.fail("moderated")
+    with pytest.raises(PartialFailureError):
+        call(door.embed, door.make(DASHSCOPE, show_progress=True, **options), texts)
+    [bar] = bars
+    assert (bar.done, bar.closed) == (30, True)
+
+
+@pytest.mark.parametrize("workers", [None, 4], ids=["", "workers"])
+@pytest.mark.parametrize("method", ["get_text_embedding_batch", "aget_text_embedding_batch"])
+@pytest.mark.parametrize("by", ["argument", "option"])
+def test_llamaindexs_own_show_progress_is_one_bar_in_small_steps_whatever_the_window(
+    bars, options, method, by, workers
+):
+    embedding = MultiEmbedding(
+        model_name=DASHSCOPE, embed_batch_size=40, num_workers=workers, show_progress=by == "option", **options
+    )
+    call(getattr(embedding, method), texts_of(130), **({"show_progress": True} if by == "argument" else {}))
+    [bar] = bars
+    assert (bar.total, bar.done, bar.closed) == (130, 130, True)
+    assert max(bar.steps) <= PER_REQUEST
+    assert set(bar.totals) == {130}
+
+
+def test_calls_together_show_one_bar_which_other_calls_do_not_touch(bars, options):
+    client = EmbeddingClient(DASHSCOPE, show_progress=True, **options)
+
+    async def both():
+        with client.progress(60):
+            await asyncio.gather(client.aembed(texts_of(30, "one")), client.aembed(texts_of(30, "other")))
+        await client.aembed(texts_of(7))
+
+    asyncio.run(both())
+    together, alone = bars
+    assert (together.total, together.done, together.closed) == (60, 60, True)
+    assert (alone.total, alone.done, alone.closed) == (7, 7, True)
+
+
+@pytest.mark.parametrize("kind", ["stream", "astream"])
+def test_the_bar_of_a_stream_of_unknown_length_grows_with_what_was_read_and_is_never_ahead_of_it(bars, kind):
+    client = EmbeddingClient("local:any", dimensions=16, show_progress=True)
+    count = 3 * BLOCK_TEXTS + 5
+
+    async def read():
+        return [len(block.vectors) async for block in client.astream(iter(texts_of(count)))]
+
+    if kind == "astream":
+        asyncio.run(read())
+    else:
+        assert sum(len(block.vectors) for block in client.stream(iter(texts_of(count)))) == count
+    [bar] = bars
+    assert (bar.total, bar.done, bar.closed) == (count, count, True)
+    assert bar.totals == sorted(bar.totals)
+    assert bar.totals[0] < count
+    assert all(sum(bar.steps[: at + 1]) <= total for at, total in enumerate(bar.totals))
+
+
+def test_a_stream_that_is_closed_early_closes_its_bar(bars):
+    client = EmbeddingClient("local:any", dimensions=16, show_progress=True)
+    with closing(client.stream(iter(texts_of(5 * BLOCK_TEXTS)))) as stream:
+        next(stream)
+    assert bars[0].closed
+
+
+# ── where it is shown ────────────────────────────────────────────────────────────────────────────
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture(params=SYNC_DOORS.values(), ids=SYNC_DOORS)
+def sync_door(request):
+    return request.param
+
+
+def test_in_a_terminal_one_line_is_written_over(monkeypatch, options, sync_door):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    call(sync_door.embed, sync_door.make(DASHSCOPE, show_progress=True, **options), texts_of(60))
+    shown = terminal.getvalue()
+    assert shown.count("\n") == 1
+    assert shown.endswith("\n")
+    assert "60/60" in shown.split("\r")[-1]
+
+
+def test_bar_on_a_stopped_terminal_holds_up_no_other_call(monkeypatch, options):
+    stopped, let_go = threading.Event(), threading.Event()
+    draw = progress.Progress.draw
+
+    def held(bar):
+        stopped.set()
+        assert let_go.wait(20)
+        draw(bar)
+
+    monkeypatch.setattr(progress.Progress, "draw", held)
+    client = EmbeddingClient(DASHSCOPE, show_progress=True, **options)
+    caller = threading.Thread(target=client.embed, args=[texts_of(60)])
+    caller.start()
+    try:
+        assert stopped.wait(20)
+        assert len(EmbeddingClient(DASHSCOPE, **options).embed(texts_of(60, "other")).vectors) == 60
+    finally:
+        let_go.set()
+        caller.join(20)
+
+
+def test_in_a_log_there_are_few_whole_lines(monkeypatch, options, sync_door):
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    monkeypatch.setattr(progress, "_EVERY", 1e6)
+    call(sync_door.embed, sync_door.make(DASHSCOPE, show_progress=True, **options), texts_of(600))
+    lines = log.getvalue().splitlines()
+    assert len(lines) == 2, "the beginning and the end, for it took no such time"
+    assert "600/600" in lines[-1]
+    assert not re.search(r"[\r\x1b]", log.getvalue())
+
+
+def test_a_log_gets_a_line_every_ten_seconds(monkeypatch):
+    log, clock = io.StringIO(), [0.0]
+    monkeypatch.setattr(sys, "stderr", log)
+    bar = progress.Progress("a-model", 600)
+    monkeypatch.setattr(bar._bar, "_time", lambda: clock[0])
+    bar._bar.start_t = bar._bar.last_print_t = 0.0
+    for _ in range(600):
+        clock[0] += 0.1
+        bar.done(1)
+        bar.draw()
+    bar.close()
+    assert 5 <= len(log.getvalue().splitlines()) <= 9
+
+
+def test_an_unchanged_line_is_not_repeated(monkeypatch):
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    EmbeddingClient("local:any", show_progress=True).embed([])
+    assert len(log.getvalue().splitlines()) == 1
+
+
+class Broken(io.StringIO):
+    """A standard error whose descriptor is closed."""
+
+    def write(self, _text):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    def flush(self):
+        self.write("")
+
+
+def closed():
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("stream", [lambda: None, closed, Broken], ids=["missing", "closed", "broken"])
+def test_a_program_without_a_console_embeds_all_the_same(stream, monkeypatch, options, door):
+    monkeypatch.setattr(sys, "stderr", stream())
+    vectors = call(door.embed, door.make(DASHSCOPE, show_progress=True, **options), texts_of(25))
+    assert len(vectors) == 25
+
+
+CELLS = {
+    "sync": "len(client.embed(texts).vectors)",
+    "async": "len((await client.aembed(texts)).vectors)",
+    "async with a cache": "len((await EmbeddingClient('local:any', cache='c', **options).aembed(texts)).vectors)",
+    "stream": "sum(len(block.vectors) for block in client.stream(iter(texts)))",
+    "together": "with client.progress(len(texts)):\n    client.embed(texts)\nlen(texts)",
+}
+"""All ways to 2,500 texts."""
+
+
+def test_in_a_notebook_it_is_a_widget_which_ends_full_and_no_line_of_a_log(tmp_path, monkeypatch):
+    for needed in ("nbformat", "ipykernel", "ipywidgets"):
+        pytest.importorskip(needed)
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat.v4")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    first = (
+        "from multiembed import EmbeddingClient\n"
+        "options = {'dimensions': 16, 'show_progress': True}\n"
+        "client = EmbeddingClient('local:any', **options)\n"
+        "texts = [f'text {number}' for number in range(2500)]"
+    )
+    notebook = nbformat.new_notebook(cells=[nbformat.new_code_cell(cell) for cell in (first, *CELLS.values())])
+    run = nbclient.NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(tmp_path)}})
+    run.execute()
+    for cell in notebook.cells[1:]:
+        shown, answer = cell.outputs
+        assert answer["data"]["text/plain"] == "2500"
+        box = run.widget_state[shown["data"]["application/vnd.jupyter.widget-view+json"]["model_id"]]
+        words, bar, numbers = (run.widget_state[child.removeprefix("IPY_MODEL_")] for child in box["children"])
+        assert words["value"].replace("\u2007", " ") == "local:any: 100%"
+        assert (bar["value"], bar["max"], bar["bar_style"]) == (2500, 2500, "success")
+        assert "2500/2500" in numbers["value"]

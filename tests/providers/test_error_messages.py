@@ -1,0 +1,699 @@
+"""What a server's words mean and how they are shown, over real sockets: FINDINGS B2, B3, B11, D1 and part of A2, A6."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import pickle
+from itertools import product
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from support.scripted_server import Reply, dashscope_reply, openai_reply, scripted, vector_of
+
+from multiembed import CacheWarning, EmbeddingClient, PartialFailureError, errors
+from multiembed.batching.token_count import estimate_tokens
+from multiembed.cache.failure_policy import Guard
+from multiembed.config.options import EmbeddingOptions
+from multiembed.config.request_config import aim
+from multiembed.providers import PROVIDERS
+from multiembed.providers.error_words import size_in, speaks_of_money
+from multiembed.providers.types import Fault
+from multiembed.redaction import clean, redact, safe_words
+from multiembed.responses.interpret import MEANINGS, error_of, judge
+from multiembed.transport.types import TransportFailure, WireReply
+
+KEY = "sk-4f9QzT7wLmXc2VbN8rYkPd6HsJgA1eUo"
+REPLIES = {"dashscope": dashscope_reply}
+"""How a provider answers, where not in the OpenAI format."""
+REMOTE = sorted(provider.id for provider in PROVIDERS.values() if provider.compute is None)
+
+
+def connected(provider, server, **options):
+    return EmbeddingClient(f"{provider}:scripted-model", base_url=server.url, api_key=KEY, **options)
+
+
+def served(provider, request):
+    return REPLIES.get(provider, openai_reply)(request)
+
+
+def error_from(provider, door, reply, **options):
+    """The error of a call to a server that always gives this answer."""
+    with scripted(lambda _: reply) as server, connected(provider, server, max_retries=0, **options) as client:
+        with pytest.raises(errors.MultiEmbedError) as raised:
+            door(client, ["a text"])
+        return raised.value, server
+
+
+# ── B2: one text is too long ─────────────────────────────────────────────────────────────────────
+
+LIMIT = 60
+LONG = "The quality of the clothes is excellent, and it was well worth the long wait, too."
+TEXTS = ["short one", LONG, "short two"]
+
+CONTEXT = "This model's maximum context length is 512 tokens"
+B2_WORDINGS = {
+    "openai": (400, {"error": {"message": CONTEXT, "type": "invalid_request_error", "param": None, "code": None}}),
+    "ollama": (500, {"error": "the input length exceeds the context length"}),
+    "one-api": (
+        400,
+        {
+            "error": {
+                "message": "<400> InternalError.Algo.InvalidParameter: Range of input length should be [1, 8192] "
+                "(request id: 2026112800000000)",
+                "type": "one_api_error",
+                "param": "",
+                "code": "InvalidParameter",
+            }
+        },
+    ),
+    "code": (400, {"error": {"message": "no", "type": "invalid_request_error", "code": "context_length_exceeded"}}),
+}
+
+
+def refusing_long_texts(provider, status, body):
+    def answer(request):
+        too_long = any(len(text) > LIMIT for text in request.texts)
+        return Reply(body, status) if too_long else served(provider, request)
+
+    return scripted(answer)
+
+
+def accepted(server):
+    """The texts of all requests that were not refused."""
+    return [text for request in server.requests if max(map(len, request.texts)) <= LIMIT for text in request.texts]
+
+
+@pytest.mark.parametrize("provider", REMOTE)
+@pytest.mark.parametrize("wording", B2_WORDINGS)
+def test_long_text_without_option_fails_alone(provider, wording, door):
+    with (
+        refusing_long_texts(provider, *B2_WORDINGS[wording]) as server,
+        connected(provider, server) as client,
+        pytest.raises(PartialFailureError) as raised,
+    ):
+        door(client, TEXTS)
+    assert {index: type(error) for index, error in raised.value.failures.items()} == {1: errors.InputTooLongError}
+    assert raised.value.failures[1].status == B2_WORDINGS[wording][0]
+    rows = raised.value.result.vectors
+    np.testing.assert_array_equal(rows[[0, 2]], np.array([vector_of(TEXTS[0]), vector_of(TEXTS[2])], np.float32))
+    assert sorted(accepted(server)) == ["short one", "short two"]
+
+
+@pytest.mark.parametrize("provider", REMOTE)
+@pytest.mark.parametrize("wording", B2_WORDINGS)
+def test_long_text_with_truncate_is_cut_to_fit(provider, wording, door):
+    with (
+        refusing_long_texts(provider, *B2_WORDINGS[wording]) as server,
+        connected(provider, server, on_too_long="truncate") as client,
+    ):
+        result = door(client, TEXTS)
+    (cut,) = set(accepted(server)) - {"short one", "short two"}
+    assert LONG.startswith(cut)
+    assert LIMIT / 2 < len(cut) <= LIMIT
+    expected = [vector_of(text) for text in ("short one", cut, "short two")]
+    np.testing.assert_array_equal(result.vectors, np.array(expected, np.float32))
+
+
+@pytest.mark.parametrize("provider", REMOTE)
+@pytest.mark.parametrize("wording", B2_WORDINGS)
+def test_long_text_with_split_gets_mean_of_pieces(provider, wording, door):
+    with (
+        refusing_long_texts(provider, *B2_WORDINGS[wording]) as server,
+        connected(provider, server, on_too_long="split") as client,
+    ):
+        result = door(client, TEXTS)
+    pieces = [text for text in accepted(server) if text not in ("short one", "short two")]
+    assert sorted("".join(pieces)) == sorted(LONG)
+    mean = np.average([vector_of(piece) for piece in pieces], axis=0, weights=[estimate_tokens(p) for p in pieces])
+    np.testing.assert_allclose(result.vectors[1], mean / np.linalg.norm(mean), atol=1e-6)
+    np.testing.assert_array_equal(result.vectors[0], np.array(vector_of("short one"), np.float32))
+
+
+TOO_LONG = [
+    (CONTEXT, 512),
+    (CONTEXT + ". However, you requested 1451 tokens in the input for embedding generation. Please reduce it.", 512),
+    ("This model's maximum context length is 8192 tokens, however you requested 51435 tokens.", 8192),
+    ("Invalid 'input[0]': maximum input length is 8192 tokens.", 8192),
+    ("Range of input length should be [1, 8192]", 8192),
+    ("Input validation error: `inputs` must have less than 512 tokens. Given: 1024", 512),
+    ("Input validation error: `inputs` must have less than 32000 characters. Given: 67337", None),
+    ("input must have less than 8192 tokens", 8192),
+    ("the input length exceeds the context length", None),
+    ("input exceeds maximum context length", None),
+    ("input is too large to process. increase the physical batch size", None),
+    ("input (8129 tokens) is too large to process. increase the physical batch size (current batch size: 1024)", 1024),
+    ("input (1682 tokens) is larger than the max context size (1024 tokens). skipping", 1024),
+    ("request (66000 tokens) exceeds the available context size (65536 tokens), try increasing it", 65536),
+    ("Illegal param: prefill 744 tokens exceed n_ctx_per_seq, try increasing total context size", None),
+    ("The input (516368 tokens) is longer than the model's context length (262144 tokens).", 262144),
+    ("Prompt length of 5016 is longer than the maximum model length of 4096.", 4096),
+    ("Input length of input_ids is `4498` and exceed max_sequence_length: `4096`! Request id: 0217", 4096),
+    ("Prompt contains 66385 tokens, too large for model with 32768 maximum context length", 32768),
+    ("Input length 678 exceeds maximum allowed token size 512", 512),
+    ("Single text cannot exceed 8194 tokens. 9000 tokens given.", 8194),
+    ("The input token count (3000) exceeds the maximum number of tokens allowed (2048).", 2048),
+    ("body.input.0: String should have at most 122880 characters", None),
+    ("input length should not be larger than 8192", None),
+    ("litellm.BadRequestError: OpenAIException - {\"error\":{\"message\":\"" + CONTEXT + "\"}}", 512),
+    ("输入长度超过模型最大长度", None),
+    ("输入文本超过最大长度限制", None),
+    ("tokens 数量超限", None),
+    ("Prompt 超长", None),
+    ("单条输入最多支持 3072 个 Tokens", 3072),
+    ("数组中单条输入最多支持 3072 个 Tokens", 3072),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "tokens"), TOO_LONG)
+def test_words_for_long_text_mean_it_at_every_provider(words, tokens):
+    bodies = ({"error": {"message": words}}, {"code": "x", "message": words}, {"detail": words}, words)
+    for provider, status, body in product(REMOTE, (400, 413, 422, 500), bodies):
+        fault = PROVIDERS[provider].classify(status, body)
+        assert (fault.kind, fault.token_limit, fault.cap) == ("too_long", tokens, None), (provider, status, body)
+
+
+TOO_MANY = [
+    ("batch size is invalid, it should not be larger than 10.: input.contents", 10),
+    ("input batch size 132 > maximum allowed batch size 64", 64),
+    ("input数组最大不得超过64条", 64),
+    ("Too many inputs. The max number of inputs is 16.  We hope to increase it soon.", 16),
+    ("Invalid 'input': array too long. Expected an array with maximum length 2048, but got an array with length 3000.",
+     2048),
+    ("'$.input' is invalid. array length must be 2048 or less", 2048),
+    ("List should have at most 2,048 items after validation, not 3000", 2048),
+    ("invalid request: total number of texts must be at most 96. number of texts: 100", 96),
+    ("at most 100 requests can be in one batch", 100),
+    ("批次大小不能超过10", 10),
+    ("batch size should not be larger than 0", None),
+    ("batch size should not be larger than 4294967295", None),
+    ("batch size should not be larger than " + "9" * 5000, None),
+    ("too many texts", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "cap"), TOO_MANY, ids=lambda value: str(value)[:40])
+def test_words_for_many_texts_name_a_sensible_cap(words, cap):
+    bodies = ({"error": {"message": words}}, {"code": "x", "message": words}, {"detail": [{"msg": words}]})
+    for provider, body in product(REMOTE, bodies):
+        fault = PROVIDERS[provider].classify(400, body)
+        assert (fault.kind, fault.cap, fault.token_limit) == ("too_many_items", cap, None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Requested 673477 tokens, max 300000 tokens per request",
+        "Invalid 'input': maximum request size is 300000 tokens per request.",
+        "Too many tokens in batch. Max is 16384 got 17555",
+        "The max allowed tokens per submitted batch is 120000. Your batch has 121138 tokens after truncation.",
+        "数组总长度不得超过8K",
+        "Exceeded limit on max bytes per request body : 6291456",
+        "413 Request Entity Too Large",
+    ],
+)
+@pytest.mark.parametrize("status", [400, 413])
+def test_words_for_large_request_mean_all_texts_together(status, words):
+    for provider in REMOTE:
+        fault = PROVIDERS[provider].classify(status, {"error": {"message": words}})
+        assert fault.kind in ("request_too_large", "too_long" if provider == "siliconflow" else "")
+        assert (fault.cap, fault.token_limit) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "dimension should not be larger than 2048",
+        "should not be larger than 5",
+        "temperature must not be larger than 2",
+        "timeout exceeded",
+        "context deadline exceeded",
+        "input cannot be empty",
+        "input length must be greater than 0",
+        "Rate limit reached on tokens per min (TPM): Limit 1000000, Used 999999. Please try again in 5ms.",
+        f'Invalid value: "{CONTEXT}, and batch size should not be larger than 1"',
+        f"cannot parse “{CONTEXT}, and the input length exceeds the context length”",
+        f"Unsupported input 'my notes say: {CONTEXT}' at position 3",
+        f'Invalid value: "batch size should not be larger than 1, {CONTEXT} ' + "and so on " * 200,
+    ],
+)
+def test_words_about_something_else_leave_invalid_alone(words):
+    assert size_in(words) is None
+    for provider in REMOTE:
+        fault = PROVIDERS[provider].classify(400, {"error": {"message": words}})
+        assert (fault.kind, fault.cap, fault.token_limit) == ("invalid", None, None)
+
+
+def test_texts_repeated_by_a_server_are_not_its_words():
+    entry = {"type": "missing", "loc": ["body", "model"], "msg": "Field required", "input": {"input": [CONTEXT]}}
+    for provider in REMOTE:
+        for body in ({"detail": [entry]}, {"ok": 0, "input": CONTEXT}, {"ok": 0, "request": {"texts": [CONTEXT]}}):
+            fault = PROVIDERS[provider].classify(422, body)
+            assert fault.kind == "invalid"
+            assert CONTEXT not in (fault.message or "")
+
+
+def test_full_queue_of_a_failed_server_is_not_a_long_text():
+    for provider in REMOTE:
+        words = {"error": {"message": "the input queue exceeds its maximum, try again later"}}
+        assert PROVIDERS[provider].classify(500, words).kind == "server"
+
+
+def test_413_is_not_a_rate_limit_whatever_its_code():
+    words = "Request too large for model `m` on tokens per minute (TPM): Limit 12000, Requested 15318"
+    body = {"error": {"message": words, "type": "tokens", "code": "rate_limit_exceeded"}}
+    assert PROVIDERS["gateway"].classify(413, body).kind == "request_too_large"
+    assert PROVIDERS["gateway"].classify(429, body).kind == "rate_limit"
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 502, 503])
+def test_words_for_long_text_do_not_change_other_statuses(status):
+    plain = {provider: PROVIDERS[provider].classify(status, "no").kind for provider in REMOTE}
+    for provider in REMOTE:
+        fault = PROVIDERS[provider].classify(status, {"error": {"message": CONTEXT}})
+        assert (fault.kind, fault.cap, fault.token_limit) == (plain[provider], None, None)
+
+
+def test_dimension_refusal_does_not_shrink_the_next_request(door):
+    texts = [f"text {number}" for number in range(8)]
+    answers = [Reply({"error": {"message": "dimension should not be larger than 2"}}, 400)]
+
+    def answer(request):
+        return answers.pop() if answers else openai_reply(request)
+
+    with scripted(answer) as server, connected("gateway", server) as client:
+        door(client, texts)
+        server.requests.clear()
+        door(client, [f"other {text}" for text in texts])
+        assert [len(request.texts) for request in server.requests] == [8]
+
+
+def test_cap_of_thousands_of_digits_costs_no_paid_text(door):
+    texts = [f"text {number}" for number in range(8)]
+    words = "batch size is invalid, it should not be larger than " + "9" * 5000
+
+    def answer(request):
+        return Reply({"message": words}, 400) if len(request.texts) > 3 else openai_reply(request)
+
+    with scripted(answer) as server, connected("gateway", server) as client:
+        result = door(client, texts)
+    np.testing.assert_array_equal(result.vectors, np.array([vector_of(text) for text in texts], np.float32))
+
+
+# ── B3: no refusal loses its words ───────────────────────────────────────────────────────────────
+
+WORDS = "that is not allowed on a Sunday"
+ENVELOPES = {
+    "openai": {"error": {"message": WORDS, "type": "x", "code": None}},
+    "error-text": {"error": WORDS},
+    "flat": {"code": "E7", "message": WORDS},
+    "msg": {"code": 401, "msg": WORDS},
+    "detail": {"detail": WORDS},
+    "detail-list": {"detail": [{"loc": ["body", "input"], "msg": WORDS, "type": "value_error", "input": "my text"}]},
+    "detail-object": {"detail": {"error": WORDS}},
+    "message-object": {"message": {"text": "", "message": WORDS}},
+    "errors": {"errors": [{"code": "E7", "message": WORDS}]},
+    "errors-texts": {"errors": [WORDS]},
+    "error-msg": {"error_code": 17, "error_msg": WORDS},
+    "camel": {"errorCode": "E7", "errorMessage": WORDS},
+    "problem": {"type": "about:blank", "title": "Forbidden", "status": 400, "detail": WORDS},
+    "nested-json": {"error": {"message": json.dumps({"error": {"message": WORDS}})}},
+    "capitals": {"Code": "E7", "Message": WORDS},
+    "volcengine": {"ResponseMetadata": {"Error": {"Code": "E7", "Message": WORDS}}},
+    "list": [{"error": {"code": 400, "message": WORDS}}],
+    "bare-text": WORDS,
+    "bare-list": [WORDS],
+    "unknown": {"complaint": {"in": ["plain", WORDS]}},
+}
+BODIES = {
+    **{name: json.dumps(body).encode() for name, body in ENVELOPES.items()},
+    "plain": f"{WORDS}\n".encode(),
+    "html": f"<!DOCTYPE html><html><head><style>p {{}}</style><title>{WORDS}</title></head></html>".encode(),
+    "xml": f"<?xml version='1.0'?><Error><Code>E7</Code><Message>{WORDS}</Message></Error>".encode(),
+    "surrogate": b'{"error": {"message": "\\ud800 ' + WORDS.encode() + b'"}}',
+    "byte": b'{"error": {"message": "\xff ' + WORDS.encode() + b'"}}',
+    "broken": b'{"error": {"message": "' + WORDS.encode(),
+}
+CLASSES = {
+    400: errors.InvalidRequestError,
+    401: errors.AuthenticationError,
+    402: errors.QuotaExhaustedError,
+    403: errors.PermissionDeniedError,
+    404: errors.ModelNotFoundError,
+    429: errors.RateLimitError,
+    500: errors.ServerError,
+}
+
+
+@pytest.mark.parametrize("provider", REMOTE)
+@pytest.mark.parametrize("envelope", BODIES)
+def test_refusal_in_any_envelope_keeps_its_words(provider, envelope, door):
+    caught, _ = error_from(provider, door, Reply(BODIES[envelope], 403))
+    assert type(caught) is errors.PermissionDeniedError
+    assert WORDS in caught.provider_message
+    assert WORDS in str(caught)
+    assert "my text" not in str(caught)
+
+
+@pytest.mark.parametrize("envelope", sorted(BODIES.keys() - {"msg"}))  # whose own code says 401
+def test_status_decides_the_error_in_any_envelope(envelope):
+    for provider, status in product(REMOTE, CLASSES):
+        assert type(judged_error(provider, status, BODIES[envelope])) is CLASSES[status], (provider, status)
+
+
+@pytest.mark.parametrize("provider", REMOTE)
+@pytest.mark.parametrize("status", [200, 400, 401, 500])
+@pytest.mark.parametrize("code", [401, "401"])
+def test_code_401_in_body_is_authentication_at_once(provider, status, code, door):
+    caught, server = error_from(provider, door, Reply({"code": code, "msg": "token expired"}, status))
+    assert type(caught) is errors.AuthenticationError
+    assert (caught.code, caught.provider_message) == ("401", "token expired")
+    assert len(server.requests) == 1
+
+
+def test_words_of_unknown_form_are_the_first_300_characters():
+    body = json.dumps({"complaint": ["x" * 100] * 9}).encode()
+    assert judged_error("gateway", 400, body).provider_message == body[:300].decode()
+
+
+def test_body_without_words_gives_no_provider_message():
+    for body in (b"", b"{}", b"[]", b"null", b'""'):
+        assert judged_error("gateway", 400, body).provider_message is None
+
+
+# ── B11: money ───────────────────────────────────────────────────────────────────────────────────
+
+
+def openai_error(message, code=None, kind="x"):
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+MONEY = {
+    "one-api": (403, openai_error("user quota is not enough", "insufficient_user_quota", "one_api_error")),
+    "one-api-429": (429, openai_error("用户额度不足", "insufficient_user_quota", "one_api_error")),
+    "one-api-token": (403, openai_error("token quota is not enough", "pre_consume_token_quota_failed")),
+    "one-api-words": (403, openai_error("user [3446] quota [-208]preConsumedQuota [743]is not enough")),
+    "one-api-401": (401, openai_error("该令牌额度已用尽 (request id: 1)", None, "one_api_error")),
+    "new-api-words": (403, openai_error("用户额度不足, 剩余额度: ＄-0.000002", None, "new_api_error")),
+    "openrouter": (402, openai_error("Insufficient credits. Add more using https://openrouter.ai/credits", 402)),
+    "openrouter-key": (403, openai_error("Key limit exceeded (total limit).", 403)),
+    "litellm": (400, openai_error("Budget has been exceeded! Max budget: 0.2", "400", "budget_exceeded")),
+    "litellm-429": (429, openai_error("ExceededBudget: End User=me over budget. Spend=0.2, Budget=0.1", "429")),
+    "litellm-words": (400, openai_error("Budget has been exceeded! Current cost: 26.0", "400", "None")),
+    "openai": (429, openai_error("You exceeded your current quota, please check your plan", "insufficient_quota")),
+    "openai-words": (429, openai_error("You exceeded your current quota, please check your plan")),
+    "openai-limit": (400, openai_error("Billing hard limit has been reached", "billing_hard_limit_reached")),
+    "deepseek": (402, openai_error("Insufficient Balance", "invalid_request_error")),
+    "volcengine": (403, openai_error("The request failed because of an overdue balance.", "AccountOverdueError")),
+    "dashscope-behind": (400, openai_error("Access denied, not in good standing.", "Arrearage")),
+    "dashscope-free": (403, openai_error("Free allocated quota exceeded.", "Throttling.AllocationQuota")),
+    "zhipu-behind": (429, openai_error("余额不足或无可用资源包,请充值。", "1113")),
+}  # fmt: skip
+NOT_MONEY = {
+    "dashscope-tpm": (429, openai_error("Allocated quota exceeded.", "Throttling.AllocationQuota"), "rate_limit"),
+    "dashscope-quota": (
+        429,
+        openai_error(
+            "You exceeded your current quota. See https://help.aliyun.com/zh/model-studio/error-code#token-limit",
+            "insufficient_quota",
+        ),
+        "rate_limit",
+    ),
+    "openai-rpm": (429, openai_error("Rate limit reached on requests per min. Add a payment method."), "rate_limit"),
+    "openrouter-free": (
+        429,
+        openai_error("Rate limit exceeded: free-models-per-day. Insufficient credits for more", 429),
+        "rate_limit",
+    ),
+    "permission": (403, openai_error("You may not use this model"), "permission"),
+    "echo": (400, openai_error('cannot parse "余额不足, insufficient balance, budget has been exceeded"'), "invalid"),
+}
+
+
+@pytest.mark.parametrize("wording", MONEY)
+def test_money_is_quota_exhausted_after_one_request(wording, door):
+    status, body = MONEY[wording]
+    caught, server = error_from("gateway", door, Reply(body, status))
+    assert type(caught) is errors.QuotaExhaustedError
+    assert caught.provider_message == body["error"]["message"]
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("wording", NOT_MONEY)
+def test_other_quotas_are_not_money(wording):
+    status, body, expected = NOT_MONEY[wording]
+    assert PROVIDERS["gateway"].classify(status, body).kind == expected
+
+
+def test_dashscope_quota_code_stays_a_rate_limit():
+    words = "You exceeded your current quota, please check your plan and billing details."
+    for provider in ("dashscope", "dashscope-compatible"):
+        body = {"code": "insufficient_quota", "message": words, "request_id": "r"}
+        assert PROVIDERS[provider].classify(429, body).kind == "rate_limit"
+        assert PROVIDERS[provider].classify(429, {"error": body}).kind == "rate_limit"
+
+
+@pytest.mark.parametrize("provider", REMOTE)
+def test_plain_money_words_are_money_at_every_provider(provider):
+    for status, words in ((402, "no"), (403, "Insufficient Balance"), (429, "账户余额不足"), (401, "您的账户已欠费")):
+        assert PROVIDERS[provider].classify(status, {"message": words}).kind == "quota"
+    assert not speaks_of_money("Requests rate limit exceeded, please try again later.")
+
+
+# ── D1: nothing raw, nothing of the key ──────────────────────────────────────────────────────────
+
+RAW = "\x1b[31m\nred\r\t\x00\x07\x9b2J\u202egnp\u200b\u2066\ufeff\ud800\u2028\U000e0041."
+LONG_KEY = "".join(hashlib.sha256(bytes([number])).hexdigest() for number in range(30))[:1900]
+"""As long as a JWT."""
+
+
+def shown(error):
+    """All that an error shows or keeps, also after a pickle."""
+    again = pickle.loads(pickle.dumps(error))
+    return "\n".join(str(each) for e in (error, again) for each in (e, e.args, vars(e), f"{e!r}"))
+
+
+def raw_in(words):
+    return [character for character in words if not character.isprintable() and character != "\n"]
+
+
+@pytest.mark.parametrize("provider", REMOTE)
+@pytest.mark.parametrize("status", [200, 403])
+@pytest.mark.parametrize("place", ["message", "code", "request_id", "unknown", "plain"])
+def test_control_characters_of_a_server_never_come_out_raw(provider, status, place, door):
+    flat = {"code": "E7", "message": "no", "request_id": "r"}
+    body = {**flat, place: RAW, "error": {**flat, place: RAW}}
+    body = {"unknown": {"odd": RAW}, "plain": RAW.encode("utf-8", "surrogatepass")}.get(place, body)
+    caught, _ = error_from(provider, door, Reply(body, status))
+    for words in filter(None, (str(caught), caught.code, caught.request_id, caught.provider_message)):
+        assert words.isprintable()
+    assert repr(caught).isprintable()
+
+
+def test_control_characters_of_headers_and_transport_are_cleaned():
+    caught = judged_error("gateway", 500, b"{}", **{"x-request-id": RAW})
+    assert caught.request_id
+    assert not raw_in(str(caught))
+    moved = judged_error("gateway", 302, b"", location="http://ho\x1b[31mst\u202e.example/path")
+    assert not raw_in(str(moved))
+    broken = TransportFailure("connection", f"RemoteProtocolError: {RAW}")
+    fault = judge(broken, target("gateway"), texts=1, dimensions=2)
+    caught = error_of(fault, target("gateway"), answer=broken, indices=(0,), retry_after=None)
+    assert not raw_in(str(caught))
+    assert "red" in str(caught)
+
+
+FORMS = {
+    "whole": lambda key: key,
+    "beginning": lambda key: key[:16],
+    "middle": lambda key: key[9:23],
+    "end": lambda key: key[-12:],
+    "eight": lambda key: key[-8:],
+    "upper": lambda key: key.upper(),
+    "wrapped": lambda key: f"{key[:12]}\n{key[12:]}",
+    "hidden": lambda key: "\u200b".join(key),
+    "url": lambda key: quote(f"Bearer {key}", safe=""),
+    "json": json.dumps,
+    "html": html.escape,
+    "base64": lambda key: base64.b64encode(key.encode()).decode(),
+    "basic": lambda key: base64.b64encode(f"user:{key}".encode()).decode(),
+    "basic-2": lambda key: base64.urlsafe_b64encode(f":{key}".encode()).decode(),
+    "twenty times": lambda key: f" {key}" * 20,
+}
+
+
+def parts_of(secret, words, shortest=8):
+    lowered, secret = words.lower(), secret.lower()
+    found = {secret[start : start + shortest] for start in range(len(secret) - shortest + 1)}
+    return found & {lowered[start : start + shortest] for start in range(len(lowered) - shortest + 1)}
+
+
+@pytest.mark.parametrize("place", ["message", "code", "request_id", "error", "unknown", "plain", "location"])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "key", [KEY, LONG_KEY, 'sk-a"b\\c/d+e%f&g<h', "0123456789"], ids=["usual", "long", "odd", "ten"]
+)
+def test_no_part_of_a_repeated_key_is_shown(key, form, place):
+    echo = FORMS[form](key)
+    for before in (0, 285, 8185):
+        words = "-" * before + echo
+        flat = {"code": "E7", "message": "no", "request_id": "r", place: words}
+        body = {"error": {"error": words}, "unknown": {"odd": words}, "plain": words}.get(
+            place, {**flat, "error": flat}
+        )
+        raw = words.encode() if place == "plain" else json.dumps(body).encode()
+        headers = {"location": f"https://{echo}.example/?key={echo}"} if place == "location" else {}
+        for status in (302,) if place == "location" else (200, 500):
+            caught = judged_error("gateway", status, raw, key=key, **headers)
+            for secret in (key, base64.b64encode(key.encode()).decode().rstrip("=")[:-1]):
+                assert not parts_of(secret, shown(caught))
+
+
+@pytest.mark.parametrize("provider", REMOTE)
+def test_end_of_key_repeated_by_a_server_is_not_shown(provider, door):
+    body = {"error": {"message": f"Incorrect API key: ***{KEY[-12:]}", "code": KEY[-10:]}, "request_id": KEY[4:20]}
+    caught, _ = error_from(provider, door, Reply(body, 401))
+    assert not parts_of(KEY, shown(caught))
+    assert "Incorrect API key" in caught.provider_message
+
+
+def test_warning_about_a_store_shows_no_control_characters():
+    guard = Guard("redis")
+    with pytest.warns(CacheWarning) as caught:
+        guard.cannot_read(OSError("\x1b[31mred\u202e\r"))
+    assert str(caught[0].message).isprintable()
+
+
+def test_secret_headers_of_the_user_are_not_shown():
+    headers = {"X-Api-Token": "tok-9d8f7a6b5c4e", "X-Team": "search-team"}
+    caught = judged_error(
+        "gateway", 400, b'{"message":"tok-9d8f7a6b5c4e of search-team"}', options={"headers": headers}
+    )
+    assert caught.provider_message == "… of search-team"
+
+
+def test_short_masks_and_ordinary_words_stay_readable():
+    words = f"Incorrect API key provided: {KEY[:6]}…{KEY[-4:]}. Look at https://example.com."
+    assert safe_words(words, [KEY]) == words
+    assert safe_words("模型不存在，请检查", [KEY]) == "模型不存在，请检查"
+    assert redact("abc", []) == "abc"
+    assert clean("a\r\nb\x1b[0m\u202ec") == "a  b\ufffd[0mc"
+
+
+@given(st.text(min_size=8, max_size=40, alphabet="abAB01-"), st.text(max_size=60, alphabet="abAB01- \n"), st.booleans())
+def test_redaction_leaves_no_part_of_any_key(key, words, repeat):
+    left = redact(words + (key if repeat else ""), [key])
+    assert not parts_of(key, left)
+
+
+@given(st.text())
+def test_clean_words_can_be_printed(words):
+    assert clean(words).isprintable()
+
+
+# ── A2: whatever a body is, it has a meaning ─────────────────────────────────────────────────────
+
+NUMBERS = st.integers() | st.floats()
+NAMES = st.sampled_from(
+    ["error", "errors", "code", "message", "msg", "detail", "success", "data", "object", "id", "loc", "embedding",
+     "index", "output", "embeddings", "usage", "total_tokens", "request_id", "type", "title", "status"]
+)  # fmt: skip
+TEXT = st.text(max_size=20) | st.sampled_from(
+    ["²", "１２", "401", "9" * 5000, "[" * 2000, '{"a":', CONTEXT, "<html", "\ud800"]
+)
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES | TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize("provider", REMOTE)
+@given(status=st.integers(100, 999), body=ANY_JSON)
+@example(status=200, body={"code": "²"})
+@example(status=200, body={"code": "１２"})
+def test_classification_of_any_body_never_raises(provider, status, body):
+    fault = PROVIDERS[provider].classify(status, body)
+    assert fault is None or fault.kind in MEANINGS
+    assert status == 200 or fault is not None
+
+
+@pytest.mark.parametrize("provider", REMOTE)
+@pytest.mark.parametrize(
+    "number", [10**5000, float("inf"), float("nan"), -1, True], ids=["huge", "inf", "nan", "minus", "true"]
+)
+def test_classification_of_any_number_never_raises(provider, number):
+    for body in ({"code": number}, {"error": {"code": number, "message": number}}, [number], number):
+        for status in (200, 400, 500):
+            fault = PROVIDERS[provider].classify(status, body)
+            assert fault is None or fault.kind in MEANINGS
+
+
+RAW_BODIES = [
+    b'{"a\\":b":' + b"[" * 1000 + b"1" + b"]" * 1000 + b"}",
+    b"[" * 100_000,
+    b'{"error":' * 1000 + b"1" + b"}" * 1000,
+    b'{"error":{"code":' + b"9" * 5000 + b"}}",
+    b'{"code":"\xc2\xb2"}',
+    b'{"data":[{"index":' + b"9" * 5000 + b',"embedding":[1]}]}',
+    b'{"message":"should not be larger than ' + b"9" * 5000 + b'"}',
+    b"\xef\xbb\xbf{}",
+    b"\xff\xfe",
+]
+
+
+@pytest.mark.parametrize("provider", REMOTE)
+@given(status=st.integers(200, 599), body=st.sampled_from(RAW_BODIES) | st.binary(max_size=60))
+def test_judgement_of_any_bytes_never_raises(provider, status, body):
+    verdict = judge(WireReply(status, {}, body), target(provider), texts=1, dimensions=2)
+    assert isinstance(verdict, Fault)
+    assert verdict.kind in MEANINGS
+
+
+@pytest.mark.parametrize("body", RAW_BODIES, ids=range(len(RAW_BODIES)))
+@pytest.mark.parametrize("status", [200, 400])
+def test_strange_body_fails_its_own_batch_only(body, status, door):
+    texts = [f"text {number}" for number in range(4)]
+
+    def answer(request):
+        return Reply(body, status) if "text 3" in request.texts else openai_reply(request)
+
+    with scripted(answer) as server:
+        options = {"limits": {"max_items": 1}, "max_retries": 0, "max_concurrency": 1}
+        with connected("gateway", server, **options) as client, pytest.raises(PartialFailureError) as raised:
+            door(client, texts)
+    assert list(raised.value.failures) == [3]
+    expected = np.array([vector_of(text) for text in texts[:3]], np.float32)
+    np.testing.assert_array_equal(raised.value.result.vectors[:3], expected)
+
+
+def test_a_refusal_that_breaks_its_reader_keeps_its_meaning(monkeypatch):
+    def broken(*_):
+        raise RecursionError
+
+    aimed = target("gateway")
+    object.__setattr__(
+        aimed, "provider", PROVIDERS["gateway"].__class__(**{**vars(aimed.provider), "classify": broken})
+    )
+    verdict = judge(WireReply(401, {}, b'{"why":"no"}'), aimed, texts=1, dimensions=2)
+    assert (verdict.kind, verdict.message) == ("authentication", '{"why":"no"}')
+    assert judge(WireReply(200, {}, b'{"why":"no"}'), aimed, texts=1, dimensions=2).kind == "malformed"
+
+
+# ── without a socket ─────────────────────────────────────────────────────────────────────────────
+
+
+def target(provider, key=KEY, **options):
+    return aim(f"{provider}:m", EmbeddingOptions(api_key=key, base_url="https://host.example", **options), {})
+
+
+def judged_error(provider, status, body, key=KEY, options=None, **headers):
+    """The error of one answer, without a socket."""
+    aimed, reply = target(provider, key, **(options or {})), WireReply(status, headers, body)
+    fault = judge(reply, aimed, texts=1, dimensions=2)
+    return error_of(fault, aimed, answer=reply, indices=(0,), retry_after=None)

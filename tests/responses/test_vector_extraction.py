@@ -1,0 +1,324 @@
+"""Cutting the vectors out of a reply only makes it quick to read: it is worth the same as when it is read whole."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import struct
+from contextlib import contextmanager
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multiembed.config.options import EmbeddingOptions
+from multiembed.config.request_config import aim
+from multiembed.providers import PROVIDERS
+from multiembed.responses import interpret as court
+from multiembed.responses import vector_extraction as room
+from multiembed.responses.validation import Believed
+from multiembed.responses.vector_extraction import cut, row_in
+from multiembed.transport.types import WireReply
+
+MODELS = {
+    "zhipu": "zhipu:embedding-3",
+    "siliconflow": "siliconflow:BAAI/bge-m3",
+    "dashscope": "dashscope:text-embedding-v4",
+    "dashscope-compatible": "dashscope-compatible:text-embedding-v4",
+    "openai-compatible": "openai-compatible:m",
+    "gateway": "gateway:m",
+}
+READERS = [
+    pytest.param(
+        room._floats_by_simdjson, id="simdjson", marks=pytest.mark.skipif(not room.simdjson, reason="an extra")
+    ),
+    pytest.param(room._floats_by_orjson, id="orjson"),
+]
+ROWS = [[0.25, -1e-3, 12345678.901234567], [1, 0, -3], [-0.0, 3.4e38, 5e-324]]
+
+
+def packed(row):
+    return base64.b64encode(struct.pack(f"<{len(row)}f", *row)).decode()
+
+
+def body(provider="siliconflow", rows=ROWS, *, dumps=orjson.dumps):
+    data = [{"object": "embedding", "index": n, "text_index": n, "embedding": row} for n, row in enumerate(rows)]
+    inner = {"output": {"embeddings": data}} if provider == "dashscope" else {"object": "list", "data": data}
+    more = {"id": "r-1", "request_id": "r-2", "usage": {"prompt_tokens": 7, "total_tokens": 7}}
+    written = dumps({**inner, **more, "model": "m: 1"})
+    return written if isinstance(written, bytes) else written.encode()
+
+
+@contextmanager
+def swapped(place, name, value):
+    before = getattr(place, name)
+    setattr(place, name, value)
+    try:
+        yield
+    finally:
+        setattr(place, name, before)
+
+
+def judged(text, provider="siliconflow", *, texts=3, dimensions=3, output="dense"):
+    """What a reply is worth, in a form that can be compared bit by bit."""
+    options = EmbeddingOptions(
+        api_key="sk-abcdefghijkl",
+        base_url="https://host.example" if provider in ("gateway", "openai-compatible") else None,
+        output=output,
+    )
+    verdict = court.judge(
+        WireReply(200, {}, text), aim(MODELS[provider], options, {}), texts=texts, dimensions=dimensions
+    )
+    if not isinstance(verdict, Believed):
+        return verdict
+    dense = verdict.dense
+    bits = None if dense is None else (dense.dtype.str, dense.shape, dense.flags.c_contiguous, dense.tobytes())
+    return Believed(bits, verdict.sparse, verdict.total_tokens, verdict.request_id)
+
+
+def judged_whole(text, *where, **how):
+    with swapped(court, "cut", lambda _: None):
+        return judged(text, *where, **how)
+
+
+# ── what is cut ──────────────────────────────────────────────────────────────────────────────────
+
+FORMS = {
+    "compact": orjson.dumps,
+    "blanks": json.dumps,
+    "indented": lambda value: json.dumps(value, indent=2),
+    "tabs": lambda value: json.dumps(value, indent="\t", separators=(" ,", " \r\n: ")),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rows", [ROWS, [packed(row) for row in ROWS], [ROWS[0], packed(ROWS[1]), ROWS[2]]])
+@pytest.mark.parametrize("provider", MODELS)
+def test_a_plain_reply_is_read_without_its_vectors_ever_being_parsed_with_it(provider, rows, form, reader):
+    text = body(provider, rows, dumps=FORMS[form])
+    whole = judged_whole(text, provider)
+    assert isinstance(whole, Believed)
+    parsed = []
+
+    def parse(text):
+        parsed.append(len(text))
+        return before(text)
+
+    before = court._parse
+    with swapped(room, "floats", reader), swapped(court, "_parse", parse):
+        assert judged(text, provider) == whole
+    assert parsed == [len(cut(text).rest)]
+
+
+def test_every_provider_that_sends_is_tried_here():
+    assert MODELS.keys() == {name for name, provider in PROVIDERS.items() if provider.compute is None}
+
+
+@pytest.mark.parametrize("output", ["sparse", "dense&sparse"])
+def test_a_reply_with_sparse_vectors_is_worth_the_same(output):
+    payload = orjson.loads(body("dashscope"))
+    for place, element in enumerate(payload["output"]["embeddings"]):
+        element["sparse_embedding"] = [{"index": 7 + place, "value": 0.5, "token": '":['}]
+    text = orjson.dumps(payload)
+    assert isinstance(judged(text, "dashscope", output=output), Believed)
+    assert judged(text, "dashscope", output=output) == judged_whole(text, "dashscope", output=output)
+
+
+def test_what_has_no_vector_or_breaks_off_in_one_is_not_cut():
+    assert cut(b"") is cut(b'{"error":{"code":"1113"}}') is cut(b'{"embedding":null}') is None
+    text = body()
+    assert cut(text[: text.rindex(b"]}") - 1].rpartition(b"]")[0]) is None
+
+
+# ── numbers ──────────────────────────────────────────────────────────────────────────────────────
+
+NUMBERS = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.floats(width=32, allow_nan=False, allow_infinity=False).map(repr),
+    st.integers(-(10**25), 10**25).map(str),
+    st.from_regex(r"\A-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?\Z"),
+    st.sampled_from(["-0", "-0.0", "9007199254740993", "18446744073709551615", "18446744073709551616", "2e-324"]),
+    st.sampled_from(["-9223372036854775809", "1.7976931348623157e308", "1.7976931348623159e308", "1e-999", "1e999"]),
+    st.sampled_from(["01", "1.", ".5", "+1", "-", "1e", "0x1", "NaN", "Infinity", "true", "null", "[]", '"1"']),
+)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@given(numbers=st.lists(NUMBERS, min_size=1, max_size=6), between=st.sampled_from([",", ", ", "\n,\t", ",,", ";"]))
+def test_a_list_is_refused_or_holds_the_float64_next_to_each_number(numbers, between, reader):
+    text = f"[{between.join(numbers)}]".encode()
+    try:
+        row = reader(text)
+    except ValueError:
+        return
+    right = [float(number) for number in orjson.loads(text)]
+    assert row.tobytes() == np.array(right, dtype=np.float64).tobytes()
+
+
+@pytest.mark.parametrize("reader", READERS)
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**63 - 1), min_size=1))
+def test_no_plain_list_is_refused(reader, row):
+    assert reader(orjson.dumps(row)).tolist() == row == reader(json.dumps(row, indent=1).encode()).tolist() or any(
+        abs(number) > 2**53 for number in row
+    )
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "[[1.0],[2.0]]", "[1.0,[2.0]]", "[[1.0,2.0]]", "[true,1]", "[false]", "[null]", '["1.0"]', '[{"a":1}]',
+     "[1.0", "[1.0]]", "[1.0] 2", "[NaN]", "[1e999]", '""', '"AAA"', '"AAAAA==="', '"AAAA AAAA"', '"AA\\/A"', '"é"'],
+)  # fmt: skip
+def test_a_text_that_is_no_plain_vector_is_refused(text, reader):
+    with swapped(room, "floats", reader), pytest.raises(ValueError, match=r"."):
+        row_in(text.encode())
+
+
+@given(st.text("AZaz09+/=-_ \n", max_size=16))
+def test_base64_is_refused_or_read_as_the_standard_library_does(text):
+    try:
+        row = row_in(f'"{text}"'.encode())
+    except ValueError:
+        return
+    assert row.tobytes() == base64.b64decode(text, validate=True)
+
+
+@pytest.mark.skipif(not room.simdjson, reason="an extra")
+def test_an_exception_that_is_kept_does_not_keep_the_parser_busy():
+    kept = []
+    for _ in range(3):
+        with pytest.raises(ValueError, match=r".") as caught:
+            room._floats_by_simdjson(b"[1.0,true]")
+        kept.append(caught.value)
+    assert room._floats_by_simdjson(b"[1.0,2.0]").tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_row_stays_what_it_is_when_others_are_read_after_it(reader):
+    texts = [orjson.dumps([float(number)] * 300) for number in range(1, 41)]
+    rows = list(map(reader, texts * 5))
+    assert [set(row.tolist()) for row in rows] == [{float(number)} for number in range(1, 41)] * 5
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_vector_too_long_for_the_parser_is_read_all_the_same(reader):
+    row = [1.0 / number for number in range(1, 60_001)]
+    text = body(rows=[row])
+    assert len(text) > room._LARGEST
+    with swapped(room, "floats", reader):
+        believed = judged(text, texts=1, dimensions=len(row))
+    assert believed.dense[3] == np.float32(row).tobytes()
+
+
+# ── what is the same ─────────────────────────────────────────────────────────────────────────────
+
+VECTOR = b"[1.0,2.0,3.0]"
+TRAPS = {
+    "a vector in a string": (b'"m: 1"', rb'"\"embedding\":[1.0,2.0,3.0]"'),
+    "a vector behind a string": (b'"m: 1"', rb'"\"embedding":[1.0,2.0,3.0]'),
+    "a key that ends like it": (b'"model"', rb'"x\"embedding"'),
+    "a vector elsewhere": (b'"model":', b'"embedding":[1.0,2.0,3.0],"model":'),
+    "no vector elsewhere": (b'"model":', b'"embedding":[1.0,,2.0],"model":'),
+    "base64 elsewhere": (b'"model":', b'"embedding":"AAAA","model":'),
+    "text elsewhere": (b'"model":', b'"embedding":"not \x01 base64","model":'),
+    "a mark": (b'"m: 1"', rb'"\u00000"'),
+    "a mark for a vector": (VECTOR, rb'"\u00000"'),
+    "a mark in the key": (b'"model"', rb'"\u00001"'),
+    "a mark with a vector elsewhere": (VECTOR + b"}", rb'"\u00000"},{"embedding":[1.0,2.0,3.0]}'),
+    "a vector twice": (VECTOR, VECTOR + b',"embedding":' + VECTOR),
+    "a vector twice, once null": (VECTOR, b'null,"embedding":' + VECTOR),
+    "a vector twice, by an escape": (VECTOR, VECTOR + rb',"\u0065mbedding":' + VECTOR),
+    "an escaped key": (b'"embedding":' + VECTOR, rb'"\u0065mbedding":' + VECTOR),
+    "a key twice, one with a blank": (b'"model":', b'"model" :1,"model":'),
+    "a slash escaped": (VECTOR, rb'"AACAPwAAgD8AAIA\/"'),
+    "a list in the list": (VECTOR, b"[1.0,[2.0],3.0]"),
+    "a list around the list": (VECTOR, b"[[1.0,2.0,3.0]]"),
+    "lists of one": (VECTOR, b"[[1.0],[2.0],[3.0]]"),
+    "an object in the list": (VECTOR, b'[1.0,{"a":[2.0]},3.0]'),
+    "a bracket in a string": (VECTOR, b'[1.0,"]",3.0]'),
+    "true": (VECTOR, b"[1.0,true,3.0]"),
+    "false": (VECTOR, b"[1.0,false,3.0]"),
+    "null": (VECTOR, b"null"),
+    "one null": (VECTOR, b"[1.0,null,3.0]"),
+    "text": (VECTOR, b'[1.0,"2.0",3.0]'),
+    "NaN": (VECTOR, b"[1.0,NaN,3.0]"),
+    "Infinity": (VECTOR, b"[1.0,-Infinity,3.0]"),
+    "1e999": (VECTOR, b"[1.0,1e999,3.0]"),
+    "1e39": (VECTOR, b"[1.0,1e39,3.0]"),
+    "400 digits": (VECTOR, b"[1.0,%d,3.0]" % 10**400),
+    "30 digits": (VECTOR, b"[1.0,%d,3.0]" % 10**30),
+    "a whole number beyond float64": (VECTOR, b"[9007199791611905,1,2]"),
+    "a whole number beyond float64 among others": (VECTOR, b"[9007199791611905,1.5,2]"),
+    "the largest and a negative whole number": (VECTOR, b"[18446744073709551615,-1,2]"),
+    "zeros": (VECTOR, b"[0,0.0,-0]"),
+    "too small": (VECTOR, b"[1e-60,1e-400,0]"),
+    "small": (VECTOR, b"[1e-30,1e-45,0]"),
+    "large": (VECTOR, b"[3e38,3e38,3e38]"),
+    "too short": (VECTOR, b"[1.0,2.0]"),
+    "too long": (VECTOR, b"[1.0,2.0,3.0,4.0]"),
+    "empty": (VECTOR, b"[]"),
+    "a comma at the end": (VECTOR, b"[1.0,2.0,3.0,]"),
+    "a byte that is no UTF-8, in the list": (VECTOR, b"[1.0,2.0,3.0\xff]"),
+    "a byte that is no UTF-8": (b"m: 1", b"\xff"),
+    "half a surrogate": (b"m: 1", rb"\ud800"),
+    "a NUL in the list": (VECTOR, b"[1.0,2.0,3.0\0]"),
+    "no base64": (VECTOR, b'"embedding"'),
+    "base64 of float64": (VECTOR, b'"' + base64.b64encode(struct.pack("<3d", 1, 2, 3)) + b'"'),
+    "base64 of NaN": (VECTOR, b'"' + packed([1, float("nan"), 3]).encode() + b'"'),
+    "the last index once more": (b'"index":1,"text_index":1', b'"index":2,"text_index":2'),
+    "an error beside the vectors": (b'"model":', b'"code":"1113","error":{"code":"1113","message":"no"},"model":'),
+    "an item that is none": (VECTOR + b"}", VECTOR + b"},null"),
+    "an item more": (VECTOR + b"}", VECTOR + b'},{"index":3,"text_index":3,"embedding":' + VECTOR + b"}"),
+    "a byte order mark": (b'{"', b'\xef\xbb\xbf{"'),
+    "something before": (b'{"', b'1{"'),
+    "something behind": (b'"m: 1"}', b'"m: 1"}]'),
+    "the end missing": (b'"m: 1"}', b'"m: 1"'),
+    "the object in a list": (b'{"', b'[{"'),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("provider", MODELS)
+@pytest.mark.parametrize("trap", TRAPS)
+def test_a_reply_with_a_trap_is_worth_the_same(trap, provider, reader):
+    plain = body(provider, [[4.0, 5.0, 6.0], [1.0, 2.0, 3.0], [7.0, 8.0, 9.0]])
+    text = plain.replace(*TRAPS[trap], 1)
+    assert text != plain
+    with swapped(room, "floats", reader):
+        assert judged(text, provider) == judged_whole(text, provider)
+        assert judged(text, provider, dimensions=None) == judged_whole(text, provider, dimensions=None)
+
+
+def test_a_bare_list_is_worth_the_same():
+    bare = orjson.dumps(orjson.loads(body())["data"])
+    for provider in MODELS:
+        assert judged(bare, provider) == judged_whole(bare, provider)
+    assert isinstance(judged(bare, "gateway"), Believed)
+
+
+SHARDS = [
+    *(bytes([byte]) for byte in b'[]{}",:\\ \n0195-+.eEtfn\0\xff\xc3'),
+    *(b'"embedding"', b'"embedding":', b'"embedding":[', b'"embedding":"', b'"index":', b'"index":1', rb"\u0000"),
+    *(rb'"\u00001"', rb"\"", b"true", b"null", b"[1.0]", b"e999", b"NaN", b"},{", b"]},"),
+]
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("form", ["lists", "base64"])
+@given(seed=st.integers(0, 2**32))
+def test_a_reply_that_broke_anywhere_is_worth_the_same(seed, form, reader):
+    chance = random.Random(seed)
+    provider = chance.choice(list(MODELS))
+    rows = [[4.0, -5.5, 6e-1], [1.0, 2.0, 3.0], [7, 8, 9]]
+    text = body(provider, rows if form == "lists" else [packed(row) for row in rows])
+    for _ in range(chance.randint(1, 3)):
+        begin = chance.randrange(len(text))
+        end = min(len(text), begin + chance.choice([0, 0, 1, 1, 2, 12, 40]))
+        shard = chance.choice([*SHARDS, text[end : end + 30], text[begin:end] * 2])
+        text = text[:begin] + shard + text[end:]
+    with swapped(room, "floats", reader):
+        assert judged(text, provider) == judged_whole(text, provider)

@@ -1,0 +1,1 @@
+"""Servers, clocks and tables that several tests share."""

@@ -1,0 +1,188 @@
+"""What the tests of the adapters and of an embedder's life share: the doors, the models and the right vectors."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import subprocess
+import sys
+from contextlib import aclosing, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from langchain_multiembed import MultiEmbeddings
+from llamaindex_multiembed import MultiEmbedding
+from multiembed import EmbeddingClient
+from multiembed.providers import PROVIDERS
+from multiembed.providers.local import embed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from multiembed.simulator import Simulator
+
+REPOSITORY = Path(__file__).parents[2]
+
+DIMENSIONS = {
+    "zhipu:embedding-3": 2048,
+    "zhipu:embedding-2": 1024,
+    "siliconflow:BAAI/bge-m3": 1024,
+    "siliconflow:Qwen/Qwen3-Embedding-0.6B": 1024,
+    "dashscope:text-embedding-v4": 1024,
+    "dashscope:text-embedding-v2": 1536,
+    "dashscope-compatible:text-embedding-v4": 1024,
+    "openai-compatible:any-model": 1536,
+    "gateway:any-model": 1536,
+    "local:char-ngrams": 1024,
+}
+"""Each model that is tried, with the length of its vectors."""
+MODELS = tuple(DIMENSIONS)
+REMOTE_MODELS = tuple(model for model in MODELS if not model.startswith("local"))
+DASHSCOPE = "dashscope:text-embedding-v4"
+
+KEY_NAMES = sorted({name for provider in PROVIDERS.values() for name in provider.key_env})
+ENVIRONMENT_NAMES = [*KEY_NAMES, *(name for provider in PROVIDERS.values() for name in provider.base_url_env)]
+
+
+def provider_of(model: str) -> str:
+    return model.partition(":")[0]
+
+
+def options_for(simulator: Simulator, model: str = DASHSCOPE) -> dict[str, Any]:
+    """The options that lead to the simulator."""
+    if provider_of(model) == "local":
+        return {}
+    return {"base_url": simulator.base_url(provider_of(model)), "api_key": simulator.api_key}
+
+
+def texts_of(count: int, label: str = "text") -> list[str]:
+    return [f"{label} {number}: 向量 {number * 7919}" for number in range(count)]
+
+
+def call(method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """What a method answers; a coroutine is run in an event loop of its own."""
+    answer = method(*arguments, **named)
+    return asyncio.run(answer) if inspect.iscoroutine(answer) else answer
+
+
+def are_right(vectors: Sequence[Sequence[float]], texts: Sequence[str], dimensions: int = 1024) -> bool:
+    """Whether these are the texts' vectors, each at its own place, to the last bit."""
+    return len(vectors) == len(texts) and np.array_equal(
+        np.array(vectors, dtype=np.float32).reshape(len(texts), dimensions), embed(texts, dimensions)
+    )
+
+
+# -- doors
+
+
+@dataclass(frozen=True)
+class Door:
+    """One of the three ways in, sync or async: the same texts must come out the same."""
+
+    make: Callable[..., Any]
+    documents: str
+    query: str
+
+    def embed(self, embedder: Any, texts: Sequence[str]) -> Any:
+        """The vectors of documents; a coroutine where the door is async."""
+        return _plain(getattr(embedder, self.documents)(texts))
+
+    def embed_query(self, embedder: Any, text: str) -> Any:
+        """The vector of a query; a coroutine where the door is async."""
+        method = getattr(embedder, self.query)
+        return _plain(method([text], "query"), first=True) if self.make is EmbeddingClient else method(text)
+
+
+def _plain(answer: Any, *, first: bool = False) -> Any:
+    if inspect.iscoroutine(answer):
+        return _plain_later(answer, first=first)
+    rows = answer.to_list() if hasattr(answer, "to_list") else answer
+    return rows[0] if first else rows
+
+
+async def _plain_later(answer: Any, *, first: bool) -> Any:
+    return _plain(await answer, first=first)
+
+
+def _langchain(model: str, **options: Any) -> MultiEmbeddings:
+    return MultiEmbeddings(model=model, **options)
+
+
+def _llamaindex(model: str, **options: Any) -> MultiEmbedding:
+    return MultiEmbedding(model_name=model, **options)
+
+
+SYNC_DOORS = {
+    "client": Door(EmbeddingClient, "embed", "embed"),
+    "langchain": Door(_langchain, "embed_documents", "embed_query"),
+    "llamaindex": Door(_llamaindex, "get_text_embedding_batch", "get_query_embedding"),
+}
+ASYNC_DOORS = {
+    "client": Door(EmbeddingClient, "aembed", "aembed"),
+    "langchain": Door(_langchain, "aembed_documents", "aembed_query"),
+    "llamaindex": Door(_llamaindex, "aget_text_embedding_batch", "aget_query_embedding"),
+}
+DOORS = {
+    **{f"{name}-sync": door for name, door in SYNC_DOORS.items()},
+    **{f"{name}-async": door for name, door in ASYNC_DOORS.items()},
+}
+
+
+class _Stream:
+    """A client whose streams are read to the end."""
+
+    def __init__(self, model: str, **options: Any) -> None:
+        self.client = EmbeddingClient(model, **options)
+
+    def read(self, texts: Sequence[str]) -> Any:
+        with closing(self.client.stream(texts)) as stream:
+            return np.concatenate([block.vectors for block in stream])
+
+    async def aread(self, texts: Sequence[str]) -> Any:
+        async with aclosing(self.client.astream(texts)) as stream:
+            return np.concatenate([block.vectors async for block in stream])
+
+
+EVERY_DOOR = {**DOORS, "stream": Door(_Stream, "read", ""), "astream": Door(_Stream, "aread", "")}
+
+
+def client_of(embedder: Any) -> EmbeddingClient:
+    return embedder if isinstance(embedder, EmbeddingClient) else embedder.client
+
+
+# -- other processes
+
+
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without keys and addresses, able to import what is tested."""
+    kept = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT_NAMES}
+    paths = [str(REPOSITORY), str(Path(__file__).parents[1]), kept.get("PYTHONPATH", "")]
+    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **(extra or {})}
+
+
+def run_python(
+    program: str | Path,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    warnings: str = "error",
+    within: float = 60.0,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program, text or file, in a fresh interpreter; one that hangs fails after `within` seconds."""
+    source = [str(program)] if isinstance(program, Path) else ["-c", program]
+    return subprocess.run(
+        [sys.executable, "-W", warnings, *source, *arguments],
+        env=clean_environment(environment),
+        capture_output=True,
+        text=True,
+        timeout=within,
+        check=False,
+    )
+
+
+def embed_here(door: Door, embedder: Any, texts: Sequence[str]) -> tuple[int, list[list[float]]]:
+    """For worker processes: this process's id, and the vectors."""
+    return os.getpid(), call(door.embed, embedder, texts)

@@ -1,0 +1,145 @@
+"""Drives the flow of one batch by hand: no network, no threads, and a clock that the test moves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+
+from multiembed import errors
+from multiembed.batching.token_count import estimate_tokens
+from multiembed.config.options import EmbeddingOptions
+from multiembed.config.request_config import aim
+from multiembed.flow.batch import exchange
+from multiembed.flow.context import Batch, Job, Lessons, RunInThread, Send, Wait
+from multiembed.providers import local
+from multiembed.ratelimit.limiter import AccountLimiter
+from multiembed.ratelimit.pacer import Ceilings
+from multiembed.transport.types import TransportFailure, WireReply
+
+KEY = "sk-a-key-of-forty-characters-0123456789"
+
+
+SIZE = 4
+
+
+@dataclass
+class Play:
+    """A batch's flow with its clock, and a record of what it asked for."""
+
+    model: str = "gateway:m"
+    options: dict[str, Any] = field(default_factory=dict)
+    max_retries: int = 3
+    patience: float = 0.0
+    timeout: float = 60.0
+    deadline: float | None = None
+    now: float = 1000.0
+    ceilings: Ceilings = field(default_factory=lambda: Ceilings(in_flight=8))
+    sent: list[list[str]] = field(default_factory=list)
+    requests: list[Any] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+
+    def __post_init__(self):
+        options = {"api_key": KEY, "dimensions": SIZE, "base_url": "https://host.example", **self.options}
+        self.lessons = Lessons()
+        self.limiter = AccountLimiter(lambda: self.now)
+        self.job = Job(
+            target=aim(self.model, EmbeddingOptions(**options), {}),
+            role="document",
+            lessons=self.lessons,
+            limiter=self.limiter,
+            ceilings=self.ceilings,
+            count=estimate_tokens,
+            max_retries=self.max_retries,
+            patience=self.patience,
+            timeout=self.timeout,
+            deadline_at=None if self.deadline is None else self.now + self.deadline,
+            clock=lambda: self.now,
+            wall=lambda: 1_800_000_000.0 + self.now,
+            chance=lambda: 0.5,
+        )
+
+    def run(self, texts, answer, first=0):
+        """Play one batch; `answer(texts)` is the server, or a list of its answers in order."""
+        if not callable(answer):
+            answers = iter(answer)
+            answer = lambda texts: next(answers)(texts)  # noqa: E731
+        flow = exchange(Batch(range(first, first + len(texts)), texts), self.job)
+        try:
+            step = next(flow)
+            while True:
+                if isinstance(step, Wait):
+                    self.waits.append(step.seconds)
+                    self.now += step.seconds
+                    step = next(flow)
+                elif isinstance(step, RunInThread):
+                    step = self._call(step.function, flow)
+                else:
+                    assert isinstance(step, Send)
+                    self.requests.append(step.request)
+                    self.sent.append(texts_in(step.request))
+                    step = flow.send(answer(self.sent[-1]))
+        except StopIteration as end:
+            return end.value
+
+    def _call(self, function, flow):
+        try:
+            result = function()
+        except errors.ConfigurationError as error:
+            return flow.throw(error)
+        return flow.send(result)
+
+
+def texts_in(request):
+    body = json.loads(request.body)
+    return body["input"] if isinstance(body["input"], list) else body["input"]["texts"]
+
+
+def reply(status, body, **headers):
+    body = body if isinstance(body, bytes) else orjson.dumps(body)
+    return WireReply(status, headers, body, 0.1)
+
+
+def good(texts, size=SIZE):
+    rows = local.embed(texts, size).tolist()
+    data = [{"index": index, "embedding": row} for index, row in enumerate(rows)]
+    return reply(200, {"data": data[::-1], "usage": {"total_tokens": len(texts)}})
+
+
+def always(answer):
+    return lambda _texts: answer
+
+
+def refuse(status, code, message, **headers):
+    return always(reply(status, {"error": {"code": code, "message": message}}, **headers))
+
+
+BUSY = refuse(429, "rate_limit_exceeded", "slow down")
+
+
+DOWN = always(reply(503, b"<html>no</html>"))
+
+
+BROKEN = always(TransportFailure("connection", "reset by peer"))
+
+
+LATE = always(TransportFailure("timeout", "no whole answer within 60 s"))
+
+
+def rows_of(outcome, texts, size=SIZE):
+    """The believed vectors by place, and a check that each is the right one."""
+    found = {}
+    for places, believed in outcome.believed:
+        for place, row in zip(places, believed.dense, strict=True):
+            assert place not in found
+            np.testing.assert_array_equal(row, local.embed([texts[place]], size)[0])
+            found[place] = row
+    return found
+
+
+def assert_whole(outcome, texts):
+    assert sorted(rows_of(outcome, texts)) == list(range(len(texts)))
+    assert outcome.failures == {}

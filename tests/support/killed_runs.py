@@ -1,0 +1,63 @@
+"""Programs that are killed while they embed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from queue import SimpleQueue
+
+from support.adapters import DASHSCOPE
+
+TEXTS = 5000
+
+
+IN_FLIGHT = 8
+
+
+PER_REQUEST = 10
+
+
+SIZE = 64
+
+
+RUN = f"""
+import asyncio, sys
+import numpy as np
+from multiembed import EmbeddingClient
+
+door, base_url, cache, out = sys.argv[1:]
+texts = [f"the text {{number}}" for number in range({TEXTS})]
+client = EmbeddingClient(
+    "{DASHSCOPE}",
+    api_key="sk-simulator",
+    base_url=base_url,
+    dimensions={SIZE},
+    max_concurrency={IN_FLIGHT},
+    cache=cache,
+)
+if door == "sync":
+    result = client.embed(texts)
+elif door == "async":
+    result = asyncio.run(client.aembed(texts))
+if door == "stream":
+    vectors = np.concatenate([block.vectors for block in client.stream(texts)])
+else:
+    vectors = result.vectors
+np.save(out, vectors)
+"""
+
+
+def killed(command, simulator, *, at, env=None):
+    """Run a program and kill it at the moment when its so-manieth request arrives."""
+    pids = SimpleQueue()
+
+    def kill(_, answer):
+        os.kill(pids.get(), signal.SIGKILL)
+        return answer
+
+    simulator.fail(kill, after=at, times=1)
+    with subprocess.Popen(command, env=env) as run:
+        pids.put(run.pid)
+        assert run.wait(60) == -signal.SIGKILL, "the run was over before it could be killed"
+    simulator.heal()
