@@ -16,10 +16,10 @@ import numpy as np
 import orjson
 
 from multiembed.config.options import EmbeddingOptions
-from multiembed.config.request_config import aim
-from multiembed.providers.types import Fault
+from multiembed.config.request_config import resolve_config
+from multiembed.providers.types import ApiFailure
 from multiembed.responses import interpret, vector_extraction
-from multiembed.transport.types import WireReply
+from multiembed.transport.types import HttpResponse
 
 DIMENSIONS, KINDS = 1024, 8
 CHANCE = np.random.default_rng(0)
@@ -75,10 +75,13 @@ def microseconds(work, given: list, rounds: int) -> float:
 
 
 def judged(name: str, texts: int, output: str):
-    target = aim(name, EmbeddingOptions(api_key="sk-any-key", output=output), {})
+    target = resolve_config(name, EmbeddingOptions(api_key="sk-any-key", output=output), {})
 
     def work(body: bytes) -> None:
-        if isinstance(interpret.judge(WireReply(200, {}, body), target, texts=texts, dimensions=DIMENSIONS), Fault):
+        if isinstance(
+            interpret.interpret_response(HttpResponse(200, {}, body), target, texts=texts, dimensions=DIMENSIONS),
+            ApiFailure,
+        ):
             raise AssertionError("a good reply was not believed")
 
     return work
@@ -89,7 +92,7 @@ def main() -> None:
     by_simdjson, by_orjson, apart = (
         vector_extraction._floats_by_simdjson,
         vector_extraction._floats_by_orjson,
-        interpret.cut,
+        interpret.extract_vectors,
     )
     ways = {"simdjson": (apart, by_simdjson), "orjson": (apart, by_orjson), "whole": (lambda _: None, by_orjson)}
     if not vector_extraction.simdjson:
@@ -99,7 +102,7 @@ def main() -> None:
     for label, (name, output, texts, make) in REPLIES.items():
         bodies, work = [make() for _ in range(KINDS)], judged(name, texts, output)
         cells = []
-        for interpret.cut, vector_extraction.floats in ways.values():
+        for interpret.extract_vectors, vector_extraction.floats in ways.values():
             cells.append(microseconds(work, bodies, rounds))
         print(f"{label:<42}{len(bodies[0]):>8}", *(f"{cell:10.0f}" for cell in cells))
     print(f"\n{'microseconds of a parser alone, 10 texts, floats':<50}")

@@ -70,7 +70,7 @@ class Client(NamedTuple):
     embed: Callable[[Any, list[str], Simulator], list[Any]]
 
 
-class Outcome(NamedTuple):
+class BatchOutcome(NamedTuple):
     """What became of one fault in one client."""
 
     kind: str
@@ -144,7 +144,7 @@ def _(module: Any, texts: list[str], server: Simulator) -> list[Any]:
     return [item["embedding"] for reply in replies for item in reply.data]
 
 
-def run(one: Client, fault: str) -> Outcome:
+def run(one: Client, fault: str) -> BatchOutcome:
     """Let a client embed the texts while one thing goes wrong."""
     texts = [*TEXTS[:-1], "long " * 400] if fault == "text-too-long" else TEXTS
     result: Future[list[Any]] = Future()
@@ -159,11 +159,11 @@ def run(one: Client, fault: str) -> Outcome:
 
         threading.Thread(target=work, daemon=True).start()
         if not wait([result], LIMIT).done:
-            return Outcome("hangs")
+            return BatchOutcome("hangs")
     if error := result.exception():
-        return Outcome("error", f"{type(error).__name__}: {error}")
+        return BatchOutcome("error", f"{type(error).__name__}: {error}")
     wrong = flaw(result.result(), embed(texts))
-    return Outcome("WRONG", wrong) if wrong else Outcome("right")
+    return BatchOutcome("WRONG", wrong) if wrong else BatchOutcome("right")
 
 
 def flaw(rows: list[Any], expected: Any) -> str:
@@ -198,7 +198,7 @@ def show(rows: list[list[str]], *, markdown: bool) -> None:
     print("\n".join(lines), end="\n\n")
 
 
-def report(outcomes: dict[tuple[str, str], Outcome], clients: list[Client], *, markdown: bool) -> None:
+def report(outcomes: dict[tuple[str, str], BatchOutcome], clients: list[Client], *, markdown: bool) -> None:
     summary = [["client", "package", *KINDS, "of"]]
     for name, package, *_ in clients:
         found = [outcomes[name, fault].kind for fault in FAULTS]

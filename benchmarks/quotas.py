@@ -148,7 +148,7 @@ def serve(pipe: Any, scenario: Scenario) -> None:
 
 
 @dataclass
-class Outcome:
+class BatchOutcome:
     """What became of the texts."""
 
     embedded: int = 0
@@ -178,7 +178,7 @@ def embed(pipe: Any, scenario: Scenario, door: str, base_url: str, seconds: floa
         "limits": {"max_items": scenario.batch},
     }
     clients = [EmbeddingClient(f"{scenario.provider}:{model}", **options) for _ in range(scenario.clients)]
-    outcome = Outcome()
+    outcome = BatchOutcome()
     texts = Shared(scenario.texts(seconds + SPARE))
     if door == "async":
         asyncio.run(aembed_all(clients, texts, outcome))
@@ -202,7 +202,7 @@ class Shared:
             return next(self._texts)
 
 
-def embed_all(clients: list[EmbeddingClient], texts: Shared, outcome: Outcome) -> None:
+def embed_all(clients: list[EmbeddingClient], texts: Shared, outcome: BatchOutcome) -> None:
     def stream(client: EmbeddingClient) -> None:
         try:
             for result in client.stream(texts, on_error="keep"):
@@ -217,7 +217,7 @@ def embed_all(clients: list[EmbeddingClient], texts: Shared, outcome: Outcome) -
         thread.join()
 
 
-async def aembed_all(clients: list[EmbeddingClient], texts: Shared, outcome: Outcome) -> None:
+async def aembed_all(clients: list[EmbeddingClient], texts: Shared, outcome: BatchOutcome) -> None:
     async def stream(client: EmbeddingClient) -> None:
         try:
             async for result in client.astream(texts, on_error="keep"):

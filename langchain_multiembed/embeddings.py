@@ -8,13 +8,13 @@ from langchain_core.embeddings import Embeddings
 from pydantic import Field
 
 from langchain_multiembed.events import atell, tell
-from multiembed import Embedder, EmbeddingOptionsDict
+from multiembed import EmbeddingOptionsDict, FrameworkEmbedder
 
 if TYPE_CHECKING:
     from typing import Unpack
 
 
-class MultiEmbeddings(Embedder, Embeddings):
+class MultiEmbeddings(FrameworkEmbedder, Embeddings):
     """Embeddings for LangChain through Zhipu, SiliconFlow, DashScope or any OpenAI-compatible server.
 
     Setup:

@@ -14,7 +14,7 @@ from pydantic import Field
 from llamaindex_multiembed import windows
 from llamaindex_multiembed.events import tell
 from llamaindex_multiembed.kvstore import MissingKVStore, SpacedKVStore
-from multiembed import Embedder, EmbeddingOptionsDict
+from multiembed import EmbeddingOptionsDict, FrameworkEmbedder
 
 if TYPE_CHECKING:
     from multiembed import Role
@@ -33,7 +33,7 @@ class MultiEmbeddingOptionsDict(EmbeddingOptionsDict, total=False):
     rate_limiter: Any
 
 
-class MultiEmbedding(Embedder, BaseEmbedding):
+class MultiEmbedding(FrameworkEmbedder, BaseEmbedding):
     """Embeddings for LlamaIndex through Zhipu, SiliconFlow, DashScope or any OpenAI-compatible server.
 
     Queries and documents are kept apart: DashScope's native API is told which is which (`text_type`). The

@@ -20,8 +20,8 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
     from multiembed.cache import open_cache
-    from multiembed.cache.admin import CacheFile, KeptVector, Pruned, SpaceInfo
-    from multiembed.cache.base import CacheEntry, CacheWarning, Found, VectorCache
+    from multiembed.cache.admin import CachedVector, CacheFile, NamespaceInfo, PruneResult
+    from multiembed.cache.base import CacheEntry, CacheLookup, CacheWarning, VectorCache
     from multiembed.client import EmbeddingClient
     from multiembed.config.options import EmbeddingOptions, EmbeddingOptionsDict
     from multiembed.errors import (
@@ -42,16 +42,16 @@ if TYPE_CHECKING:
         RequestTimeoutError,
         ServerError,
     )
-    from multiembed.integration import Embedder
-    from multiembed.providers import catalog
+    from multiembed.integration import FrameworkEmbedder
+    from multiembed.providers import list_models
     from multiembed.testing import no_waits
     from multiembed.types import (
+        ClientStats,
         EmbeddingResult,
         Estimate,
         Limits,
-        ModelFacts,
+        ModelInfo,
         PartialFailureError,
-        Report,
         Role,
         SparseVector,
         Usage,
@@ -59,20 +59,20 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "cache": ("open_cache",),
-    "cache.base": ("CacheEntry", "CacheWarning", "Found", "VectorCache"),
-    "cache.admin": ("CacheFile", "KeptVector", "Pruned", "SpaceInfo"),
+    "cache.base": ("CacheEntry", "CacheWarning", "CacheLookup", "VectorCache"),
+    "cache.admin": ("CacheFile", "CachedVector", "PruneResult", "NamespaceInfo"),
     "client": ("EmbeddingClient",),
     "config.options": ("EmbeddingOptions", "EmbeddingOptionsDict"),
-    "integration": ("Embedder",),
-    "providers": ("catalog",),
+    "integration": ("FrameworkEmbedder",),
+    "providers": ("list_models",),
     "testing": ("no_waits",),
     "types": (
         "EmbeddingResult",
         "Estimate",
         "Limits",
-        "ModelFacts",
+        "ModelInfo",
         "PartialFailureError",
-        "Report",
+        "ClientStats",
         "Role",
         "SparseVector",
         "Usage",
@@ -84,41 +84,41 @@ __all__ = [
     "AuthenticationError",
     "CacheEntry",
     "CacheFile",
+    "CacheLookup",
     "CacheWarning",
+    "CachedVector",
+    "ClientStats",
     "ConfigurationError",
     "ConnectionFailedError",
     "ContentRejectedError",
     "DeadlineExceededError",
-    "Embedder",
     "EmbeddingClient",
     "EmbeddingOptions",
     "EmbeddingOptionsDict",
     "EmbeddingResult",
     "Estimate",
-    "Found",
+    "FrameworkEmbedder",
     "InputTooLongError",
     "InvalidRequestError",
-    "KeptVector",
     "Limits",
     "MalformedResponseError",
-    "ModelFacts",
+    "ModelInfo",
     "ModelNotFoundError",
     "MultiEmbedError",
+    "NamespaceInfo",
     "PartialFailureError",
     "PermissionDeniedError",
-    "Pruned",
+    "PruneResult",
     "QuotaExhaustedError",
     "RateLimitError",
-    "Report",
     "RequestTimeoutError",
     "Role",
     "ServerError",
-    "SpaceInfo",
     "SparseVector",
     "Usage",
     "VectorCache",
     "__version__",
-    "catalog",
+    "list_models",
     "no_waits",
     "open_cache",
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from multiembed.config.option_docs import with_option_docs
 from multiembed.config.options import EmbeddingOptions, EmbeddingOptionsDict
-from multiembed.config.request_config import aim
+from multiembed.config.request_config import resolve_config
 from multiembed.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from multiembed.config.request_config import Target
-    from multiembed.execution.call import Call
+    from multiembed.config.request_config import RequestConfig
+    from multiembed.execution.call import EmbedCall
     from multiembed.execution.runtime import Runtime
     from multiembed.execution.stream import OnError
-    from multiembed.types import EmbeddingResult, Estimate, Report, Role, Usage, Vectors
+    from multiembed.types import ClientStats, EmbeddingResult, Estimate, Role, Usage, Vectors
 
 
 @with_option_docs(EmbeddingOptionsDict, EmbeddingOptions.model_fields)
@@ -41,7 +41,7 @@ class EmbeddingClient:
 
     def __init__(self, model: str, **options: Unpack[EmbeddingOptionsDict]) -> None:
         self.__setstate__((model, EmbeddingOptions(**options)))
-        self._ready()
+        self._preload()
 
     @classmethod
     def from_options(cls, model: str, options: EmbeddingOptions, *, drop_empty: str | None = None) -> EmbeddingClient:
@@ -55,7 +55,7 @@ class EmbeddingClient:
         client = cls.__new__(cls)
         client.__setstate__((model, options))
         client._drop_empty = drop_empty
-        client._ready()
+        client._preload()
         return client
 
     # ── embedding ────────────────────────────────────────────────────────────────────────────────
@@ -88,14 +88,14 @@ class EmbeddingClient:
             PartialFailureError: some texts failed; the others are in its `.result`.
             MultiEmbedError: all failed; `multiembed.errors` draws the tree.
         """
-        from multiembed.execution.chunk import whole
+        from multiembed.execution.chunk import result_or_raise
         from multiembed.execution.io_thread import io_thread
 
         io_thread().check_caller()
         with self._call(role) as call:
             block = call.prepare(texts, lists=lists)
             call.run(block)
-            return whole(block)
+            return result_or_raise(block)
 
     @overload
     async def aembed(
@@ -111,7 +111,7 @@ class EmbeddingClient:
         self, texts: Iterable[str], role: Role = "document", *, lists: bool = False
     ) -> EmbeddingResult[Any]:
         """As `embed`, without blocking the event loop."""
-        from multiembed.execution.chunk import whole
+        from multiembed.execution.chunk import result_or_raise
         from multiembed.execution.io_thread import caller_loop, in_thread
 
         loop = caller_loop()
@@ -119,7 +119,7 @@ class EmbeddingClient:
             prepare = partial(call.prepare, texts, lists=lists)
             block = await in_thread(prepare) if call.uses_cache else prepare()
             await call.arun(block, loop)
-            return whole(block)
+            return result_or_raise(block)
 
     def stream(
         self, texts: Iterable[str], role: Role = "document", *, on_error: OnError = "raise"
@@ -144,21 +144,21 @@ class EmbeddingClient:
             PartialFailureError: some texts of a block failed; the block is in its `.result`.
             MultiEmbedError: all of a block failed.
         """
-        from multiembed.batching.inputs import many
+        from multiembed.batching.inputs import iter_texts
         from multiembed.execution.stream import stream
 
         make = partial(self._call, _checked(role))
-        return stream(make, many(texts), _checked_choice(on_error))
+        return stream(make, iter_texts(texts), _checked_choice(on_error))
 
     def astream(
         self, texts: Iterable[str] | AsyncIterable[str], role: Role = "document", *, on_error: OnError = "raise"
     ) -> AsyncIterator[EmbeddingResult]:
         """As `stream`, without blocking the event loop; the texts may come from an asynchronous iterable."""
-        from multiembed.batching.inputs import many
+        from multiembed.batching.inputs import iter_texts
         from multiembed.execution.stream import astream
 
         make = partial(self._call, _checked(role))
-        source = texts if isinstance(texts, AsyncIterable) else many(texts)
+        source = texts if isinstance(texts, AsyncIterable) else iter_texts(texts)
         return astream(make, source, _checked_choice(on_error))
 
     def progress(self, total: int) -> AbstractContextManager[None]:
@@ -173,19 +173,19 @@ class EmbeddingClient:
 
     def estimate(self, texts: Iterable[str], role: Role = "document") -> Estimate:
         """What embedding these texts would take. Nothing is sent."""
-        from multiembed.batching.token_count import estimate_tokens, expected_tokens, told_by
-        from multiembed.execution.call import foresee
+        from multiembed.batching.token_count import checked_counter, estimate_tokens, expected_tokens
+        from multiembed.execution.call import estimate_call
         from multiembed.execution.io_thread import io_thread
 
-        runtime = self._living()
+        runtime = self._runtime()
         runtime.find_account()
         counter = self._options.token_counter
-        return foresee(
+        return estimate_call(
             texts,
             _checked(role),
             target=self.target,
-            count=told_by(counter) if counter else estimate_tokens,
-            expect=told_by(counter) if counter else expected_tokens,
+            count=checked_counter(counter) if counter else estimate_tokens,
+            expect=checked_counter(counter) if counter else expected_tokens,
             runtime=runtime,
             ceilings=io_thread().run(runtime.effective_limits),
         )
@@ -193,9 +193,9 @@ class EmbeddingClient:
     # ── what it knows of itself ──────────────────────────────────────────────────────────────────
 
     @property
-    def target(self) -> Target:
+    def target(self) -> RequestConfig:
         """The options checked against the facts; in another process, checked at the first use there."""
-        return self._target or self._aim()
+        return self._target or self._resolve()
 
     @property
     def usage(self) -> Usage:
@@ -204,7 +204,7 @@ class EmbeddingClient:
         A request that Ctrl-C or a cancelled task broke off is counted, but not its tokens: the provider may bill them,
         and nobody tells. A sync call of several requests loses none: after Ctrl-C they are counted as answers come.
         """
-        return self._living().tally.usage
+        return self._runtime().stats.usage
 
     @property
     def pending(self) -> int:
@@ -212,12 +212,12 @@ class EmbeddingClient:
 
         After Ctrl-C, and after a stream that is closed early, they come to their end in the background.
         """
-        return self._living().workers
+        return self._runtime().workers
 
     @property
-    def report(self) -> Report:
+    def report(self) -> ClientStats:
         """What this client has done in this process so far: texts, money, refusals and latencies."""
-        return self._living().tally.report()
+        return self._runtime().stats.report()
 
     def fingerprint(self, role: Role) -> str:
         """A name for the space that vectors of this role lie in.
@@ -231,10 +231,10 @@ class EmbeddingClient:
     def __repr__(self) -> str:
         return f"EmbeddingClient({self._model!r})"
 
-    def take_over(self, other: EmbeddingClient | None) -> None:
+    def adopt_stats(self, other: EmbeddingClient | None) -> None:
         """Go on with what another client has counted in this process."""
         if other is not None and os.getpid() in other._runtimes:
-            self._living().tally.add_all(other._living().tally)
+            self._runtime().stats.add_all(other._runtime().stats)
 
     # ── its life ─────────────────────────────────────────────────────────────────────────────────
 
@@ -271,7 +271,7 @@ class EmbeddingClient:
 
     def __setstate__(self, state: tuple[str, EmbeddingOptions]) -> None:
         self._model, self._options = state
-        self._target: Target | None = None
+        self._target: RequestConfig | None = None
         self._drop_empty: str | None = None
         self._runtimes: dict[int, Runtime] = {}  # by process: a forked child leaves its parent's alone
 
@@ -283,9 +283,9 @@ class EmbeddingClient:
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
 
-    def _ready(self) -> None:
+    def _preload(self) -> None:
         """See at construction that everything can work."""
-        self._aim()
+        self._resolve()
         # Imported here and not at the first call: a fork during an import leaves the child waiting for ever.
         from multiembed.execution import call, runtime, stream  # noqa: F401
         from multiembed.observability.tracing import meters, tracer
@@ -301,11 +301,11 @@ class EmbeddingClient:
 
             check_clients(self._options.http_client, self._options.http_async_client)
 
-    def _aim(self) -> Target:
-        self._target = target = aim(self._model, self._options, os.environ)
+    def _resolve(self) -> RequestConfig:
+        self._target = target = resolve_config(self._model, self._options, os.environ)
         return target
 
-    def _living(self) -> Runtime:
+    def _runtime(self) -> Runtime:
         """The runtime of this process."""
         from multiembed.execution.runtime import Runtime
 
@@ -315,14 +315,14 @@ class EmbeddingClient:
             runtime = self._runtimes.setdefault(pid, Runtime(self._options, self.target))
         return runtime
 
-    def _call(self, role: Role, wake: Callable[[], object] = bool) -> Call:
-        from multiembed.execution.call import DROP_EMPTY, Call
+    def _call(self, role: Role, wake: Callable[[], object] = bool) -> EmbedCall:
+        from multiembed.execution.call import DROP_EMPTY, EmbedCall
 
-        return Call(
+        return EmbedCall(
             _checked(role),
             target=self.target,
             options=self._options,
-            runtime=self._living(),
+            runtime=self._runtime(),
             wake=wake,
             drop_empty=self._drop_empty or DROP_EMPTY,
         )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ConfigDict, PrivateAttr
 
-from multiembed.batching.inputs import many
+from multiembed.batching.inputs import iter_texts
 from multiembed.client import EmbeddingClient
 from multiembed.config.option_docs import with_option_docs
 from multiembed.config.options import EmbeddingOptions, EmbeddingOptionsDict, can_be_pickled, configured
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 
-class Embedder(EmbeddingOptions):
+class FrameworkEmbedder(EmbeddingOptions):
     """An embedder that stands in a framework; a subclass adds the framework's base class and the model's field.
 
     Fields may be assigned, and the next call heeds them. A copy has the key; a pickle has not, unless `key_in_pickle`.
@@ -56,9 +56,9 @@ class Embedder(EmbeddingOptions):
     @staticmethod
     def _warn_of_missing(cache: object, option: str) -> Callable[[], object]:
         """A function that warns, once in each process, that a cache object could not travel there."""
-        from multiembed.cache.unavailable_cache import MissingCache
+        from multiembed.cache.unavailable_cache import UnavailableCache
 
-        return MissingCache(type(cache).__name__, option).warn
+        return UnavailableCache(type(cache).__name__, option).warn
 
     @staticmethod
     def _listed(texts: Iterable[str]) -> list[str]:
@@ -67,7 +67,7 @@ class Embedder(EmbeddingOptions):
         Raises:
             ConfigurationError: it is no list of texts.
         """
-        return list(many(texts))
+        return list(iter_texts(texts))
 
     def _make(self) -> EmbeddingClient:
         if self.output == "sparse":
@@ -93,7 +93,7 @@ class Embedder(EmbeddingOptions):
             if not was_set:
                 self.model_fields_set.discard(name)
             raise
-        client.take_over(self._clients.get("own"))
+        client.adopt_stats(self._clients.get("own"))
         self._clients["own"] = client
 
     def __getstate__(self) -> dict[Any, Any]:

@@ -29,6 +29,6 @@ def no_waits() -> Iterator[None]:
         _switches -= 1
 
 
-def waiting(seconds: float) -> float:
+def apply_test_mode(seconds: float) -> float:
     """The seconds to wait: as told, or none while the switch is on."""
     return 0.0 if _switches else seconds

@@ -21,7 +21,7 @@ Role: TypeAlias = Literal["document", "query"]
 Output: TypeAlias = Literal["dense", "sparse", "dense&sparse"]
 Encoding: TypeAlias = Literal["float", "base64"]
 TooLong: TypeAlias = Literal["error", "truncate", "split"]
-Quota: TypeAlias = Literal["in_flight", "requests", "tokens"]
+LimitKind: TypeAlias = Literal["in_flight", "requests", "tokens"]
 """What an account may have only so much of: requests in flight, or requests or tokens in a time."""
 
 
@@ -40,7 +40,7 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelFacts:
+class ModelInfo:
     """What is known of one model, from where, and since when. Account quotas are not facts of a model."""
 
     name: str
@@ -69,7 +69,7 @@ class ModelFacts:
     """False for a model that is not in the catalog and runs on its provider's careful defaults."""
 
 
-FaultKind: TypeAlias = Literal[
+ErrorKind: TypeAlias = Literal[
     "authentication", "permission", "quota", "model", "tls", "proxy", "redirect",  # fatal for the whole call
     "rate_limit", "server", "timeout", "connection", "malformed",  # may pass: tried again
     "invalid",  # never tried again
@@ -115,7 +115,7 @@ def _sum(left: Any, right: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class ClientStats:
     """What an embedder has done so far in this process. What is unknown is None, never 0."""
 
     texts: int

@@ -24,7 +24,7 @@ def check_texts(
     Raises:
         ConfigurationError: it is one text, no iterable, or holds something that is no text.
     """
-    checked = list(many(texts))
+    checked = list(iter_texts(texts))
     refused = []
     for index, text in enumerate(checked):
         if not isinstance(text, str):
@@ -38,11 +38,11 @@ def check_texts(
         if not (text.strip() if refuses == "blank" else text):
             refused.append(index)
         elif not text.isascii():
-            checked[index] = sendable(text)
+            checked[index] = replace_surrogates(text)
     return checked, refused
 
 
-def many(texts: Iterable[str]) -> Iterator[str]:
+def iter_texts(texts: Iterable[str]) -> Iterator[str]:
     """An iterator over texts.
 
     Raises:
@@ -60,7 +60,7 @@ def many(texts: Iterable[str]) -> Iterator[str]:
         raise ConfigurationError(f"Give a list of texts, not {type(texts).__name__}.") from None
 
 
-def sendable(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """Lone surrogates become U+FFFD, because UTF-8 has no place for them."""
     try:
         text.encode()

@@ -18,17 +18,17 @@ _MOST_OPEN = 8
 
 
 @dataclass(slots=True)
-class Bin:
+class OpenBatch:
     """A batch that is being filled, or is full."""
 
-    places: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
     """Positions of its texts, ascending."""
     tokens: int = 0
     """Of all of them, as estimated."""
     size: int = _BYTES_AROUND_BODY
 
 
-def pack(sizes: Iterable[tuple[int, int]], limits: Limits) -> Iterator[Bin]:
+def pack_batches(sizes: Iterable[tuple[int, int]], limits: Limits) -> Iterator[OpenBatch]:
     """Put texts into batches that fit one request each.
 
     Each text goes into the first of a few open batches that has room for it, so that a long one does not leave those
@@ -45,11 +45,11 @@ def pack(sizes: Iterable[tuple[int, int]], limits: Limits) -> Iterator[Bin]:
     most = limits.max_tokens_per_item or float("inf")
     token_room = limits.max_tokens_per_request or float("inf")
     byte_room = limits.max_bytes_per_request or float("inf")
-    bins: list[Bin] = []
+    bins: list[OpenBatch] = []
     for place, (tokens, size) in enumerate(sizes):
         size += _BYTES_AROUND_TEXT
         if tokens > most or tokens > token_room:
-            yield Bin([place], tokens, _BYTES_AROUND_BODY + size)
+            yield OpenBatch([place], tokens, _BYTES_AROUND_BODY + size)
             continue
         for bin_ in bins:
             if bin_.tokens + tokens <= token_room and bin_.size + size <= byte_room:
@@ -57,12 +57,12 @@ def pack(sizes: Iterable[tuple[int, int]], limits: Limits) -> Iterator[Bin]:
         else:
             if len(bins) == _MOST_OPEN:
                 yield bins.pop(0)
-            bin_ = Bin()
+            bin_ = OpenBatch()
             bins.append(bin_)
-        bin_.places.append(place)
+        bin_.positions.append(place)
         bin_.tokens += tokens
         bin_.size += size
-        if len(bin_.places) >= limits.max_items:
+        if len(bin_.positions) >= limits.max_items:
             bins.remove(bin_)
             yield bin_
     yield from bins

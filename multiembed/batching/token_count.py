@@ -95,7 +95,7 @@ def expected_tokens(text: str) -> float:
     return tokens
 
 
-def told_by(counter: Callable[[str], int]) -> Callable[[str], int]:
+def checked_counter(counter: Callable[[str], int]) -> Callable[[str], int]:
     """A user's counter, believed only as far as it gives whole numbers: NaN would stop the whole account.
 
     Raises:
@@ -115,7 +115,7 @@ def told_by(counter: Callable[[str], int]) -> Callable[[str], int]:
     return count
 
 
-def most_tokens(text: str) -> int:
+def max_tokens_bound(text: str) -> int:
     """A number that the tokens of a text cannot exceed, whatever the tokenizer of our models.
 
     Byte-level BPE never makes more tokens than UTF-8 bytes; WordPiece and SentencePiece add two marks.

@@ -16,7 +16,7 @@ _SLACK = 0.2
 _JOINERS = frozenset("\u200d\ufe0e\ufe0f")
 
 
-def shorten(text: str, most: int, count: Callable[[str], int]) -> str:
+def truncate(text: str, most: int, count: Callable[[str], int]) -> str:
     """The longest beginning of a text that has at most so many tokens; at least one character.
 
     Args:
@@ -27,7 +27,7 @@ def shorten(text: str, most: int, count: Callable[[str], int]) -> str:
     return text[: _end(text, 0, most, count)]
 
 
-def cut_up(text: str, most: int, count: Callable[[str], int]) -> list[str]:
+def split_text(text: str, most: int, count: Callable[[str], int]) -> list[str]:
     """Pieces of at most so many tokens each, together the text; cut between sentences or words where possible."""
     pieces = []
     start = 0

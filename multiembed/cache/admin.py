@@ -31,7 +31,7 @@ _NEXT = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SpaceInfo:
+class NamespaceInfo:
     """One space of a cache file: the vectors of one model, role and set of options."""
 
     fingerprint: str
@@ -49,7 +49,7 @@ class SpaceInfo:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pruned:
+class PruneResult:
     """What was, or would be, taken out."""
 
     vectors: int
@@ -62,10 +62,10 @@ class Pruned:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptVector:
+class CachedVector:
     """One vector of a cache file."""
 
-    space: SpaceInfo
+    namespace: NamespaceInfo
     digest: str
     """64 hex digits: SHA-256 over the space's fingerprint, a zero byte and the text in UTF-8."""
     dense: Vectors | None
@@ -103,7 +103,7 @@ class CacheFile:
                 size += path.stat().st_size
         return size
 
-    def spaces(self) -> list[SpaceInfo]:
+    def namespaces(self) -> list[NamespaceInfo]:
         """What is in the file, the fullest space first."""
         with self._opened() as file, file.use() as connection:
             rows = connection.execute("SELECT id, fingerprint, words, used FROM spaces").fetchall()
@@ -111,7 +111,7 @@ class CacheFile:
             measures = "SELECT count(*), sum(length(record)), min(written), max(written) FROM vectors WHERE space = ?"
             measured = [connection.execute(measures, (id_,)).fetchone() for id_, *_ in rows]
         found = [
-            SpaceInfo(
+            NamespaceInfo(
                 fingerprint=fingerprint,
                 words=_words_of(words),
                 vectors=vectors,
@@ -132,7 +132,7 @@ class CacheFile:
         written_before: float | None = None,
         max_bytes: int | None = None,
         dry_run: bool = False,
-    ) -> Pruned:
+    ) -> PruneResult:
         """Take vectors out, and make the file smaller. Others may go on with the file meanwhile.
 
         Args:
@@ -155,14 +155,14 @@ class CacheFile:
                 connection.execute("DELETE FROM spaces WHERE id NOT IN (SELECT space FROM vectors)")
                 connection.execute("VACUUM")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return Pruned(vectors=vectors, bytes=size, bytes_before=before, bytes_after=self.bytes)
+        return PruneResult(vectors=vectors, bytes=size, bytes_before=before, bytes_after=self.bytes)
 
-    def vectors(self, spaces: Collection[str] | None = None) -> Iterator[KeptVector]:
+    def vectors(self, spaces: Collection[str] | None = None) -> Iterator[CachedVector]:
         """Every vector, or those of some spaces, in the order they were written. Damaged ones are left out.
 
         Memory stays small, however large the file is.
         """
-        known = {info.fingerprint: info for info in self.spaces() if spaces is None or info.fingerprint in spaces}
+        known = {info.fingerprint: info for info in self.namespaces() if spaces is None or info.fingerprint in spaces}
         last = 0
         with self._opened() as file:
             while True:
@@ -174,7 +174,7 @@ class CacheFile:
                 for _, fingerprint, record in rows:
                     if fingerprint in known and intact_of([record]):
                         dense, sparse = decode([record])
-                        yield KeptVector(
+                        yield CachedVector(
                             known[fingerprint],
                             names_of([record])[0].hex(),
                             None if dense is None else dense[0],

@@ -16,7 +16,7 @@ class CacheWarning(UserWarning):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class CacheLookup:
     """What a lookup found."""
 
     positions: list[int] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Found:
 class CacheEntry:
     """Vectors to keep: the texts of one finished request."""
 
-    space: str
+    namespace: str
     """EmbeddingClient.fingerprint(role)."""
     texts: Sequence[str]
     dense: Vectors | None
@@ -61,7 +61,7 @@ class VectorCache(Protocol):
     without it, `put` is called for each of them.
     """
 
-    def get(self, space: str, texts: Sequence[str]) -> Found:
+    def get(self, space: str, texts: Sequence[str]) -> CacheLookup:
         """The vectors of the texts that are known; all of one length. Never raises because a store fails."""
 
     def put(

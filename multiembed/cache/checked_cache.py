@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from multiembed.cache.base import CacheWarning, Found
-from multiembed.cache.failure_policy import Guard
+from multiembed.cache.base import CacheLookup, CacheWarning
+from multiembed.cache.failure_policy import StoreHealth
 from multiembed.types import SparseVector
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class CheckedCache:
 
     def __init__(self, cache: VectorCache, *, output: Output, dimensions: int | None) -> None:
         self._cache = cache
-        self._guard = Guard(type(cache).__name__)
+        self._guard = StoreHealth(type(cache).__name__)
         self._output = output
         self._dimensions = dimensions
 
@@ -45,13 +45,13 @@ class CheckedCache:
                 if describe is not None:
                     _refuse_awaitable(describe(space, words))
 
-    def get(self, space: str, texts: Sequence[str]) -> Found:
+    def get(self, space: str, texts: Sequence[str]) -> CacheLookup:
         """Return the vectors of the texts that are known."""
         if self._guard.reads:
             with _reporting(self._guard.cannot_read):
                 found = self._cache.get(space, list(texts))  # a copy: the cache may keep or change it
                 return usable(found, len(texts), output=self._output, dimensions=self._dimensions)
-        return Found()
+        return CacheLookup()
 
     def put_many(self, entries: Sequence[CacheEntry]) -> None:
         """Keep the vectors of all entries, in one write if the cache inside has `put_many`."""
@@ -64,7 +64,7 @@ class CheckedCache:
                 return
             put: Any = self._cache.put
             for entry in entries:
-                _refuse_awaitable(put(entry.space, entry.texts, entry.dense, entry.sparse))
+                _refuse_awaitable(put(entry.namespace, entry.texts, entry.dense, entry.sparse))
 
     def close(self) -> None:
         """Close the cache inside, if it can be closed."""
@@ -84,7 +84,7 @@ def _reporting(failed: Callable[[Exception], None]) -> Iterator[None]:
         failed(error)
 
 
-def usable(found: Any, texts: int, *, output: Output, dimensions: int | None) -> Found:
+def usable(found: Any, texts: int, *, output: Output, dimensions: int | None) -> CacheLookup:
     """What a cache returned, if every vector of it can be used.
 
     Args:
@@ -105,8 +105,8 @@ def usable(found: Any, texts: int, *, output: Output, dimensions: int | None) ->
         raise TypeError(f"get returned {type(found).__name__}, not a Found")
     positions = _positions(found.positions, texts)
     if not positions:
-        return Found()
-    return Found(
+        return CacheLookup()
+    return CacheLookup(
         positions,
         None if output == "sparse" else _dense(found.dense, len(positions), dimensions),
         None if output == "dense" else _sparse(found.sparse, len(positions)),

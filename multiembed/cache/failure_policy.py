@@ -8,7 +8,7 @@ from multiembed.cache.base import CacheWarning
 from multiembed.redaction import clean
 
 
-class Guard:
+class StoreHealth:
     """Whether the store is still read and written. It is asked first, told of every failure, and shared by threads.
 
     Args:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from multiembed.cache.base import Found
+from multiembed.cache.base import CacheLookup
 from multiembed.cache.record_format import decode, form_of, intact_of, names_of
 
 if TYPE_CHECKING:
@@ -63,14 +63,14 @@ class LookupBuilder:
                 self._sparse[index] = vector
         self._is_found[indices] = True
 
-    def build(self) -> Found:
+    def build(self) -> CacheLookup:
         """The vectors by the positions of the texts."""
         indices = np.array([self._index_of[name] for name in self._requested], dtype=np.intp)
         positions = np.flatnonzero(self._is_found[indices])
         if not len(positions):
-            return Found()
+            return CacheLookup()
         indices = indices[positions]
         dense, sparse = self._dense, self._sparse
         if dense is not None and not len(positions) == len(self._requested) == len(dense):  # else it need not be copied
             dense = dense[indices]
-        return Found(positions.tolist(), dense, None if sparse is None else [sparse[index] for index in indices])
+        return CacheLookup(positions.tolist(), dense, None if sparse is None else [sparse[index] for index in indices])

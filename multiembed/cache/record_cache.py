@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-from multiembed.cache.base import CacheEntry, Found
-from multiembed.cache.failure_policy import Guard
+from multiembed.cache.base import CacheEntry, CacheLookup
+from multiembed.cache.failure_policy import StoreHealth
 from multiembed.cache.lookup import LookupBuilder
 from multiembed.cache.record_format import digests, encode
 from multiembed.cache.schema import is_busy
@@ -24,12 +24,12 @@ class RecordCache:
     """
 
     def __init__(self, name: str) -> None:
-        self._guard = Guard(name)
+        self._guard = StoreHealth(name)
 
-    def get(self, space: str, texts: Sequence[str]) -> Found:
+    def get(self, space: str, texts: Sequence[str]) -> CacheLookup:
         """The vectors of the texts that are known; all of one length. Nothing when the store fails."""
         if not self._guard.reads or not texts:
-            return Found()
+            return CacheLookup()
         builder = LookupBuilder(digests(space, texts))
         try:
             self._read(builder)
@@ -38,7 +38,7 @@ class RecordCache:
                 self._guard.is_locked()
             else:
                 self._guard.cannot_read(error)
-            return Found()
+            return CacheLookup()
         if builder.damaged:
             self._guard.is_damaged()
         if builder.mixed:
@@ -70,7 +70,7 @@ class RecordCache:
         for entry in entries:
             try:
                 if records := encode(entry):
-                    encoded.append((entry.space, records))
+                    encoded.append((entry.namespace, records))
             except Exception as error:  # noqa: BLE001 - the values may be of any type
                 mistake = error
         try:

@@ -57,7 +57,7 @@ def encode(entry: CacheEntry) -> list[tuple[bytes, bytes]]:
     if not entry.texts:
         return []
     entry.check()
-    names, dense, sparse = digests(entry.space, entry.texts), entry.dense, entry.sparse
+    names, dense, sparse = digests(entry.namespace, entry.texts), entry.dense, entry.sparse
     kind = (dense is not None) + 2 * (sparse is not None)
     rows = np.ascontiguousarray(dense, dtype="<f4") if dense is not None else np.empty((len(names), 0), dtype="<f4")
     form = _FORM.pack(VERSION, kind, rows.shape[1])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from multiembed.cache.base import Found
+    from multiembed.cache.base import CacheLookup
     from multiembed.cache.lookup import LookupBuilder
 
 DAY = 86400
@@ -70,7 +70,7 @@ class SqliteCache(RecordCache):
         """Say what a space is, in plain JSON: model, role, dimensions. Written down with its first vectors."""
         self._words[space] = dict(words)
 
-    def get(self, space: str, texts: Sequence[str]) -> Found:
+    def get(self, space: str, texts: Sequence[str]) -> CacheLookup:
         """The vectors of the texts that are known; all of one length. Nothing when the file fails."""
         found = super().get(space, texts)
         if found.positions:

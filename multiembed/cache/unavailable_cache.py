@@ -6,7 +6,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from multiembed.cache.base import CacheWarning, Found
+from multiembed.cache.base import CacheLookup, CacheWarning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from multiembed.types import SparseVector, Vectors
 
 
-class MissingCache:
+class UnavailableCache:
     """Takes the place of a cache object that could not travel to another process.
 
     It finds and keeps nothing. Its first use in a process is a CacheWarning.
@@ -29,10 +29,10 @@ class MissingCache:
         self.option = option
         self._warned_in = 0
 
-    def get(self, space: str, texts: Sequence[str]) -> Found:  # noqa: ARG002 - the protocol has them
+    def get(self, space: str, texts: Sequence[str]) -> CacheLookup:  # noqa: ARG002 - the protocol has them
         """Find nothing."""
         self.warn()
-        return Found()
+        return CacheLookup()
 
     def put(
         self, space: str, texts: Sequence[str], dense: Vectors | None, sparse: Sequence[SparseVector] | None
@@ -59,7 +59,7 @@ class MissingCache:
         return f"MissingCache({self.kind!r})"
 
     def __reduce__(self) -> Any:
-        return MissingCache, (self.kind, self.option)
+        return UnavailableCache, (self.kind, self.option)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> MissingCache:
+    def __deepcopy__(self, memo: dict[int, Any]) -> UnavailableCache:
         return self  # as every cache does: a copy of the embedder shares it

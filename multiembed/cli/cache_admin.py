@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from multiembed import SpaceInfo
+    from multiembed import NamespaceInfo
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _DAY = 86400
@@ -25,7 +25,7 @@ _DAY = 86400
 def show(console: Console, file: Path, *, as_json: bool) -> None:
     """Print what is in a cache file."""
     kept = CacheFile(file)
-    spaces = kept.spaces()
+    spaces = kept.namespaces()
     if as_json:
         rows = [{**_fields(info), "vectors": info.vectors, "bytes": info.bytes} for info in spaces]
         console.print_json(json.dumps({"file": str(kept.path), "bytes": kept.bytes, "spaces": rows}))
@@ -63,7 +63,7 @@ def take_out(
         raise ConfigurationError("Say what is to go: --model, --space, --older-than, --unused-for or --max-size.")
     most = None if max_size is None else _bytes(max_size)
     kept = CacheFile(file)
-    chosen = chosen_of(kept.spaces(), models, spaces)
+    chosen = chosen_of(kept.namespaces(), models, spaces)
     if unused_for is not None:
         chosen = [info for info in chosen if info.used < time.time() - unused_for * _DAY]
     pruned = kept.prune(
@@ -82,7 +82,7 @@ def take_out(
     )
 
 
-def chosen_of(found: list[SpaceInfo], models: list[str] | None, spaces: list[str] | None) -> list[SpaceInfo]:
+def chosen_of(found: list[NamespaceInfo], models: list[str] | None, spaces: list[str] | None) -> list[NamespaceInfo]:
     """The spaces that are named, or all.
 
     Raises:
@@ -104,7 +104,7 @@ def chosen_of(found: list[SpaceInfo], models: list[str] | None, spaces: list[str
     ]
 
 
-def _fields(info: SpaceInfo) -> dict[str, Any]:
+def _fields(info: NamespaceInfo) -> dict[str, Any]:
     return {
         "space": info.fingerprint,
         **info.words,

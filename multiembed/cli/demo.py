@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from multiembed import ConfigurationError, EmbeddingClient, catalog
+from multiembed import ConfigurationError, EmbeddingClient, list_models
 from multiembed.cli.corpus import DEFAULT_QUESTION, Passage, answers, passages, questions
 from multiembed.cli.models import WITHOUT_MODELS
 from multiembed.cli.stores import installed_stores
@@ -176,7 +176,7 @@ def _live_model(live: str, model: str | None) -> str:
         raise ConfigurationError(f"Give the model once: {live!r} and --model name two.")
     if model or inline:
         return f"{provider}:{model or inline}"
-    for owner, facts in catalog():
+    for owner, facts in list_models():
         if owner.id == provider:
             return f"{provider}:{facts.name}"
     if provider in WITHOUT_MODELS:

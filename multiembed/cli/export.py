@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from multiembed import KeptVector
+    from multiembed import CachedVector
 
 _ROWS = 4096
 """Vectors in one row group of Parquet."""
@@ -30,20 +30,20 @@ def carry(console: Console, file: Path, out: Path, *, models: list[str] | None, 
         raise ConfigurationError(f"{out.name} says no format: let it end in {' or '.join(writers)}.")
     check_place(out, overwrite=True)
     kept = CacheFile(file)
-    chosen = {info.fingerprint for info in chosen_of(kept.spaces(), models, spaces)}
+    chosen = {info.fingerprint for info in chosen_of(kept.namespaces(), models, spaces)}
     with WholeFile(out, overwrite=True) as output, naming(out):
         written = writers[out.suffix](output.stream, kept.vectors(chosen))
         output.finish()
     console.print(f"{written:,} vectors: {out}", highlight=False, soft_wrap=True)
 
 
-def _rows(vectors: Iterable[KeptVector]) -> Iterator[dict[str, Any]]:
+def _rows(vectors: Iterable[CachedVector]) -> Iterator[dict[str, Any]]:
     for kept in vectors:
-        words = kept.space.words
+        words = kept.namespace.words
         sparse = kept.sparse
         yield {
             "digest": kept.digest,
-            "space": kept.space.fingerprint,
+            "space": kept.namespace.fingerprint,
             "model": words.get("model"),
             "role": words.get("role"),
             "vector": None if kept.dense is None else kept.dense,
@@ -52,14 +52,14 @@ def _rows(vectors: Iterable[KeptVector]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _write_jsonl(file: IO[bytes], vectors: Iterable[KeptVector]) -> int:
+def _write_jsonl(file: IO[bytes], vectors: Iterable[CachedVector]) -> int:
     count = 0
     for count, row in enumerate(_rows(vectors), start=1):  # noqa: B007 - the last one is the number of rows
         file.write(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
     return count
 
 
-def _write_parquet(file: IO[bytes], vectors: Iterable[KeptVector]) -> int:
+def _write_parquet(file: IO[bytes], vectors: Iterable[CachedVector]) -> int:
     try:
         pa, pq = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ModuleNotFoundError:

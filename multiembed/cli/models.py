@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from multiembed import ConfigurationError, EmbeddingClient, catalog
+from multiembed import ConfigurationError, EmbeddingClient, list_models
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from multiembed import EmbeddingOptionsDict, ModelFacts
+    from multiembed import EmbeddingOptionsDict, ModelInfo
 
 WITHOUT_MODELS = ("openai-compatible", "gateway")
 """Providers that take any model, so that the catalog has no row of them."""
@@ -24,7 +24,7 @@ UNUSED: EmbeddingOptionsDict = {"api_key": "unused", "base_url": "https://unused
 
 def run(console: Console, *, provider: str | None, as_json: bool) -> None:
     """Print every known model, or one provider's."""
-    rows = [(owner.id, facts) for owner, facts in catalog() if provider in (None, owner.id)]
+    rows = [(owner.id, facts) for owner, facts in list_models() if provider in (None, owner.id)]
     if not rows:
         raise ConfigurationError(_without_rows(provider or ""))
     if as_json:
@@ -62,11 +62,11 @@ def _without_rows(provider: str) -> str:
             f"{provider} has no catalog: it takes any model and any dimensions, {texts} texts a request unless "
             "limits={'max_items': …} says otherwise."
         )
-    known = ", ".join(dict.fromkeys(owner.id for owner, _ in catalog()))
+    known = ", ".join(dict.fromkeys(owner.id for owner, _ in list_models()))
     return f"There is no provider {provider!r} in the catalog: {known}."
 
 
-def _cells(facts: ModelFacts) -> list[str]:
+def _cells(facts: ModelInfo) -> list[str]:
     limits = facts.limits
     extras = {
         "R": facts.role_parameter,
@@ -86,13 +86,13 @@ def _cells(facts: ModelFacts) -> list[str]:
     ]
 
 
-def _dimensions(facts: ModelFacts) -> str:
+def _dimensions(facts: ModelInfo) -> str:
     if facts.dimensions is None:
         return "any" if facts.default_dimensions is None else f"any ({facts.default_dimensions}*)"
     return " ".join(f"{size}*" if size == facts.default_dimensions else str(size) for size in facts.dimensions)
 
 
-def _fields(facts: ModelFacts) -> dict[str, Any]:
+def _fields(facts: ModelInfo) -> dict[str, Any]:
     fields = asdict(facts)
     del fields["known"]  # all of these are
     return fields

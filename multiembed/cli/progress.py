@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from multiembed import Report
+    from multiembed import ClientStats
 
 _WINDOW = 30.0
 """Seconds over which the rate is taken."""
@@ -55,7 +55,7 @@ class Meter:
             in large pieces, and a slow account lets minutes pass between two of them.
     """
 
-    def __init__(self, console: Console, total: int, report: Callable[[], Report]) -> None:
+    def __init__(self, console: Console, total: int, report: Callable[[], ClientStats]) -> None:
         self._console = console
         self._total = total
         self._report = report
@@ -109,7 +109,7 @@ class Meter:
             return _LOOK_EVERY
         return min(_LINE_AT_LAST, max(_LINE_EVERY, (time.monotonic() - self._begun) / 20))
 
-    def _said(self, done: int, report: Report, *, short: bool) -> str:
+    def _said(self, done: int, report: ClientStats, *, short: bool) -> str:
         rate = self._rate.per_second(time.monotonic())
         left = "" if rate is None else f"{duration((self._total - done) / rate)} left"
         speed = "" if rate is None else f"{rate:,.0f}/s" if short else f"{rate:,.0f} texts a second"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from multiembed.simulator import Fault
+    from multiembed.simulator import InjectedFault
 
 _WHY_NOT = {errno.EADDRINUSE: "is taken, perhaps by another simulator", errno.EACCES: "may not be used by you"}
 
@@ -105,7 +105,7 @@ def show_faults(console: Console) -> None:
     )
 
 
-def _told(fault: Fault) -> str:
+def _told(fault: InjectedFault) -> str:
     facts = [
         "H" if fault.harmless else "",
         " ".join(f"{name}={value}" for name, value in fault.settings.items()),

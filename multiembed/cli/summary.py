@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from multiembed import CacheFile, MultiEmbedError, catalog
+from multiembed import CacheFile, MultiEmbedError, list_models
 from multiembed.cli.progress import counted, duration, told_money, told_tokens
 from multiembed.cli.side_files import remove_cache
 
@@ -54,7 +54,7 @@ def _kept_vectors(order: Order, *, remove: bool) -> int:
     if path is None or not path.exists():
         return 0
     try:
-        vectors = sum(space.vectors for space in CacheFile(path).spaces())
+        vectors = sum(space.vectors for space in CacheFile(path).namespaces())
     except MultiEmbedError:  # what is wrong with it was said already
         return 0
     if not vectors and order.cache is None and remove:
@@ -96,7 +96,7 @@ def tell_result(
 
 
 def _priced(cost: float | None, model: str) -> str:
-    for owner, facts in catalog():
+    for owner, facts in list_models():
         if f"{owner.id}:{facts.name}" == model and cost:
             return f"{told_money(cost)} (price of {facts.checked})"
     return told_money(cost)

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Key:
+class ApiKey:
     """A key that is shown only on request."""
 
-    reveal: Callable[[], str] = field(repr=False)
+    get: Callable[[], str] = field(repr=False)
     """Returns the key as it goes into its header."""
     fixed: bool = True
     """Whether it is the same each time."""
@@ -30,9 +30,9 @@ class Key:
     """The environment variable that held it, or "api_key" for the option."""
 
 
-def find_key(
+def resolve_key(
     given: SecretStr | Callable[[], str] | None, provider: Provider, environ: Mapping[str, str], url: str = ""
-) -> Key | None:
+) -> ApiKey | None:
     """The key that was given, else the environment's; None where there is none and none is needed.
 
     Args:
@@ -47,12 +47,12 @@ def find_key(
     if not provider.key_env:
         return None
     if given is not None and not isinstance(given, SecretStr):
-        return Key(partial(_ask, given), fixed=False)
+        return ApiKey(partial(_ask, given), fixed=False)
     candidates = {"api_key": given.get_secret_value() if given else ""}
     candidates |= {name: environ.get(name, "") for name in _variables(provider, environ, url)}
     for source, value in candidates.items():
         if value.strip():
-            return Key(partial(str, check_key(value, source)), source=source)
+            return ApiKey(partial(str, check_key(value, source)), source=source)
     if not provider.key_required:
         return None
     raise ConfigurationError(

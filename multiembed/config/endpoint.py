@@ -44,7 +44,7 @@ _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Address:
+class Endpoint:
     """Where requests go."""
 
     url: str
@@ -55,7 +55,7 @@ class Address:
     """The environment variable that named it; None for base_url, for a region and for the provider's default."""
 
 
-def find_address(options: EmbeddingOptions, provider: Provider, environ: Mapping[str, str]) -> Address:
+def resolve_endpoint(options: EmbeddingOptions, provider: Provider, environ: Mapping[str, str]) -> Endpoint:
     """The address that requests go to: of base_url, else of the region, else of the environment, else the default.
 
     Raises:
@@ -65,7 +65,7 @@ def find_address(options: EmbeddingOptions, provider: Provider, environ: Mapping
     if provider.compute is not None:
         if region or given:
             raise ConfigurationError(f"{provider.id} sends nothing: leave base_url and region out.")
-        return Address(url=f"{provider.id}:", query={})
+        return Endpoint(url=f"{provider.id}:", query={})
     _check_region(region, given, provider)
     variable = None if region or given else _variable(provider, environ, own_key=options.api_key is not None)
     if variable is not None:
@@ -78,7 +78,7 @@ def find_address(options: EmbeddingOptions, provider: Provider, environ: Mapping
         )
     base = given or provider.regions[region or next(iter(provider.regions))]
     url, query = _checked(base, variable or "base_url", provider, allow_insecure=options.allow_insecure)
-    return Address(url=url, query=query, variable=variable)
+    return Endpoint(url=url, query=query, variable=variable)
 
 
 def _check_region(region: str | None, given: str, provider: Provider) -> None:

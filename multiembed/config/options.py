@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema  # noqa: TC002 - pydantic reads it
 from pydantic_core import PydanticCustomError
 
-from multiembed.cache.unavailable_cache import MissingCache
+from multiembed.cache.unavailable_cache import UnavailableCache
 from multiembed.config.credentials import is_secret_name
 from multiembed.config.option_docs import with_option_docs
 from multiembed.config.option_names import advice_for
@@ -328,7 +328,7 @@ def _leave_behind(fields: Mapping[str, Any]) -> dict[str, Any]:
             warnings.warn(
                 f"{name} cannot be pickled: the embedder in the other process {consequence}", UserWarning, stacklevel=4
             )
-            kept[name] = MissingCache(type(kept[name]).__name__) if name == "cache" else None
+            kept[name] = UnavailableCache(type(kept[name]).__name__) if name == "cache" else None
     return kept
 
 

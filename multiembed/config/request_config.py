@@ -10,12 +10,12 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from multiembed.batching.inputs import sendable
-from multiembed.config.credentials import Key, find_key, is_secret_name
-from multiembed.config.endpoint import check_auth_header, check_headers, check_query, find_address
+from multiembed.batching.inputs import replace_surrogates
+from multiembed.config.credentials import ApiKey, is_secret_name, resolve_key
+from multiembed.config.endpoint import check_auth_header, check_headers, check_query, resolve_endpoint
 from multiembed.errors import ConfigurationError
 from multiembed.providers import split_model
-from multiembed.providers.types import EmbedRequest
+from multiembed.providers.types import EncodeInput
 from multiembed.types import Limits
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from multiembed.config.options import EmbeddingOptions
     from multiembed.providers.base import Provider
-    from multiembed.types import Encoding, ModelFacts, Output, Role, TooLong
+    from multiembed.types import Encoding, ModelInfo, Output, Role, TooLong
 
 _OWN_OPTION = {
     "dimension": "the option dimensions",
@@ -41,11 +41,11 @@ _SECRET_WORDS = ("auth", "key", "token", "secret", "sig", "cookie", "password", 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Target:
+class RequestConfig:
     """Everything about the requests of one embedder but the texts."""
 
     provider: Provider
-    facts: ModelFacts
+    model: ModelInfo
     limits: Limits
     url: str
     """Without the query."""
@@ -54,7 +54,7 @@ class Target:
     """The environment variable that named the address."""
     headers: Mapping[str, str] = field(repr=False)
     """Without the key."""
-    key: Key | None
+    key: ApiKey | None
     auth_header: str | None
     """The header that carries the key as it is; None for `Authorization: Bearer`."""
     dimensions: int | None
@@ -70,7 +70,7 @@ class Target:
     @property
     def name(self) -> str:
         """As provider:model."""
-        return f"{self.provider.id}:{self.facts.name}"
+        return f"{self.provider.id}:{self.model.name}"
 
     @property
     def base_url(self) -> str:
@@ -80,7 +80,7 @@ class Target:
     @property
     def expected_dimensions(self) -> int | None:
         """The length that every dense vector must have, where it is known before the first reply."""
-        return self.dimensions or self.facts.default_dimensions
+        return self.dimensions or self.model.default_dimensions
 
     @property
     def request_url(self) -> str:
@@ -97,13 +97,13 @@ class Target:
         """What no message may hold: the key, and what the names of query parameters and headers say is one."""
         given = (*self.query.items(), *self.headers.items())
         named = [value for name, value in given if any(word in name.lower() for word in _SECRET_WORDS)]
-        return (*([self.key.reveal()] if self.key else ()), *named)
+        return (*([self.key.get()] if self.key else ()), *named)
 
     def authorization(self) -> dict[str, str]:
         """The header that holds the key."""
         if self.key is None:
             return {}
-        key = self.key.reveal()
+        key = self.key.get()
         return {self.auth_header: key} if self.auth_header else {"Authorization": f"Bearer {key}"}
 
     @property
@@ -111,7 +111,7 @@ class Target:
         """Whether a function of the user gives the key."""
         return self.key is not None and not self.key.fixed
 
-    def as_of_now(self) -> Target:
+    def with_current_key(self) -> RequestConfig:
         """The same with the key of this moment, for one request and for the judgement of its answer.
 
         A function that gives the key may give another one next time, or fail: then a provider's words that repeat the
@@ -122,28 +122,28 @@ class Target:
         """
         if self.key is None or self.key.fixed:
             return self
-        key = self.key.reveal()
-        return replace(self, key=Key(lambda: key))
+        key = self.key.get()
+        return replace(self, key=ApiKey(lambda: key))
 
-    def prepare(self, texts: Sequence[str], role: Role) -> Sequence[str]:
+    def format_texts(self, texts: Sequence[str], role: Role) -> Sequence[str]:
         """Texts as they go on the wire: with their role's prefix, and queries in their model's prompt form."""
         prefix = self.query_prefix if role == "query" else self.document_prefix
-        form = self.facts.instruct if self.instruct and role == "query" else None
+        form = self.model.instruct if self.instruct and role == "query" else None
         if form in (None, "parameter"):
             return [prefix + text for text in texts] if prefix else texts
         return [str(form).format(instruct=self.instruct, text=prefix + text) for text in texts]
 
-    def overhead(self, role: Role, count: Callable[[str], int]) -> int:
+    def prompt_tokens(self, role: Role, count: Callable[[str], int]) -> int:
         """The tokens that prefix and prompt form add to each text."""
-        around = self.prepare([""], role)[0]
+        around = self.format_texts([""], role)[0]
         return count(around) if around else 0
 
-    def request(self, texts: Sequence[str], role: Role) -> EmbedRequest:
+    def request(self, texts: Sequence[str], role: Role) -> EncodeInput:
         """The request for texts, as the provider's encoder takes it."""
-        by_parameter = self.facts.instruct == "parameter" and role == "query"
-        return EmbedRequest(
-            model=self.facts,
-            texts=self.prepare(texts, role),
+        by_parameter = self.model.instruct == "parameter" and role == "query"
+        return EncodeInput(
+            model=self.model,
+            texts=self.format_texts(texts, role),
             role=role,
             dimensions=self.dimensions,
             output=self.output,
@@ -162,7 +162,7 @@ class Target:
         parts = {
             "provider": self.provider.id,
             "url": self.url,
-            "model": self.facts.name,
+            "model": self.model.name,
             "dimensions": self.expected_dimensions,
             "role": role,
             "instruct": self.instruct if query else None,
@@ -177,7 +177,7 @@ class Target:
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()
 
 
-def aim(model: str, options: EmbeddingOptions, environ: Mapping[str, str]) -> Target:
+def resolve_config(model: str, options: EmbeddingOptions, environ: Mapping[str, str]) -> RequestConfig:
     """Check the options against the facts.
 
     Raises:
@@ -193,18 +193,18 @@ def aim(model: str, options: EmbeddingOptions, environ: Mapping[str, str]) -> Ta
     _check_instruct(options, provider, facts)
     parameters, encoding = _parameters(options.parameters or {}, provider, facts)
     _check_own_server(options, provider)
-    address = find_address(options, provider, environ)
+    address = resolve_endpoint(options, provider, environ)
     auth_header = check_auth_header(options.auth_header)
-    key = find_key(options.api_key, provider, environ, address.url)
+    key = resolve_key(options.api_key, provider, environ, address.url)
     if auth_header and key is None:
         raise ConfigurationError(
             f"auth_header names the header of the key, and there is no key: set {' or '.join(provider.key_env)} or "
             "pass api_key, or leave auth_header out.",
             provider=provider.id,
         )
-    return Target(
+    return RequestConfig(
         provider=provider,
-        facts=facts if options.send_dimensions else replace(facts, dimensions_on_wire=False),
+        model=facts if options.send_dimensions else replace(facts, dimensions_on_wire=False),
         limits=_limits(facts.limits, options.limits or {}),
         url=address.url,
         query={**address.query, **check_query(options.query or {})},
@@ -215,9 +215,9 @@ def aim(model: str, options: EmbeddingOptions, environ: Mapping[str, str]) -> Ta
         dimensions=options.dimensions,
         output=options.output,
         encoding=encoding,
-        instruct=sendable(options.instruct) if options.instruct else None,
-        query_prefix=sendable(_query_prefix(options.query_prefix, provider, facts)),
-        document_prefix=sendable(options.document_prefix or ""),
+        instruct=replace_surrogates(options.instruct) if options.instruct else None,
+        query_prefix=replace_surrogates(_query_prefix(options.query_prefix, provider, facts)),
+        document_prefix=replace_surrogates(options.document_prefix or ""),
         parameters=parameters,
         on_too_long=options.on_too_long,
     )
@@ -233,12 +233,12 @@ def _check_own_server(options: EmbeddingOptions, provider: Provider) -> None:
             )
 
 
-def _impossible(message: str, provider: Provider, facts: ModelFacts) -> ConfigurationError:
+def _impossible(message: str, provider: Provider, facts: ModelInfo) -> ConfigurationError:
     """The error for what a model cannot do."""
     return ConfigurationError(message, provider=provider.id, model=facts.name)
 
 
-def _check_supported(provider: Provider, facts: ModelFacts) -> None:
+def _check_supported(provider: Provider, facts: ModelInfo) -> None:
     for pattern, reason in provider.unsupported:
         if pattern.search(facts.name):
             known = ", ".join(each.name for each in provider.models)
@@ -246,14 +246,14 @@ def _check_supported(provider: Provider, facts: ModelFacts) -> None:
             raise _impossible(message, provider, facts)
 
 
-def _check_dimensions(asked: int | None, provider: Provider, facts: ModelFacts) -> None:
+def _check_dimensions(asked: int | None, provider: Provider, facts: ModelInfo) -> None:
     if asked is None or facts.dimensions is None or asked in facts.dimensions:
         return
     sizes = ", ".join(map(str, facts.dimensions))
     raise _impossible(f"{facts.name} has no vectors of {asked} dimensions: choose from {sizes}.", provider, facts)
 
 
-def _check_output(options: EmbeddingOptions, provider: Provider, facts: ModelFacts) -> None:
+def _check_output(options: EmbeddingOptions, provider: Provider, facts: ModelInfo) -> None:
     if options.output == "dense":
         return
     if options.on_too_long == "split":
@@ -269,7 +269,7 @@ def _check_output(options: EmbeddingOptions, provider: Provider, facts: ModelFac
         )
 
 
-def _check_instruct(options: EmbeddingOptions, provider: Provider, facts: ModelFacts) -> None:
+def _check_instruct(options: EmbeddingOptions, provider: Provider, facts: ModelInfo) -> None:
     if not options.instruct:
         return
     if facts.instruct is None:
@@ -286,7 +286,7 @@ def _check_instruct(options: EmbeddingOptions, provider: Provider, facts: ModelF
         )
 
 
-def _query_prefix(asked: str | None, provider: Provider, facts: ModelFacts) -> str:
+def _query_prefix(asked: str | None, provider: Provider, facts: ModelInfo) -> str:
     if asked != "recommended":
         return asked or ""
     if facts.query_prefix is None:
@@ -298,7 +298,7 @@ def _query_prefix(asked: str | None, provider: Provider, facts: ModelFacts) -> s
 
 
 def _parameters(
-    given: Mapping[str, Any], provider: Provider, facts: ModelFacts
+    given: Mapping[str, Any], provider: Provider, facts: ModelInfo
 ) -> tuple[Mapping[str, Any], Encoding | None]:
     if given and provider.compute is not None:
         raise ConfigurationError(f"{provider.id} takes no extra parameters.", provider=provider.id)

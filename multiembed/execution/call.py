@@ -13,19 +13,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, Self
 
 from multiembed.batching.inputs import check_texts
-from multiembed.batching.packing import pack
-from multiembed.batching.token_count import estimate_tokens, told_by
+from multiembed.batching.packing import pack_batches
+from multiembed.batching.token_count import checked_counter, estimate_tokens
 from multiembed.cache.base import CacheEntry
 from multiembed.errors import InvalidRequestError
-from multiembed.execution.chunk import Block, sizes, usage_of
+from multiembed.execution.chunk import Chunk, measure, usage_of_outcome
 from multiembed.execution.io_thread import in_thread, io_thread, run_in
 from multiembed.execution.workers import WorkerPool
-from multiembed.flow.context import MAX_RETRIES, PATIENCE, Job
+from multiembed.flow.context import MAX_RETRIES, PATIENCE, CallContext
 from multiembed.observability.log import log_call
 from multiembed.observability.progress import Progress, shared
 from multiembed.observability.tracing import Span
 from multiembed.ratelimit.pacer import FIRST_IN_FLIGHT, MOST_IN_FLIGHT
-from multiembed.testing import waiting
+from multiembed.testing import apply_test_mode
 from multiembed.types import Estimate, Usage
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
     from multiembed.cache.checked_cache import CheckedCache
     from multiembed.config.options import EmbeddingOptions
-    from multiembed.config.request_config import Target
+    from multiembed.config.request_config import RequestConfig
     from multiembed.execution.runtime import Runtime
-    from multiembed.flow.context import Answer, Batch, Lessons, Outcome
-    from multiembed.ratelimit.pacer import Ceilings
-    from multiembed.transport.types import WireRequest
+    from multiembed.flow.context import Batch, BatchOutcome, LearnedLimits, TransportResult
+    from multiembed.ratelimit.pacer import AccountLimits
+    from multiembed.transport.types import HttpRequest
     from multiembed.types import Limits, Role
 
 
@@ -51,7 +51,7 @@ _SHOWN = 5
 """Positions of empty texts that an error lists."""
 
 
-class Call:
+class EmbedCall:
     """What one call of `embed`, `stream` or an async twin is made of, but for the sending.
 
     Texts become blocks, and blocks become results, in the caller's thread. In between they belong to the I/O thread.
@@ -69,20 +69,20 @@ class Call:
         self,
         role: Role,
         *,
-        target: Target,
+        target: RequestConfig,
         options: EmbeddingOptions,
         runtime: Runtime,
         wake: Callable[[], object] = bool,
         drop_empty: str = DROP_EMPTY,
     ) -> None:
-        self.target = target
+        self.config = target
         self._role = role
         self._options = options
         self._drop_empty = drop_empty
         self._runtime = runtime
         runtime.find_account()
         self._wake = wake
-        self._space = target.fingerprint(role) if runtime.caches else ""
+        self._space = target.fingerprint(role) if runtime.has_cache else ""
         self._texts = 0
         self._span = Span(target, role)
         self._began = time.monotonic()
@@ -93,14 +93,14 @@ class Call:
         """Blocks that are not handed out yet."""
         self._prepared = 0
         # Of the I/O thread:
-        self._job: Job | None = None
-        self._last: Block | None = None
+        self._job: CallContext | None = None
+        self._last: Chunk | None = None
         """The last block that was whole; its texts are not paid for again."""
-        self._open: deque[Block] = deque()
+        self._open: deque[Chunk] = deque()
         """In order; the first is the next one to be handed out."""
-        self._sending: deque[Block] = deque()
+        self._sending: deque[Chunk] = deque()
         """Those that have texts yet to send."""
-        self._whole: deque[Block] = deque()
+        self._whole: deque[Chunk] = deque()
         """Those that may be handed out."""
         self._taken = 0
         """Blocks that have no more texts to send."""
@@ -112,7 +112,7 @@ class Call:
 
     # ── in the caller's thread ───────────────────────────────────────────────────────────────────
 
-    def prepare(self, texts: Iterable[str], *, keep_refused: bool = False, lists: bool = False) -> Block:
+    def prepare(self, texts: Iterable[str], *, keep_refused: bool = False, lists: bool = False) -> Chunk:
         """Make a block of texts, and look them up in the cache.
 
         Args:
@@ -124,29 +124,29 @@ class Call:
             ConfigurationError: a text is no text.
             InvalidRequestError: a text is empty and the API refuses such texts.
         """
-        checked, refused = check_texts(texts, refuses=self.target.provider.refuses, first=self._texts)
+        checked, refused = check_texts(texts, refuses=self.config.provider.refuses, first=self._texts)
         if refused and not keep_refused:
-            raise _empty(refused, len(checked), self.target.provider.refuses, self._drop_empty)
+            raise _empty(refused, len(checked), self.config.provider.refuses, self._drop_empty)
         self._texts += len(checked)
         self.opened += 1
         self._prepared += 1
         cache = self._runtime.cache
-        errors = {index: _empty([index], 1, self.target.provider.refuses) for index in refused}
-        block = Block(checked, self.target, errors, lists=lists)
+        errors = {index: _empty([index], 1, self.config.provider.refuses) for index in refused}
+        block = Chunk(checked, self.config, errors, lists=lists)
         if cache is not None:
             self._describe(cache)
-            block.fill(cache.get(self._space, block.texts))
+            block.add_cached(cache.get(self._space, block.texts))
         if self._bar is not None:
             self._bar.announce(len(block))
         return block
 
     def _describe(self, cache: CheckedCache) -> None:
         """Tell the cache what the space is, for people."""
-        target = self.target
+        target = self.config
         words = {"model": target.name, "role": self._role, "dimensions": target.expected_dimensions}
         cache.describe(self._space, {**words, "output": target.output, "base_url": target.base_url})
 
-    def pop_whole(self) -> Block | None:
+    def pop_complete(self) -> Chunk | None:
         """The next block in order, if it is whole."""
         if not self._whole:
             return None
@@ -161,29 +161,29 @@ class Call:
     @property
     def uses_cache(self) -> bool:
         """Whether `prepare` may take long, because a cache is asked."""
-        return self._runtime.caches
+        return self._runtime.has_cache
 
     @property
     def is_over(self) -> bool:
         """Whether no more texts can be embedded: the call has failed, or its deadline has passed."""
         late = self._deadline_at is not None and time.monotonic() >= self._deadline_at
-        return late or (self._job is not None and self._job.fatal is not None)
+        return late or (self._job is not None and self._job.fatal_error is not None)
 
-    def sender(self, loop: asyncio.AbstractEventLoop | None) -> Callable[[WireRequest], Awaitable[Answer]]:
+    def sender(self, loop: asyncio.AbstractEventLoop | None) -> Callable[[HttpRequest], Awaitable[TransportResult]]:
         """What sends one request of the call, on the I/O thread.
 
         Args:
             loop: of the async caller; None for a sync one.
         """
 
-        async def send(request: WireRequest) -> Answer:
+        async def send(request: HttpRequest) -> TransportResult:
             if loop is not None and loop.is_closed():
                 raise asyncio.CancelledError("the caller's event loop was closed in the middle of the call")
             return await self._runtime.send(request, loop)
 
         return send
 
-    def run(self, block: Block) -> None:
+    def run(self, block: Chunk) -> None:
         """Send all texts of a block, and wait for the answers.
 
         Ctrl-C reaches the caller at once. Then nothing more is sent, and the answers to what was sent are still counted
@@ -195,57 +195,57 @@ class Call:
             pool.stopped = True  # at once: Ctrl-C may come a second time
             io.post(pool.stop)
 
-        io.run(partial(pool.run, partial(self.add, block)), on_interrupt=stop)
+        io.run(partial(pool.run, partial(self.add_texts, block)), on_interrupt=stop)
         pool.check()
 
-    async def arun(self, block: Block, loop: asyncio.AbstractEventLoop) -> None:
+    async def arun(self, block: Chunk, loop: asyncio.AbstractEventLoop) -> None:
         """As `run`, without blocking the event loop. A cancelled call is cancelled with all that it sent."""
         pool = WorkerPool(self, self.sender(loop))
-        await run_in(io_thread().loop, partial(pool.run, partial(self.add, block)))
+        await run_in(io_thread().loop, partial(pool.run, partial(self.add_texts, block)))
         pool.check()
 
     # ── on the I/O thread: a BatchSource ─────────────────────────────────────────────────────────
 
     @property
-    def job(self) -> Job:
+    def job(self) -> CallContext:
         """What all batches share."""
         if self._job is None:
             self._job = self._new_job()
         return self._job
 
-    def _new_job(self) -> Job:
+    def _new_job(self) -> CallContext:
         options, runtime = self._options, self._runtime
-        return Job(
-            target=self.target,
+        return CallContext(
+            config=self.config,
             role=self._role,
-            lessons=runtime.lessons,
+            learned=runtime.learned,
             limiter=runtime.limiter,
-            ceilings=runtime.limiter.effective_limits(runtime.ceilings),
-            count=told_by(options.token_counter) if options.token_counter else estimate_tokens,
+            account_limits=runtime.limiter.effective_limits(runtime.account_limits),
+            count_tokens=checked_counter(options.token_counter) if options.token_counter else estimate_tokens,
             max_retries=MAX_RETRIES if options.max_retries is None else options.max_retries,
-            patience=waiting(PATIENCE) if options.max_retries is None else 0.0,
+            outage_patience=apply_test_mode(PATIENCE) if options.max_retries is None else 0.0,
             timeout=options.timeout,
             deadline_at=self._deadline_at,
             clock=time.monotonic,
-            wall=time.time,
-            chance=random.random,
-            waits=waiting,
+            wall_time=time.time,
+            random=random.random,
+            sleep_filter=apply_test_mode,
             asked_retries=options.max_retries or 0,
             event=self._span.event,
             counts_in_thread=self.counts_in_thread,
         )
 
-    def add(self, block: Block) -> None:
+    def add_texts(self, block: Chunk) -> None:
         """Take a block, whose batches are available from now on."""
         job = self.job
-        block.begin(job, learned(self.target.limits, job.lessons, job.ceilings, job.clock()))
+        block.begin(job, effective_limits(self.config.limits, job.learned, job.account_limits, job.clock()))
         for other in ([] if self._last is None else [self._last]) + list(self._open):
             block.follow(other)
         with self._counting:
             self._usage += block.usage
             self._open.append(block)
-        self._runtime.tally.add(block.usage, texts=block.ahead, failed=block.refused)
-        self._advance(block.ahead)
+        self._runtime.stats.add(block.usage, texts=block.known_count, failed=block.refused)
+        self._advance(block.known_count)
         if block.has_unsent:  # all texts of a block may be known, or wait for those of another
             self._sending.append(block)
         else:
@@ -260,8 +260,8 @@ class Call:
         Not with a cache, of which kill -9 must cost no more than what was in flight; nor where few are in flight: one
         more request would be ready before the answers to these have taught what the server takes.
         """
-        in_flight = self.job.ceilings.in_flight or MOST_IN_FLIGHT
-        return in_flight if self._runtime.caches or in_flight < _FEW else 2 * in_flight
+        in_flight = self.job.account_limits.in_flight or MOST_IN_FLIGHT
+        return in_flight if self._runtime.has_cache or in_flight < _FEW else 2 * in_flight
 
     @property
     def counts_in_thread(self) -> bool:
@@ -279,13 +279,13 @@ class Call:
             self._wake()
         return None
 
-    async def complete_batch(self, batch: Batch, outcome: Outcome) -> None:
+    async def complete_batch(self, batch: Batch, outcome: BatchOutcome) -> None:
         """See BatchSource: vectors are kept in the cache before the caller gets them."""
-        block = batch.block
+        block: Chunk | None = batch.chunk
         if block is None:
             return
-        usage = usage_of(outcome, self.target)
-        good = block.take(outcome)
+        usage = usage_of_outcome(outcome, self.config)
+        good = block.add_outcome(outcome)
         writer = self._runtime.cache_writer
         try:
             if writer is not None and good:
@@ -293,22 +293,22 @@ class Call:
         finally:
             self._settle(block, batch, outcome, usage)
 
-    def _settle(self, block: Block, batch: Batch, outcome: Outcome, usage: Usage) -> None:
+    def _settle(self, block: Chunk, batch: Batch, outcome: BatchOutcome, usage: Usage) -> None:
         with self._counting:
             failed = block.settle(batch, usage)
             self._usage += usage
-            self._failed += block.times(outcome.failures)
+            self._failed += block.count_of(outcome.failures)
             ended = self._ended
-        self._runtime.tally.add(
+        self._runtime.stats.add(
             usage,
-            texts=block.times(batch.places),
-            failed=block.times(outcome.failures) + failed,
+            texts=block.count_of(batch.positions),
+            failed=block.count_of(outcome.failures) + failed,
             rate_errors=outcome.rate_errors,
             seconds=outcome.seconds,
         )
         if ended:  # Ctrl-C has ended the call, and the answer came later
             self._runtime.usage_hook.report_soon(usage)
-        self._advance(block.times(batch.places))
+        self._advance(block.count_of(batch.positions))
         self._hand_out()
 
     def _advance(self, texts: int) -> None:
@@ -318,24 +318,24 @@ class Call:
                 self._bar.drawing = True
                 io_thread().spawn(partial(_draw, self._bar))
 
-    def count_cancelled(self, batch: Batch, outcome: Outcome) -> None:
+    def count_cancelled(self, batch: Batch, outcome: BatchOutcome) -> None:
         """See BatchSource."""
-        if batch.block is None or not outcome.requests:
+        if batch.chunk is None or not outcome.requests:
             return
-        usage = usage_of(outcome, self.target)
+        usage = usage_of_outcome(outcome, self.config)
         with self._counting:
-            batch.block.usage += usage
+            batch.chunk.usage += usage
             self._usage += usage
             ended = self._ended
         if ended:
             self._runtime.usage_hook.report_soon(usage)
-        self._runtime.tally.add(usage, rate_errors=outcome.rate_errors, seconds=outcome.seconds)
+        self._runtime.stats.add(usage, rate_errors=outcome.rate_errors, seconds=outcome.seconds)
 
     def fail_rest(self) -> None:
         """See BatchSource."""
-        if self.job.fatal is not None:
+        if self.job.fatal_error is not None:
             for block in self._open:
-                block.fail_rest(self.job.fatal)
+                block.fail_rest(self.job.fatal_error)
             self._hand_out()
 
     def count_workers(self, change: int) -> None:
@@ -349,8 +349,8 @@ class Call:
     def _hand_out(self) -> None:
         """Let the caller have the blocks that are whole, in order."""
         with self._counting:
-            found = bool(self._open) and self._open[0].whole
-            while self._open and self._open[0].whole:
+            found = bool(self._open) and self._open[0].is_complete
+            while self._open and self._open[0].is_complete:
                 self._last = self._open.popleft()
                 self._whole.append(self._last)
         if found:
@@ -358,11 +358,11 @@ class Call:
 
     # ── `on_usage`: each Usage once, a block's when the block is handed out, the rest when the call ends ──
 
-    def report(self, block: Block) -> None:
+    def report(self, block: Chunk) -> None:
         """Report the usage of a block that is handed out."""
         self._runtime.usage_hook.report(block.usage)
 
-    async def areport(self, block: Block) -> None:
+    async def areport(self, block: Chunk) -> None:
         """As `report`, without blocking the event loop."""
         await self._runtime.usage_hook.areport(block.usage)
 
@@ -402,7 +402,7 @@ class Call:
             usage = self._usage
         seconds = time.monotonic() - self._began
         self._span.end(usage, None if isinstance(error, GeneratorExit) else error, seconds)
-        log_call(self.target, self._texts, usage, self._failed, seconds)
+        log_call(self.config, self._texts, usage, self._failed, seconds)
         return sum(costs, Usage()) if costs else None
 
 
@@ -414,26 +414,26 @@ async def _draw(bar: Progress) -> None:
     bar.drawing = False
 
 
-def learned(limits: Limits, lessons: Lessons, ceilings: Ceilings, now: float) -> Limits:
+def effective_limits(limits: Limits, lessons: LearnedLimits, ceilings: AccountLimits, now: float) -> Limits:
     """The model's limits, with what the server has taught of them, in the measure of our estimate of tokens."""
     cap = lessons.max_items_at(now)
-    most = min(limits.max_tokens_per_request or math.inf, ceilings.most_tokens)
+    most = min(limits.max_tokens_per_request or math.inf, ceilings.max_tokens_per_request)
     return replace(
         limits,
         max_items=limits.max_items if cap is None else min(cap, limits.max_items),
-        max_tokens_per_request=None if most == math.inf else max(1, int(most / lessons.most_per_estimate)),
+        max_tokens_per_request=None if most == math.inf else max(1, int(most / lessons.max_billed_ratio)),
     )
 
 
-def foresee(
+def estimate_call(
     texts: Iterable[str],
     role: Role,
     *,
-    target: Target,
+    target: RequestConfig,
     count: Callable[[str], int],
     expect: Callable[[str], float],
     runtime: Runtime,
-    ceilings: Ceilings,
+    ceilings: AccountLimits,
 ) -> Estimate:
     """What a call would take, told without sending anything. What the cache knows costs nothing.
 
@@ -444,18 +444,20 @@ def foresee(
     checked, refused = check_texts(texts, refuses=target.provider.refuses)
     if refused:
         raise _empty(refused, len(checked), target.provider.refuses)
-    lessons = runtime.lessons
+    lessons = runtime.learned
     unique = list(dict.fromkeys(checked))
     if runtime.cache is not None:
         known = set(runtime.cache.get(target.fingerprint(role), unique).positions)
         unique = [text for place, text in enumerate(unique) if place not in known]
-    measured = list(sizes(unique, role, target, count))
-    requests = sum(1 for _ in pack(measured, learned(target.limits, lessons, ceilings, time.monotonic())))
-    if lessons.per_estimate is None:  # no bill has come yet that tells how far the estimate is off
-        tokens = round(sum(map(expect, target.prepare(unique, role))))
+    measured = list(measure(unique, role, target, count))
+    requests = sum(
+        1 for _ in pack_batches(measured, effective_limits(target.limits, lessons, ceilings, time.monotonic()))
+    )
+    if lessons.billed_ratio is None:  # no bill has come yet that tells how far the estimate is off
+        tokens = round(sum(map(expect, target.format_texts(unique, role))))
     else:
-        tokens = round(sum(its_tokens for its_tokens, _ in measured) * lessons.per_estimate)
-    price = target.facts.price_cny_per_mtok
+        tokens = round(sum(its_tokens for its_tokens, _ in measured) * lessons.billed_ratio)
+    price = target.model.price_cny_per_mtok
     return Estimate(
         texts=len(checked),
         requests=0 if target.provider.compute else requests,
@@ -465,15 +467,15 @@ def foresee(
     )
 
 
-def _seconds(requests: int, tokens: int, lessons: Lessons, ceilings: Ceilings) -> float | None:
+def _seconds(requests: int, tokens: int, lessons: LearnedLimits, ceilings: AccountLimits) -> float | None:
     """How long it takes, by the latency seen and the ceilings told; None where neither is known."""
     told = [
         60.0 * amount / most
         for amount, most in ((requests, ceilings.requests_per_minute), (tokens, ceilings.tokens_per_minute))
         if most is not None
     ]
-    if lessons.seconds is not None:
-        told.append(math.ceil(requests / (ceilings.in_flight or FIRST_IN_FLIGHT)) * lessons.seconds)
+    if lessons.mean_latency is not None:
+        told.append(math.ceil(requests / (ceilings.in_flight or FIRST_IN_FLIGHT)) * lessons.mean_latency)
     return max(told, default=None)
 
 

@@ -9,34 +9,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from multiembed.batching.packing import pack
+from multiembed.batching.packing import pack_batches
 from multiembed.errors import MalformedResponseError, MultiEmbedError
-from multiembed.execution.vector_buffer import Room
+from multiembed.execution.vector_buffer import VectorBuffer
 from multiembed.flow.context import Batch
 from multiembed.types import EmbeddingResult, PartialFailureError, SparseVector, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from multiembed.batching.packing import Bin
-    from multiembed.cache.base import Found
-    from multiembed.config.request_config import Target
-    from multiembed.flow.context import Job, Outcome
-    from multiembed.responses.validation import Believed
+    from multiembed.batching.packing import OpenBatch
+    from multiembed.cache.base import CacheLookup
+    from multiembed.config.request_config import RequestConfig
+    from multiembed.flow.context import BatchOutcome, CallContext
+    from multiembed.responses.validation import ValidatedVectors
     from multiembed.types import Limits, Role, Vectors
 
 
-def sizes(texts: Sequence[str], role: Role, target: Target, count: Callable[[str], int]) -> Iterator[tuple[int, int]]:
+def measure(
+    texts: Sequence[str], role: Role, target: RequestConfig, count: Callable[[str], int]
+) -> Iterator[tuple[int, int]]:
     """Tokens and bytes of each text as it goes on the wire; 0 bytes where they do not matter."""
-    overhead = target.overhead(role, count)
+    overhead = target.prompt_tokens(role, count)
     if target.limits.max_bytes_per_request is None:
         return ((count(text) + overhead, 0) for text in texts)
-    prefix = len(target.prepare([""], role)[0].encode())
+    prefix = len(target.format_texts([""], role)[0].encode())
     # With its escapes: a control character takes six bytes.
     return ((count(text) + overhead, len(orjson.dumps(text)) + prefix) for text in texts)
 
 
-class Block:
+class Chunk:
     """One result in the making. Made and read in the caller's thread; in between it belongs to the I/O thread.
 
     Args:
@@ -46,13 +48,13 @@ class Block:
         lists: the result is wanted as plain lists.
     """
 
-    _job: Job
+    _job: CallContext
     _limits: Limits
 
     def __init__(
         self,
         texts: Sequence[str],
-        target: Target,
+        target: RequestConfig,
         refused: Mapping[int, MultiEmbedError] | None = None,
         *,
         lists: bool = False,
@@ -67,14 +69,14 @@ class Block:
         self.texts = list(unique)
         """Each one once."""
         self._times = Counter(self._places)
-        self._room = Room(len(self.texts), lists=lists and target.output != "sparse")
+        self._buffer = VectorBuffer(len(self.texts), lists=lists and target.output != "sparse")
         self._sparse: list[SparseVector | None] = [None] * len(self.texts)
         self._failures: dict[int, MultiEmbedError] = {}
         self._unsent: Sequence[int] = range(len(self.texts))
-        self._bins: Iterator[Bin] | None = None
+        self._bins: Iterator[OpenBatch] | None = None
         self._missing = len(self.texts)
         self._done = bytearray(len(self.texts))
-        self._followers: dict[int, list[tuple[Block, int]]] = {}
+        self._followers: dict[int, list[tuple[Chunk, int]]] = {}
         """Other blocks, with their places, that wait for the vector of a text of this one."""
         self.usage = Usage()
 
@@ -92,20 +94,20 @@ class Block:
         return len(self._refused)
 
     @property
-    def ahead(self) -> int:
+    def known_count(self) -> int:
         """The caller's texts for which nothing has to be sent."""
-        return len(self._places) - self.times(self._unsent)
+        return len(self._places) - self.count_of(self._unsent)
 
-    def times(self, places: Iterable[int]) -> int:
+    def count_of(self, places: Iterable[int]) -> int:
         """How many of the caller's texts these unique ones are."""
         return sum(map(self._times.__getitem__, places))
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every text has its vector or its error."""
         return self._missing == 0
 
-    def begin(self, job: Job, limits: Limits) -> None:
+    def begin(self, job: CallContext, limits: Limits) -> None:
         """Be ready for `next_batch`.
 
         Args:
@@ -118,26 +120,28 @@ class Block:
         """The next texts to send; None when all are under way."""
         if self._bins is None:
             unsent = [self.texts[place] for place in self._unsent]
-            self._bins = pack(sizes(unsent, self._job.role, self._target, self._job.count), self._limits)
+            self._bins = pack_batches(
+                measure(unsent, self._job.role, self._target, self._job.count_tokens), self._limits
+            )
         for bin_ in self._bins:
-            places = [self._unsent[index] for index in bin_.places]
+            places = [self._unsent[index] for index in bin_.positions]
             return Batch(places, [self.texts[place] for place in places], bin_.tokens, self)
         return None
 
-    def fill(self, found: Found) -> None:
+    def add_cached(self, found: CacheLookup) -> None:
         """Take what a cache knew already; it is not sent. To be called before the first batch is asked for."""
         if found.dense is not None:
             if found.dense.shape[1] != (self._target.expected_dimensions or found.dense.shape[1]):
                 return
-            self._room.put(found.positions, found.dense)
+            self._buffer.put(found.positions, found.dense)
         for place, vector in zip(found.positions, found.sparse or (), strict=False):
             self._sparse[place] = vector
         known = set(found.positions)
         self._unsent = [place for place in self._unsent if place not in known]
         self._mark_done(known)
-        self.usage += Usage(cached_texts=self.times(known))
+        self.usage += Usage(cached_texts=self.count_of(known))
 
-    def follow(self, other: Block) -> None:
+    def follow(self, other: Chunk) -> None:
         """Take the vectors of texts that stand in another block from there, now or when they come.
 
         To be called before the first batch is asked for. A text that failed there is sent again here.
@@ -153,12 +157,12 @@ class Block:
                 other._followers.setdefault(theirs, []).append((self, place))
         self._unsent = unsent
 
-    def _hand_over(self, place: int, to: Block, at: int) -> None:
+    def _hand_over(self, place: int, to: Chunk, at: int) -> None:
         if place in self._failures:
             to._failures[at] = copy.copy(self._failures[place])
         else:
-            row = self._room.row(place)
-            if row is not None and not to._room.put([at], row):
+            row = self._buffer.row(place)
+            if row is not None and not to._buffer.put([at], row):
                 to._failures[at] = to._mixed(row)
             to._sparse[at] = self._sparse[place]
         to._mark_done((at,))
@@ -168,11 +172,11 @@ class Block:
             self._done[place] = 1
         self._missing -= len(places)
 
-    def take(self, outcome: Outcome) -> list[tuple[list[str], Believed]]:
+    def add_outcome(self, outcome: BatchOutcome) -> list[tuple[list[str], ValidatedVectors]]:
         """Put one batch's outcome where it belongs; the texts and vectors that were good."""
         good = []
-        for places, believed in outcome.believed:
-            if believed.dense is not None and not self._room.put(places, believed.dense):
+        for places, believed in outcome.accepted:
+            if believed.dense is not None and not self._buffer.put(places, believed.dense):
                 outcome.failures.update(dict.fromkeys(places, self._mixed(believed.dense)))
                 continue
             if believed.sparse is not None:
@@ -195,12 +199,12 @@ class Block:
             How many of the caller's texts failed in other blocks that waited for texts of this batch.
         """
         self.usage += usage
-        self._mark_done(batch.places)
+        self._mark_done(batch.positions)
         failed = 0
-        for place in batch.places if self._followers else ():
+        for place in batch.positions if self._followers else ():
             for other, at in self._followers.pop(place, ()):
                 self._hand_over(place, other, at)
-                failed += other.times((at,)) if at in other._failures else 0
+                failed += other.count_of((at,)) if at in other._failures else 0
         return failed
 
     def result(self) -> EmbeddingResult[Any]:
@@ -209,7 +213,7 @@ class Block:
         Raises:
             MultiEmbedError: it is not whole, so that some rows would be whatever stood in memory.
         """
-        if not self.whole:
+        if not self.is_complete:
             raise MultiEmbedError("The call was broken off before all texts had an answer. Call again.")
         lists = self._lists_by_text()
         return EmbeddingResult(
@@ -227,7 +231,7 @@ class Block:
         return [None if place < 0 else self._sparse[place] for place in self._places]
 
     def _lists_by_text(self) -> list[list[float]] | None:
-        made = self._room.lists
+        made = self._buffer.lists
         if made is None or self._failures or self._refused:
             return None
         if len(self._places) == len(made):
@@ -238,7 +242,7 @@ class Block:
     def _vectors(self) -> Vectors | None:
         if self._target.output == "sparse":
             return None
-        dense = self._room.vectors(self._target.expected_dimensions or self._job.lessons.dimensions or 0)
+        dense = self._buffer.vectors(self._target.expected_dimensions or self._job.learned.dimensions or 0)
         dense[list(self._failures)] = np.nan
         if not len(dense):  # every text was refused unseen
             dense = np.empty((1, dense.shape[1]), dtype=np.float32)
@@ -250,10 +254,10 @@ class Block:
 
     def _mixed(self, dense: Vectors) -> MultiEmbedError:
         return MalformedResponseError(
-            f"The server answers with vectors of {self._room.dimensions} dimensions, and then of {dense.shape[1]}: "
+            f"The server answers with vectors of {self._buffer.dimensions} dimensions, and then of {dense.shape[1]}: "
             "they cannot be compared. Set dimensions, and check that base_url leads to one model only.",
             provider=self._target.provider.id,
-            model=self._target.facts.name,
+            model=self._target.model.name,
         )
 
     def _failures_by_text(self) -> dict[int, MultiEmbedError]:
@@ -268,7 +272,7 @@ class Block:
         return by_text
 
 
-def whole(block: Block) -> EmbeddingResult[Any]:
+def result_or_raise(block: Chunk) -> EmbeddingResult[Any]:
     """The result of a block in which nothing failed.
 
     Raises:
@@ -305,10 +309,10 @@ def _failure_of(result: EmbeddingResult[Any], texts: int) -> MultiEmbedError:
     return partial
 
 
-def usage_of(outcome: Outcome, target: Target) -> Usage:
+def usage_of_outcome(outcome: BatchOutcome, target: RequestConfig) -> Usage:
     """What one batch's outcome cost."""
     tokens = outcome.total_tokens
-    price = target.facts.price_cny_per_mtok
+    price = target.model.price_cny_per_mtok
     return Usage(
         total_tokens=tokens,
         requests=outcome.requests,

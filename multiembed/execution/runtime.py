@@ -16,24 +16,24 @@ from multiembed.config.options import settings_of
 from multiembed.execution.cache_writer import CacheWriter
 from multiembed.execution.io_thread import IoThread, caller_loop, in_thread, io_thread, run_in, started_io_thread
 from multiembed.execution.usage_hook import UsageHook
-from multiembed.flow.context import Lessons
-from multiembed.observability.stats import Tally
+from multiembed.flow.context import LearnedLimits
+from multiembed.observability.stats import StatsCollector
 from multiembed.ratelimit.limiter import limiter_for
-from multiembed.ratelimit.pacer import Ceilings
+from multiembed.ratelimit.pacer import AccountLimits
 from multiembed.responses.duplicate_responses import DuplicateGuard, guard_for
 from multiembed.transport.client import Transport
 from multiembed.transport.failures import timed_out
-from multiembed.transport.types import WireReply
+from multiembed.transport.types import HttpResponse
 from multiembed.types import Usage
 
 if TYPE_CHECKING:
     from multiembed.cache.checked_cache import CheckedCache
     from multiembed.config.options import EmbeddingOptions
-    from multiembed.config.request_config import Target
-    from multiembed.flow.context import Answer
+    from multiembed.config.request_config import RequestConfig
+    from multiembed.flow.context import TransportResult
     from multiembed.ratelimit.limiter import AccountLimiter
     from multiembed.transport.settings import TransportSettings
-    from multiembed.transport.types import WireRequest
+    from multiembed.transport.types import HttpRequest
 
 logger = logging.getLogger("multiembed")
 _BROKEN_OFF = Usage(requests=1)
@@ -43,8 +43,8 @@ _BROKEN_OFF = Usage(requests=1)
 class Runtime:
     """Made at the first call in a process, left alone in a forked child, never pickled or copied."""
 
-    def __init__(self, options: EmbeddingOptions, target: Target) -> None:
-        self.ceilings = Ceilings(
+    def __init__(self, options: EmbeddingOptions, target: RequestConfig) -> None:
+        self.account_limits = AccountLimits(
             in_flight=options.max_concurrency,
             requests_per_minute=options.requests_per_minute,
             tokens_per_minute=options.tokens_per_minute,
@@ -53,10 +53,10 @@ class Runtime:
         own = options.http_client is not None or options.http_async_client is not None
         self._duplicates = DuplicateGuard() if own else guard_for(urlsplit(target.url).netloc)
         self._name = target.name
-        self.lessons = Lessons()
-        self.tally = Tally()
+        self.learned = LearnedLimits()
+        self.stats = StatsCollector()
         self.usage_hook = UsageHook(options.on_usage)
-        self.caches = options.cache is not None
+        self.has_cache = options.cache is not None
         """Whether vectors are looked up and kept."""
         self.workers = 0
         """Batches that are being worked on."""
@@ -73,7 +73,7 @@ class Runtime:
 
     def find_account(self) -> None:
         """Find the account, once. It may call the user's key function, so not on the I/O thread."""
-        self._account = self._account or account_of(self._target)
+        self._account = self._account or account_id(self._target)
 
     # ── on the I/O thread ────────────────────────────────────────────────────────────────────────
 
@@ -82,12 +82,12 @@ class Runtime:
         """The limiter of the account and model. To be used after `find_account`."""
         if self._limiter is None:
             self._limiter = limiter_for(self._account, name=self._name)
-            self._limiter.register_limits(self, self.ceilings)
+            self._limiter.register_limits(self, self.account_limits)
         return self._limiter
 
-    async def effective_limits(self) -> Ceilings:
+    async def effective_limits(self) -> AccountLimits:
         """The limits that hold now, those of other embedders on the account included."""
-        return self.limiter.effective_limits(self.ceilings)
+        return self.limiter.effective_limits(self.account_limits)
 
     @property
     def cache_writer(self) -> CacheWriter | None:
@@ -96,7 +96,7 @@ class Runtime:
             self._cache_writer = CacheWriter(self._cache)
         return self._cache_writer
 
-    async def send(self, request: WireRequest, loop: asyncio.AbstractEventLoop | None) -> Answer:
+    async def send(self, request: HttpRequest, loop: asyncio.AbstractEventLoop | None) -> TransportResult:
         """Send one request; once more, on a fresh connection, where its answer is another one's late duplicate.
 
         Args:
@@ -105,24 +105,24 @@ class Runtime:
         """
         try:
             answer = await self._attempt(request, loop)
-            if isinstance(answer, WireReply) and self._is_late_duplicate(request, answer):
+            if isinstance(answer, HttpResponse) and self._is_late_duplicate(request, answer):
                 logger.warning("%s: a late duplicate of another answer came; the request is sent again", self._name)
                 left = max(0.0, request.timeout - answer.seconds)  # both are one attempt
                 again = replace(request, fresh=True, timeout=left)
                 answer = replace(await self._attempt(again, loop), requests=2)
-                if isinstance(answer, WireReply) and self._duplicates.is_duplicate(request.body, answer):
+                if isinstance(answer, HttpResponse) and self._duplicates.is_duplicate(request.body, answer):
                     self._duplicates.confirm(answer)
         except BaseException:
-            self.tally.add(_BROKEN_OFF)
+            self.stats.add(_BROKEN_OFF)
             self.usage_hook.report_soon(_BROKEN_OFF)
             raise
         return answer
 
-    def _is_late_duplicate(self, request: WireRequest, answer: WireReply) -> bool:
+    def _is_late_duplicate(self, request: HttpRequest, answer: HttpResponse) -> bool:
         """Whether an answer came before, for another request. On a fresh connection, none can come twice."""
         return self._duplicates.is_duplicate(request.body, answer) and answer.reused
 
-    async def _attempt(self, request: WireRequest, loop: asyncio.AbstractEventLoop | None) -> Answer:
+    async def _attempt(self, request: HttpRequest, loop: asyncio.AbstractEventLoop | None) -> TransportResult:
         options = self._options
         if loop is None and options.http_client is not None:
             from multiembed.transport.httpx_client import send
@@ -154,7 +154,7 @@ class Runtime:
         Raises:
             ConfigurationError: it is nothing that can keep vectors, or a file that cannot be used.
         """
-        if self.caches and self._cache is None:
+        if self.has_cache and self._cache is None:
             from multiembed.cache import open_cache
             from multiembed.cache.checked_cache import CheckedCache
 
@@ -186,15 +186,15 @@ class Runtime:
             await run_in(io.loop, self._disconnect)
 
 
-def account_of(target: Target) -> str:
+def account_id(target: RequestConfig) -> str:
     """The name of the quota that a request uses: provider, host, a hash of the key, and model.
 
     All vendors limit each model for itself (their pages on rate limits, read 2026-11), and one that fails must not stop
     another.
     """
-    key = target.key.reveal() if target.key else ""
+    key = target.key.get() if target.key else ""
     hashed = hashlib.sha256(key.encode()).hexdigest()
-    return f"{target.provider.id}:{urlsplit(target.url).netloc}:{hashed}:{target.facts.name}"
+    return f"{target.provider.id}:{urlsplit(target.url).netloc}:{hashed}:{target.model.name}"
 
 
 # ── connections, shared by all embedders with the same settings ──────────────────────────────────

@@ -9,14 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from multiembed.errors import ConfigurationError
-from multiembed.execution.chunk import Block, whole
+from multiembed.execution.chunk import Chunk, result_or_raise
 from multiembed.execution.io_thread import Wakeup, caller_loop, in_thread, io_thread, run_in
 from multiembed.execution.workers import WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
-    from multiembed.execution.call import Call
+    from multiembed.execution.call import EmbedCall
     from multiembed.types import EmbeddingResult
 
 OnError: TypeAlias = Literal["raise", "keep"]
@@ -52,7 +52,7 @@ class _Reading:
         self.ended = True
         self._error = self._error or error
 
-    def prepare(self, call: Call) -> list[Block]:
+    def prepare(self, call: EmbedCall) -> list[Chunk]:
         """Make blocks of what was read."""
         texts, self._texts, self._characters = self._texts, [], 0
         good = next((place for place, text in enumerate(texts) if not isinstance(text, str)), len(texts))
@@ -64,7 +64,7 @@ class _Reading:
                 self.end(error)
         return blocks
 
-    async def aprepare(self, call: Call) -> list[Block]:
+    async def aprepare(self, call: EmbedCall) -> list[Chunk]:
         """As `prepare`, without blocking the event loop where a cache is asked."""
         return await in_thread(self.prepare, call) if call.uses_cache else self.prepare(call)
 
@@ -77,7 +77,7 @@ class _Reading:
 class _Sending:
     """The workers of one stream, as the caller's thread sees them."""
 
-    def __init__(self, call: Call, loop: asyncio.AbstractEventLoop | None) -> None:
+    def __init__(self, call: EmbedCall, loop: asyncio.AbstractEventLoop | None) -> None:
         self._call = call
         self._io = io_thread()
         self._pool = WorkerPool(call, call.sender(loop))
@@ -87,10 +87,10 @@ class _Sending:
         self._io.check()
         self._pool.check()
 
-    def add(self, blocks: list[Block]) -> None:
+    def add(self, blocks: list[Chunk]) -> None:
         """Have blocks sent."""
         for block in blocks:
-            self._io.post(self._pool.add, partial(self._call.add, block))
+            self._io.post(self._pool.add, partial(self._call.add_texts, block))
 
     def wait(self, woken: Wakeup) -> None:
         """Wait a tenth of a second at most."""
@@ -113,7 +113,7 @@ class _Sending:
 
 
 def stream(
-    make: Callable[[Callable[[], object]], Call], texts: Iterable[str], on_error: OnError
+    make: Callable[[Callable[[], object]], EmbedCall], texts: Iterable[str], on_error: OnError
 ) -> Iterator[EmbeddingResult]:
     """Results of consecutive texts, in order. The source is read in the caller's thread.
 
@@ -126,10 +126,10 @@ def stream(
     woken = Wakeup()
     source = iter(texts)
     with make(woken.set) as call, closing(_Sending(call, None)) as sending:
-        reading = _Reading(call.target.limits.max_items)
+        reading = _Reading(call.config.limits.max_items)
         while (turn := _turn(call, reading)) != "end":
             sending.check()
-            if isinstance(turn, Block):
+            if isinstance(turn, Chunk):
                 call.report(turn)
                 yield _result(turn, call, on_error)
             elif turn == "read":
@@ -141,7 +141,7 @@ def stream(
 
 
 async def astream(
-    make: Callable[[Callable[[], object]], Call], texts: Iterable[str] | AsyncIterable[str], on_error: OnError
+    make: Callable[[Callable[[], object]], EmbedCall], texts: Iterable[str] | AsyncIterable[str], on_error: OnError
 ) -> AsyncIterator[EmbeddingResult]:
     """As `stream`, in an event loop; the source may be asynchronous, too."""
     woken, loop = asyncio.Event(), caller_loop()
@@ -152,10 +152,10 @@ async def astream(
             loop.call_soon_threadsafe(woken.set)
 
     async with make(wake) as call, aclosing(_Sending(call, loop)) as sending:
-        reading = _Reading(call.target.limits.max_items)
+        reading = _Reading(call.config.limits.max_items)
         while (turn := _turn(call, reading)) != "end":
             sending.check()
-            if isinstance(turn, Block):
+            if isinstance(turn, Chunk):
                 await call.areport(turn)
                 yield _result(turn, call, on_error)
             elif turn == "read":
@@ -167,9 +167,9 @@ async def astream(
         reading.check()
 
 
-def _turn(call: Call, reading: _Reading) -> Block | Literal["read", "wait", "end"]:
+def _turn(call: EmbedCall, reading: _Reading) -> Chunk | Literal["read", "wait", "end"]:
     """What is to be done next: hand out a block, read on, wait for answers, or nothing any more."""
-    block = call.pop_whole()
+    block = call.pop_complete()
     if block is not None:
         return block
     far = call.unsent >= _MOST_UNSENT or call.opened >= _MOST_OPEN
@@ -178,8 +178,8 @@ def _turn(call: Call, reading: _Reading) -> Block | Literal["read", "wait", "end
     return "wait" if call.opened else "end"
 
 
-def _result(block: Block, call: Call, on_error: OnError) -> EmbeddingResult:
-    return block.result() if on_error == "keep" and not call.is_over else whole(block)
+def _result(block: Chunk, call: EmbedCall, on_error: OnError) -> EmbeddingResult:
+    return block.result() if on_error == "keep" and not call.is_over else result_or_raise(block)
 
 
 def _read(source: Iterator[str], reading: _Reading) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from multiembed.types import Vectors
 
 
-class Room:
+class VectorBuffer:
     """Vectors of texts by place. An unfilled place holds arbitrary numbers in the array and an empty list otherwise.
 
     Args:

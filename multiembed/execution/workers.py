@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from multiembed.errors import MultiEmbedError, unexpected
 from multiembed.execution.io_thread import in_thread
-from multiembed.flow.batch import exchange
-from multiembed.flow.context import WITHHELD, Outcome, RunInThread, Send
+from multiembed.flow.batch import batch_flow
+from multiembed.flow.context import NOT_SENT, BatchOutcome, RunInThread, SendRequest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterator
 
-    from multiembed.flow.context import Answer, Batch, Job, Step
+    from multiembed.flow.context import Batch, CallContext, Effect, TransportResult
     from multiembed.ratelimit.limiter import Permit
-    from multiembed.transport.types import WireRequest
+    from multiembed.transport.types import HttpRequest
 
 
 _LARGE = 20_000
@@ -32,7 +32,7 @@ class BatchSource(Protocol):
     """The batches of one call, and what becomes of them. All on the I/O loop."""
 
     @property
-    def job(self) -> Job:
+    def job(self) -> CallContext:
         """What all batches share."""
 
     @property
@@ -46,10 +46,10 @@ class BatchSource(Protocol):
     def next_batch(self) -> Batch | None:
         """The next texts to send; None if there are none now."""
 
-    async def complete_batch(self, batch: Batch, outcome: Outcome) -> None:
+    async def complete_batch(self, batch: Batch, outcome: BatchOutcome) -> None:
         """Take the outcome of a batch."""
 
-    def count_cancelled(self, batch: Batch, outcome: Outcome) -> None:
+    def count_cancelled(self, batch: Batch, outcome: BatchOutcome) -> None:
         """Count what a batch has cost that is cancelled."""
 
     def fail_rest(self) -> None:
@@ -65,7 +65,7 @@ class BatchSource(Protocol):
 class WorkerPool:
     """Runs the batch flows of one call as tasks of the running loop."""
 
-    def __init__(self, source: BatchSource, send: Callable[[WireRequest], Awaitable[Answer]]) -> None:
+    def __init__(self, source: BatchSource, send: Callable[[HttpRequest], Awaitable[TransportResult]]) -> None:
         self.error: BaseException | None = None
         """What ends the call at once."""
         self.stopped = False
@@ -172,7 +172,7 @@ class WorkerPool:
 
     def _end(self) -> None:
         """Leave no text without an outcome, when the call cannot go on and its workers have ended."""
-        if self.stopped and not self._tasks and self.error is None and self._source.job.fatal is not None:
+        if self.stopped and not self._tasks and self.error is None and self._source.job.fatal_error is not None:
             self._source.fail_rest()
 
     async def _next_batch(self) -> Batch | None:
@@ -185,10 +185,10 @@ class WorkerPool:
             return await in_thread(self._source.next_batch)
 
     async def _run_batch(self, batch: Batch) -> None:
-        outcome = Outcome()
+        outcome = BatchOutcome()
         try:
             error = await self._embed(batch, outcome)
-            if self.stopped and self._source.job.fatal is None and not outcome.requests:
+            if self.stopped and self._source.job.fatal_error is None and not outcome.requests:
                 return  # nothing was sent
             outcome.fail_rest(batch, error or _interrupted())
         except asyncio.CancelledError:
@@ -197,32 +197,32 @@ class WorkerPool:
         with self._free():
             await self._source.complete_batch(batch, outcome)
 
-    async def _embed(self, batch: Batch, outcome: Outcome) -> MultiEmbedError | None:
+    async def _embed(self, batch: Batch, outcome: BatchOutcome) -> MultiEmbedError | None:
         """Run the flow of a batch. Returns: the error of the texts without a result, if there are any.
 
         An error in one batch leaves the others alone: they are paid for.
         """
         job = self._source.job
         try:
-            if await self._run_flow(exchange(batch, job, outcome)):
+            if await self._run_flow(batch_flow(batch, job, outcome)):
                 return None
         except MultiEmbedError as error:  # raised instead of returned: nothing can be sent
             self._fail(error)
             return error
         except Exception as error:  # noqa: BLE001 - whatever it is, other batches are paid for
             return self._as_error(error)
-        return job.fatal or _interrupted()
+        return job.fatal_error or _interrupted()
 
-    async def _run_flow(self, flow: Generator[Step, Any, Outcome]) -> bool:
+    async def _run_flow(self, flow: Generator[Effect, Any, BatchOutcome]) -> bool:
         """Run a flow. Returns: True if it came to its end."""
         try:
             step = next(flow)
             while not self.stopped:
-                if isinstance(step, Send):
+                if isinstance(step, SendRequest):
                     self._permits.add(step.permit)
                     async with step.permit as admitted:
                         self._permits.discard(step.permit)
-                        answer = await self._answer(step) if admitted else WITHHELD
+                        answer = await self._answer(step) if admitted else NOT_SENT
                         try:
                             step = flow.send(answer)
                         finally:
@@ -256,9 +256,9 @@ class WorkerPool:
             self._reading.release()
             raise
 
-    async def _answer(self, step: Send) -> Answer:
-        if self.stopped or self._source.job.fatal is not None:  # while it waited for the permit
-            return WITHHELD
+    async def _answer(self, step: SendRequest) -> TransportResult:
+        if self.stopped or self._source.job.fatal_error is not None:  # while it waited for the permit
+            return NOT_SENT
         with self._free():
             answer = await self._send(step.request)
             if _takes_long(answer):
@@ -291,7 +291,7 @@ class WorkerPool:
         """End the call. After an exception, it keeps the results that it has."""
         if isinstance(error, Exception):
             job = self._source.job
-            job.fatal = job.fatal or self._as_error(error)
+            job.fatal_error = job.fatal_error or self._as_error(error)
         else:
             self.error = self.error or error
         self.stop()
@@ -301,8 +301,8 @@ class WorkerPool:
     def _as_error(self, error: Exception) -> MultiEmbedError:
         if isinstance(error, MultiEmbedError):
             return error
-        target = self._source.job.target
-        return unexpected(error, provider=target.provider.id, model=target.facts.name)
+        target = self._source.job.config
+        return unexpected(error, provider=target.provider.id, model=target.model.name)
 
 
 async def _run_in_thread(step: RunInThread) -> tuple[Any, Exception | None]:
@@ -312,7 +312,7 @@ async def _run_in_thread(step: RunInThread) -> tuple[Any, Exception | None]:
         return None, error
 
 
-def _takes_long(answer: Answer) -> bool:
+def _takes_long(answer: TransportResult) -> bool:
     """Whether others send before it is read. Not before a failure: its report may have to stop them."""
     return answer.status == 200 and len(answer.body) >= _LARGE
 

@@ -20,7 +20,7 @@ _ASKING = (429, 503)
 """The only statuses with which Retry-After means "not now" (RFC 9110, 10.2.3, names redirects too)."""
 
 
-def back_off(attempt: int, chance: float) -> float:
+def backoff_delay(attempt: int, chance: float) -> float:
     """Seconds before attempt `attempt` + 1, spread over the whole interval so that clients do not march in step.
 
     Args:

@@ -1,7 +1,7 @@
-"""The story of one batch, told once: what to send, when to split, and what to do about a text that is too long.
+"""The flow of one batch, without I/O: what to send, when to split, and what to do about a text that is too long.
 
-`exchange` is a generator. It yields what it wants done (Send, Wait) and is sent what came of it; it never sleeps, never
-opens a socket and never reads a clock that it was not given. The hands of a call play it (`drive`).
+`batch_flow` is a generator. It yields effects (SendRequest, Sleep, RunInThread) and is sent their results. It never
+sleeps, opens a socket or reads a clock that it was not given. `execution.workers` runs it.
 """
 
 from __future__ import annotations
@@ -11,27 +11,29 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from multiembed.batching.packing import pack
-from multiembed.batching.truncation import cut_up, shorten
+from multiembed.batching.packing import pack_batches
+from multiembed.batching.truncation import split_text, truncate
 from multiembed.errors import InputTooLongError, MalformedResponseError, MultiEmbedError
-from multiembed.flow.backoff import back_off
-from multiembed.flow.context import Batch, Outcome, Wait
+from multiembed.flow.backoff import backoff_delay
+from multiembed.flow.context import Batch, BatchOutcome, Sleep
 from multiembed.flow.isolation import HALVES, FailureCount
-from multiembed.flow.request import Doubt, Isolate, Separate, Split, attempt, counted
-from multiembed.responses.validation import Believed, mean_of
+from multiembed.flow.request import Isolate, ProbeShortest, Separate, Split, counted, request_flow
+from multiembed.responses.validation import ValidatedVectors, weighted_mean
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from multiembed.flow.context import Job, Step
-    from multiembed.flow.request import Result, Story
+    from multiembed.flow.context import CallContext, Effect
+    from multiembed.flow.request import RequestFlow, Result
 
 logger = logging.getLogger("multiembed")
 _SHRINK = 0.7
 """What is left of a text that the server still finds too long."""
 
 
-def exchange(batch: Batch, job: Job, outcome: Outcome | None = None) -> Generator[Step, Any, Outcome]:
+def batch_flow(
+    batch: Batch, job: CallContext, outcome: BatchOutcome | None = None
+) -> Generator[Effect, Any, BatchOutcome]:
     """Embed one batch: every text of it has a vector or an error afterwards.
 
     Args:
@@ -39,20 +41,25 @@ def exchange(batch: Batch, job: Job, outcome: Outcome | None = None) -> Generato
         job: what all batches of the call share.
         outcome: where results go as they come. It is complete only at the end, and correct also before.
     """
-    outcome = Outcome() if outcome is None else outcome
-    compute = job.target.provider.compute
+    outcome = BatchOutcome() if outcome is None else outcome
+    compute = job.config.provider.compute
     if compute is None:
         yield from _settle(batch, job, outcome)
     else:
-        yield Wait(0)  # lets an event loop breathe between batches
-        vectors = compute(job.target.prepare(batch.texts, job.role), job.target.expected_dimensions)
-        outcome.believed.append((batch.places, Believed(vectors, None, 0, None)))
+        yield Sleep(0)  # lets an event loop breathe between batches
+        vectors = compute(job.config.format_texts(batch.texts, job.role), job.config.expected_dimensions)
+        outcome.accepted.append((batch.positions, ValidatedVectors(vectors, None, 0, None)))
     return outcome
 
 
 def _settle(
-    part: Batch, job: Job, outcome: Outcome, *, known_ill: bool = False, failing: FailureCount | None = None
-) -> Generator[Step, Any, bool]:
+    part: Batch,
+    job: CallContext,
+    outcome: BatchOutcome,
+    *,
+    known_ill: bool = False,
+    failing: FailureCount | None = None,
+) -> Generator[Effect, Any, bool]:
     """Embed what can be embedded of a part. Returns: True if no text of it was refused or shortened.
 
     Args:
@@ -69,28 +76,33 @@ def _settle(
 
 
 def _embed(
-    part: Batch, job: Job, outcome: Outcome, *, known_ill: bool = False, failing: FailureCount | None = None
-) -> Story:
+    part: Batch,
+    job: CallContext,
+    outcome: BatchOutcome,
+    *,
+    known_ill: bool = False,
+    failing: FailureCount | None = None,
+) -> RequestFlow:
     """Send a part, unless it is known already what would come of it."""
     count = len(part.texts)
-    cap = job.lessons.max_items_at(job.clock())
-    if job.fatal is not None:
-        return job.fatal
+    cap = job.learned.max_items_at(job.clock())
+    if job.fatal_error is not None:
+        return job.fatal_error
     if known_ill and count > 1:
         return Split(count // 2, one_culprit=True)
     if cap is not None and count > cap:
         return Split(cap, one_culprit=False)
-    return (yield from (attempt if count > 1 else _alone)(part, job, outcome, failing))
+    return (yield from (request_flow if count > 1 else _alone)(part, job, outcome, failing))
 
 
-def _follow(part: Batch, came: Result, job: Job, outcome: Outcome) -> Generator[Step, Any, bool]:
+def _follow(part: Batch, came: Result, job: CallContext, outcome: BatchOutcome) -> Generator[Effect, Any, bool]:
     """Do what follows from what came of a part; True when no text of it was ill."""
-    if isinstance(came, Believed):
-        outcome.believed.append((part.places, came))
-        job.served, job.lost, job.isolated_in_vain = True, 0, False
+    if isinstance(came, ValidatedVectors):
+        outcome.accepted.append((part.positions, came))
+        job.any_success, job.lost_batches, job.isolated_in_vain = True, 0, False
         return True
     if isinstance(came, MultiEmbedError):
-        outcome.failures.update(dict.fromkeys(part.places, came))
+        outcome.failures.update(dict.fromkeys(part.positions, came))
         return False
     if isinstance(came, Isolate):
         yield from _isolate(part, came, job, outcome)
@@ -102,7 +114,7 @@ def _follow(part: Batch, came: Result, job: Job, outcome: Outcome) -> Generator[
             part.select(came.rows), job, outcome, failing=came.failing.divided(probing=False, isolated=True)
         )
         return False
-    if isinstance(came, Doubt):
+    if isinstance(came, ProbeShortest):
         shortest, pieces = _around_the_shortest(part)
         one_culprit = yield from _settle(shortest, job, outcome)
     else:
@@ -114,17 +126,17 @@ def _follow(part: Batch, came: Result, job: Job, outcome: Outcome) -> Generator[
     return well
 
 
-def _isolate(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Generator[Step, Any, None]:
+def _isolate(part: Batch, found: Isolate, job: CallContext, outcome: BatchOutcome) -> Generator[Effect, Any, None]:
     """Halve a failing part, and the halves that fail, until the texts that make requests fail stand alone.
 
     The halves of a round go out one after another, each once and without a back-off: one bad text of n takes about
     2 * log2(n) requests. Where both halves fail and no other request of the account succeeds meanwhile, the shortest
     text alone is tried. If that fails too, it is an outage, and the part goes on with its retries.
     """
-    logger.info("%s: %d texts fail together and are halved", job.target.name, len(part.texts))
+    logger.info("%s: %d texts fail together and are halved", job.config.name, len(part.texts))
     job.event("halved", multiembed__texts=len(part.texts))
     if found.delay:
-        yield Wait(found.delay)
+        yield Sleep(found.delay)
     suspects, failing, successes = [part], found.failing, job.limiter.successes
     while suspects:
         failing = failing.divided(probing=True)
@@ -138,7 +150,9 @@ def _isolate(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Generat
             yield from _settle(each, job, outcome, failing=failing.divided(probing=False, isolated=True))
 
 
-def _try_shortest(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Generator[Step, Any, list[Batch]]:
+def _try_shortest(
+    part: Batch, found: Isolate, job: CallContext, outcome: BatchOutcome
+) -> Generator[Effect, Any, list[Batch]]:
     """Send the shortest text of a failing part alone, to tell bad texts from an outage.
 
     Returns:
@@ -148,14 +162,14 @@ def _try_shortest(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Ge
     failures = failing.failures + HALVES
     if not found.blindly or failures < job.max_retries:
         shortest, others = _around_the_shortest(part)
-        yield Wait(_pause(failures, job))
+        yield Sleep(_pause(failures, job))
         failures += 1
         came = yield from _embed(shortest, job, outcome, failing=failing.divided(probing=True))
         if not isinstance(came, Isolate):
             yield from _follow(shortest, came, job, outcome)
             return others
     job.isolated_in_vain = True
-    yield Wait(_pause(failures, job))
+    yield Sleep(_pause(failures, job))
     again = replace(
         failing, failures=failures, successes_before=job.limiter.successes, failures_before=job.limiter.failures
     )
@@ -163,15 +177,15 @@ def _try_shortest(part: Batch, found: Isolate, job: Job, outcome: Outcome) -> Ge
     return []
 
 
-def _pause(failures: int, job: Job) -> float:
+def _pause(failures: int, job: CallContext) -> float:
     """The seconds of a back-off; 0 where the deadline leaves no time: one more request then tells the reason."""
-    seconds = job.waits(back_off(failures, job.chance()))
+    seconds = job.sleep_filter(backoff_delay(failures, job.random()))
     return 0.0 if job.no_time_left(seconds) else seconds
 
 
 def _probe(
-    suspects: Sequence[Batch], failing: FailureCount, job: Job, outcome: Outcome
-) -> Generator[Step, Any, list[Batch]]:
+    suspects: Sequence[Batch], failing: FailureCount, job: CallContext, outcome: BatchOutcome
+) -> Generator[Effect, Any, list[Batch]]:
     """Send the halves of each part once; those that fail again, as one of their texts may be the cause."""
     failed = []
     for suspect in suspects:
@@ -184,21 +198,21 @@ def _probe(
     return failed
 
 
-def _alone(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | None = None) -> Story:
+def _alone(part: Batch, job: CallContext, outcome: BatchOutcome, failing: FailureCount | None = None) -> RequestFlow:
     """Embed one text, which may be longer than the model takes."""
-    if job.target.on_too_long == "error":
-        return (yield from attempt(part, job, outcome, failing))
+    if job.config.on_too_long == "error":
+        return (yield from request_flow(part, job, outcome, failing))
     (text,) = part.texts
-    most = job.target.limits.max_tokens_per_item
+    most = job.config.limits.max_tokens_per_item
     if most is not None:
-        most = max(1, most - (yield from counted(job, job.target.overhead, job.role, job.count)))
+        most = max(1, most - (yield from counted(job, job.config.prompt_tokens, job.role, job.count_tokens)))
     while True:
-        if most is not None and (yield from counted(job, job.count, text)) > most:
-            if job.target.on_too_long == "split" and len(text) > 1:  # one character is as short as it gets
-                pieces = yield from counted(job, cut_up, text, most, job.count)
+        if most is not None and (yield from counted(job, job.count_tokens, text)) > most:
+            if job.config.on_too_long == "split" and len(text) > 1:  # one character is as short as it gets
+                pieces = yield from counted(job, split_text, text, most, job.count_tokens)
                 return (yield from _in_pieces(pieces, part, job, outcome))
-            text = yield from counted(job, shorten, text, most, job.count)
-        came = yield from attempt(Batch(part.places, (text,)), job, outcome, failing)
+            text = yield from counted(job, truncate, text, most, job.count_tokens)
+        came = yield from request_flow(Batch(part.positions, (text,)), job, outcome, failing)
         # What no quota has room for has no status, and is not cut for it: a vector must not tell of its account.
         if not isinstance(came, InputTooLongError) or came.status is None or len(text) == 1:
             return came
@@ -207,20 +221,22 @@ def _alone(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | None
         text, most = yield from counted(job, _less, text, job)
 
 
-def _less(text: str, job: Job) -> tuple[str, int]:
+def _less(text: str, job: CallContext) -> tuple[str, int]:
     """A text to go on with after it was refused as too long, and the tokens that it, or its pieces, may have."""
-    most = max(1, min(int(job.count(text) * _SHRINK), job.lessons.token_limit or sys.maxsize))
-    if job.target.on_too_long == "truncate" and job.count(text) <= most:  # a counter that cannot tell: go by characters
+    most = max(1, min(int(job.count_tokens(text) * _SHRINK), job.learned.token_limit or sys.maxsize))
+    if (
+        job.config.on_too_long == "truncate" and job.count_tokens(text) <= most
+    ):  # a counter that cannot tell: go by characters
         return text[: max(1, int(len(text) * _SHRINK))], most
     return text, most
 
 
-def _in_pieces(pieces: Sequence[str], part: Batch, job: Job, outcome: Outcome) -> Story:
+def _in_pieces(pieces: Sequence[str], part: Batch, job: CallContext, outcome: BatchOutcome) -> RequestFlow:
     """Embed the pieces of one text: their mean, weighted by length, is its vector."""
-    inner = Outcome()
-    sizes = yield from counted(job, lambda: [(job.count(piece), len(piece.encode())) for piece in pieces])
-    for bin_ in pack(sizes, job.target.limits):
-        yield from _settle(Batch(bin_.places, [pieces[place] for place in bin_.places]), job, inner)
+    inner = BatchOutcome()
+    sizes = yield from counted(job, lambda: [(job.count_tokens(piece), len(piece.encode())) for piece in pieces])
+    for bin_ in pack_batches(sizes, job.config.limits):
+        yield from _settle(Batch(bin_.positions, [pieces[place] for place in bin_.positions]), job, inner)
         if inner.failures:
             break  # without this piece there is no mean, so the others need not be paid for
     outcome.requests += inner.requests
@@ -229,9 +245,9 @@ def _in_pieces(pieces: Sequence[str], part: Batch, job: Job, outcome: Outcome) -
     outcome.seconds += inner.seconds
     if inner.failures:
         error = inner.failures[min(inner.failures)]
-        error.indices = tuple(part.places)
+        error.indices = tuple(part.positions)
         return error
-    mean = mean_of(inner.believed, [tokens for tokens, _ in sizes])
+    mean = weighted_mean(inner.accepted, [tokens for tokens, _ in sizes])
     return mean or MalformedResponseError(
         "The vectors of a long text's pieces cancel each other out: there is no mean. Take on_too_long='truncate'.",
         **job.details(part),
@@ -253,4 +269,4 @@ def _pieces(part: Batch, size: int, *, halves: bool) -> list[Batch]:
 
 
 def _joined(parts: Sequence[Batch]) -> Batch:
-    return Batch([place for part in parts for place in part.places], [text for part in parts for text in part.texts])
+    return Batch([place for part in parts for place in part.positions], [text for part in parts for text in part.texts])

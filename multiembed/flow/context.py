@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from multiembed.transport.types import TransportFailure, WireRequest
+from multiembed.transport.types import HttpRequest, TransportFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from multiembed.config.request_config import Target
+    from multiembed.config.request_config import RequestConfig
     from multiembed.errors import MultiEmbedError
     from multiembed.ratelimit.limiter import AccountLimiter, Permit
-    from multiembed.ratelimit.pacer import Ceilings
-    from multiembed.responses.validation import Believed
-    from multiembed.transport.types import WireReply
+    from multiembed.ratelimit.pacer import AccountLimits
+    from multiembed.responses.validation import ValidatedVectors
+    from multiembed.transport.types import HttpResponse
     from multiembed.types import Role
 
 MAX_RETRIES = 5
@@ -30,30 +30,30 @@ PATIENCE = 60.0
 class Batch:
     """Texts that go out in one request."""
 
-    places: Sequence[int]
+    positions: Sequence[int]
     """The position of each text among its block's texts."""
     texts: Sequence[str]
     tokens: int | None = None
     """Of all texts, as estimated; None where it was not counted."""
-    block: Any = None
+    chunk: Any = None
     """The `execution.chunk.Block` whose texts they are. The flow does not look into it."""
 
     def select(self, positions: Iterable[int]) -> Batch:
         """The texts at some positions, in that order."""
         positions = list(positions)
-        return Batch([self.places[at] for at in positions], [self.texts[at] for at in positions])
+        return Batch([self.positions[at] for at in positions], [self.texts[at] for at in positions])
 
 
 @dataclass(frozen=True, slots=True)
-class Send:
+class SendRequest:
     """Send this once there is permission, and return the answer."""
 
-    request: WireRequest
+    request: HttpRequest
     permit: Permit
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class Sleep:
     """Wait this many seconds."""
 
     seconds: float
@@ -66,14 +66,14 @@ class RunInThread:
     function: Callable[[], Any]
 
 
-WITHHELD = TransportFailure("connection", "not sent, because the call had failed meanwhile")
+NOT_SENT = TransportFailure("connection", "not sent, because the call had failed meanwhile")
 
-Step: TypeAlias = Send | Wait | RunInThread
-Answer: TypeAlias = "WireReply | TransportFailure"
+Effect: TypeAlias = SendRequest | Sleep | RunInThread
+TransportResult: TypeAlias = "HttpResponse | TransportFailure"
 
 
 @dataclass(slots=True)
-class Lessons:
+class LearnedLimits:
     """What the server has taught, for the life of an embedder in this process."""
 
     dimensions: int | None = None
@@ -84,11 +84,11 @@ class Lessons:
     """When that is forgotten: a server that named it in error must not be believed for ever."""
     token_limit: int | None = None
     """The tokens of one text that it named when it last refused a longer one."""
-    seconds: float | None = None
+    mean_latency: float | None = None
     """A running mean of the time from request to answer."""
-    per_estimate: float | None = None
+    billed_ratio: float | None = None
     """Tokens billed for each one estimated: a running mean, None before the first bill."""
-    most_per_estimate: float = 1.0
+    max_billed_ratio: float = 1.0
     """The most of them lately: what is reserved and packed by."""
 
     def learn_max_items(self, cap: int, now: float) -> None:
@@ -99,16 +99,16 @@ class Lessons:
         """The most texts in one request as the server named it; None when it did not, or some minutes ago."""
         return self.max_items if now < self.max_items_until else None
 
-    def saw(self, seconds: float) -> None:
+    def record_latency(self, seconds: float) -> None:
         """Take one answered request into the mean."""
-        self.seconds = seconds if self.seconds is None else 0.9 * self.seconds + 0.1 * seconds
+        self.mean_latency = seconds if self.mean_latency is None else 0.9 * self.mean_latency + 0.1 * seconds
 
-    def billed(self, tokens: int, estimated: int) -> None:
+    def record_billing(self, tokens: int, estimated: int) -> None:
         """Compare a bill with its estimate."""
         if tokens > 0 and estimated > 0:
             share = tokens / estimated
-            self.per_estimate = share if self.per_estimate is None else 0.95 * self.per_estimate + 0.05 * share
-            self.most_per_estimate = max(share, 0.99 * self.most_per_estimate + 0.01 * share)
+            self.billed_ratio = share if self.billed_ratio is None else 0.95 * self.billed_ratio + 0.05 * share
+            self.max_billed_ratio = max(share, 0.99 * self.max_billed_ratio + 0.01 * share)
 
 
 def _no_event(_: str, **__: object) -> None:
@@ -116,32 +116,32 @@ def _no_event(_: str, **__: object) -> None:
 
 
 @dataclass(slots=True)
-class Job:
+class CallContext:
     """What all batches of one call share."""
 
-    target: Target
+    config: RequestConfig
     role: Role
-    lessons: Lessons
+    learned: LearnedLimits
     limiter: AccountLimiter
-    ceilings: Ceilings
-    count: Callable[[str], int]
+    account_limits: AccountLimits
+    count_tokens: Callable[[str], int]
     """Tokens of a text."""
     max_retries: int
-    patience: float
+    outage_patience: float
     """Seconds beyond the retries that an outage or a rate limit of a known account is waited out."""
     timeout: float
     deadline_at: float | None
     """On `clock`; None for no deadline."""
     clock: Callable[[], float]
-    wall: Callable[[], float]
+    wall_time: Callable[[], float]
     """Seconds since the epoch, for dates in headers."""
-    chance: Callable[[], float]
+    random: Callable[[], float]
     """A random number in [0, 1)."""
-    waits: Callable[[float], float] = float
+    sleep_filter: Callable[[float], float] = float
     """What becomes of a wait; tests make it zero."""
-    served: bool = False
+    any_success: bool = False
     """Whether any text of the call has a vector."""
-    doubtful: int = 0
+    single_rejections: int = 0
     """Texts that were refused alone, for whatever reason, before any was served."""
     malformed: int = 0
     """Batches given up for a fault of the answers' form before any text was served."""
@@ -157,11 +157,11 @@ class Job:
     """Whether a batch is being divided to find out whether the provider works. One of the call will do."""
     isolated_in_vain: bool = False
     """Whether a failing batch was divided without any part of it, or any other request, succeeding."""
-    lost: int = 0
+    lost_batches: int = 0
     """Batches given up as unreachable since one was served."""
-    trouble: MultiEmbedError | None = None
+    last_retryable_error: MultiEmbedError | None = None
     """The last reason why a batch was given up though it might have passed: what kept the others from being sent."""
-    fatal: MultiEmbedError | None = None
+    fatal_error: MultiEmbedError | None = None
     """Set once by the batch that found that no other can succeed."""
 
     def no_time_left(self, delay: float = 0.0) -> bool:
@@ -170,14 +170,14 @@ class Job:
 
     def details(self, part: Batch) -> dict[str, Any]:
         """What an error of these texts says of itself besides its message."""
-        return {"provider": self.target.provider.id, "model": self.target.facts.name, "indices": part.places}
+        return {"provider": self.config.provider.id, "model": self.config.model.name, "indices": part.positions}
 
 
 @dataclass(slots=True)
-class Outcome:
+class BatchOutcome:
     """What became of one batch."""
 
-    believed: list[tuple[Sequence[int], Believed]] = field(default_factory=list)
+    accepted: list[tuple[Sequence[int], ValidatedVectors]] = field(default_factory=list)
     failures: dict[int, MultiEmbedError] = field(default_factory=dict)
     requests: int = 0
     retries: int = 0
@@ -190,11 +190,11 @@ class Outcome:
 
     def fail_rest(self, batch: Batch, error: MultiEmbedError) -> None:
         """Give the texts of the batch that have neither vector nor error this error."""
-        done = {place for places, _ in self.believed for place in places} | self.failures.keys()
-        self.failures.update(dict.fromkeys((place for place in batch.places if place not in done), error))
+        done = {place for places, _ in self.accepted for place in places} | self.failures.keys()
+        self.failures.update(dict.fromkeys((place for place in batch.positions if place not in done), error))
 
     @property
     def total_tokens(self) -> int | None:
         """Tokens billed; None when a reply did not tell."""
-        told = [vectors.total_tokens for _, vectors in self.believed]
+        told = [vectors.total_tokens for _, vectors in self.accepted]
         return None if None in told else sum(filter(None, told))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from multiembed.providers.types import Fault
+    from multiembed.providers.types import ApiFailure
     from multiembed.ratelimit.limiter import AccountLimiter
 
 _FAILURES_BEFORE = 2
@@ -67,7 +67,7 @@ class FailureCount:
     probing: bool = False
     """It is a part of a failing batch: it is sent once, without a back-off."""
 
-    def add(self, fault: Fault, now: float, limiter: AccountLimiter) -> None:
+    def add(self, fault: ApiFailure, now: float, limiter: AccountLimiter) -> None:
         """Count a failure. To be called before the account is told of it."""
         if self.since is None:
             self.since = now
@@ -80,8 +80,8 @@ class FailureCount:
             self.failures += not self.others_succeeded or self.rate_limited > _RATE_LIMITED_BEFORE
             return
         self.failures += 1
-        self.same_form = self.same_form + 1 if fault.form == self.form else 1
-        self.form = fault.form
+        self.same_form = self.same_form + 1 if fault.format_error == self.form else 1
+        self.form = fault.format_error
 
     def others_succeed(self, limiter: AccountLimiter) -> bool:
         """Whether any request of the account has succeeded since it failed first."""
@@ -100,22 +100,22 @@ class FailureCount:
         return float(share**self.failures)
 
 
-def may_be_one_text(fault: Fault) -> bool:
+def may_be_one_text(fault: ApiFailure) -> bool:
     """Whether a failure that may be temporary can also be caused by one text, each time.
 
     Not a fault of form: that is how the server answers all texts.
     """
     if fault.kind == "malformed":
-        return bool(fault.bad_rows) or fault.form is None
+        return bool(fault.bad_rows) or fault.format_error is None
     return fault.kind in ("server", "timeout", "connection")
 
 
-def is_to_halve(fault: Fault, failing: FailureCount, limiter: AccountLimiter) -> bool:
+def is_to_halve(fault: ApiFailure, failing: FailureCount, limiter: AccountLimiter) -> bool:
     """Whether a failing batch is to be halved at once, because other requests of the account succeed meanwhile."""
     return may_be_one_text(fault) and failing.failures >= _FAILURES_BEFORE and failing.others_succeed(limiter)
 
 
-def is_to_halve_blindly(fault: Fault, failing: FailureCount, *, retries_left: int, cold: bool) -> bool:
+def is_to_halve_blindly(fault: ApiFailure, failing: FailureCount, *, retries_left: int, cold: bool) -> bool:
     """Whether a failing batch is to be halved although no other request shows that the provider works.
 
     `cold` means that nothing was embedded before.
@@ -124,7 +124,7 @@ def is_to_halve_blindly(fault: Fault, failing: FailureCount, *, retries_left: in
     return often and may_be_one_text(fault) and retries_left > HALVES
 
 
-def is_this_text(fault: Fault, failing: FailureCount, limiter: AccountLimiter, *, retries: int = 0) -> bool:
+def is_this_text(fault: ApiFailure, failing: FailureCount, limiter: AccountLimiter, *, retries: int = 0) -> bool:
     """Whether a text that fails alone is certainly the cause.
 
     It has the retries that the user asked for before; those of the batches that it was part of count.
@@ -137,7 +137,7 @@ def is_this_text(fault: Fault, failing: FailureCount, limiter: AccountLimiter, *
     return failing.failures > _FAILURES_BEFORE and failing.probability(limiter) < _BY_CHANCE
 
 
-def is_form_for_good(fault: Fault, failing: FailureCount, limiter: AccountLimiter) -> bool:
+def is_form_for_good(fault: ApiFailure, failing: FailureCount, limiter: AccountLimiter) -> bool:
     """Whether the server always answers in a form that is not usable, so that asking again is in vain."""
     retries = _FORM_RETRIES_WHILE_OTHERS_SUCCEED if failing.others_succeed(limiter) else _FORM_RETRIES
-    return fault.form is not None and failing.same_form > retries
+    return fault.format_error is not None and failing.same_form > retries

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import orjson
 
-from multiembed.batching.token_count import most_tokens
+from multiembed.batching.token_count import max_tokens_bound
 from multiembed.errors import ConfigurationError, DeadlineExceededError, InputTooLongError, MultiEmbedError
-from multiembed.flow.backoff import LONGEST_ASKED, LONGEST_WAIT, back_off, retry_after
-from multiembed.flow.context import WITHHELD, RunInThread, Send, Wait
+from multiembed.flow.backoff import LONGEST_ASKED, LONGEST_WAIT, backoff_delay, retry_after
+from multiembed.flow.context import NOT_SENT, RunInThread, SendRequest, Sleep
 from multiembed.flow.isolation import (
     MAX_SEPARATIONS,
     FailureCount,
@@ -24,18 +24,18 @@ from multiembed.flow.isolation import (
     may_be_one_text,
 )
 from multiembed.observability.log import log_request
-from multiembed.providers.types import Fault
-from multiembed.responses.interpret import MEANINGS, error_of, judge
-from multiembed.responses.validation import Believed
-from multiembed.transport.types import TransportFailure, WireRequest
+from multiembed.providers.types import ApiFailure
+from multiembed.responses.interpret import ERROR_POLICIES, build_error, interpret_response
+from multiembed.responses.validation import ValidatedVectors
+from multiembed.transport.types import HttpRequest, TransportFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from multiembed.config.request_config import Target
-    from multiembed.flow.context import Answer, Batch, Job, Outcome, Step
+    from multiembed.config.request_config import RequestConfig
+    from multiembed.flow.context import Batch, BatchOutcome, CallContext, Effect, TransportResult
     from multiembed.ratelimit.limiter import Permit
-    from multiembed.types import FaultKind
+    from multiembed.types import ErrorKind
 
 logger = logging.getLogger("multiembed")
 _T = TypeVar("_T")
@@ -64,7 +64,7 @@ class Split:
     """It is one text's fault: when one half is well, the other is known to be ill without being sent."""
 
 
-class Doubt:
+class ProbeShortest:
     """A refusal that may be one text's fault or the whole call's: the shortest text alone tells."""
 
 
@@ -88,11 +88,13 @@ class Separate:
     failing: FailureCount
 
 
-Result: TypeAlias = "Believed | MultiEmbedError | Split | Doubt | Isolate | Separate"
-Story: TypeAlias = "Generator[Step, Any, Result]"
+Result: TypeAlias = "ValidatedVectors | MultiEmbedError | Split | ProbeShortest | Isolate | Separate"
+RequestFlow: TypeAlias = "Generator[Effect, Any, Result]"
 
 
-def attempt(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | None = None) -> Story:
+def request_flow(
+    part: Batch, job: CallContext, outcome: BatchOutcome, failing: FailureCount | None = None
+) -> RequestFlow:
     """Send a part until it is answered for good.
 
     Args:
@@ -104,11 +106,11 @@ def attempt(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | Non
     ill = failing or FailureCount()
     estimated = part.tokens
     if estimated is None:
-        overhead = job.target.overhead
+        overhead = job.config.prompt_tokens
         estimated = yield from counted(
-            job, lambda: sum(map(job.count, part.texts)) + len(part.texts) * overhead(job.role, job.count)
+            job, lambda: sum(map(job.count_tokens, part.texts)) + len(part.texts) * overhead(job.role, job.count_tokens)
         )
-    tokens = estimated * job.lessons.most_per_estimate
+    tokens = estimated * job.learned.max_billed_ratio
     over = _over(part, job, tokens, estimated)
     if over is not None:
         return over
@@ -118,59 +120,67 @@ def attempt(part: Batch, job: Job, outcome: Outcome, failing: FailureCount | Non
         if isinstance(prepared, MultiEmbedError):
             return prepared
         target, request = prepared
-        permit = job.limiter.permit(job.ceilings, tokens, job.deadline_at)
-        answer = yield Send(request, permit)
-        if answer is WITHHELD:
-            return job.fatal or _paused(part, job) or job.trouble or too_late(part, job)
+        permit = job.limiter.permit(job.account_limits, tokens, job.deadline_at)
+        answer = yield SendRequest(request, permit)
+        if answer is NOT_SENT:
+            return job.fatal_error or _paused(part, job) or job.last_retryable_error or deadline_error(part, job)
         outcome.requests += answer.requests
         outcome.retries += answer.requests - 1 + (ill.failures + ill.inherited > 0)
         if not isinstance(answer, TransportFailure):
-            job.lessons.saw(answer.seconds)
+            job.learned.record_latency(answer.seconds)
             outcome.seconds.append(answer.seconds)
         judged = _interpret(answer, part, job, target, timeout=request.timeout)
         sent += 1
-        fault = judged if isinstance(judged, Fault) else None
+        fault = judged if isinstance(judged, ApiFailure) else None
         log_request(
             target,
             answer,
             texts=len(part.texts),
             attempt=ill.inherited + sent,
             fault=fault,
-            tokens=None if isinstance(judged, Fault) else judged.total_tokens,
+            tokens=None if isinstance(judged, ApiFailure) else judged.total_tokens,
             request_id=judged.request_id,
         )
-        if isinstance(judged, Believed):
+        if isinstance(judged, ValidatedVectors):
             permit.report_success(judged.total_tokens)
-            job.lessons.billed(judged.total_tokens or 0, estimated)
+            job.learned.record_billing(judged.total_tokens or 0, estimated)
             if judged.dense is not None:
-                job.lessons.dimensions = judged.dense.shape[1]
+                job.learned.dimensions = judged.dense.shape[1]
             return judged
-        if not MEANINGS[judged.kind].retry:
+        if not ERROR_POLICIES[judged.kind].retry:
             return _refused(judged, part, job, target, answer, permit)
         outcome.rate_errors += judged.kind == "rate_limit"
         after = _after_failure(judged, part, job, target, answer, permit, ill)
         if not isinstance(after, float):
             return after
-        yield Wait(after)
-        if job.fatal is not None:
-            return job.fatal
+        yield Sleep(after)
+        if job.fatal_error is not None:
+            return job.fatal_error
 
 
-def _prepare(part: Batch, job: Job) -> Generator[Step, Any, tuple[Target, WireRequest] | MultiEmbedError]:
+def _prepare(
+    part: Batch, job: CallContext
+) -> Generator[Effect, Any, tuple[RequestConfig, HttpRequest] | MultiEmbedError]:
     """The target with the key of this moment, and the request; or why there is none."""
     try:
-        target = job.target
+        target = job.config
         if target.has_key_function:
-            target = yield RunInThread(target.as_of_now)
+            target = yield RunInThread(target.with_current_key)
         request = _write(part, job, target)
     except ConfigurationError as error:  # the api_key function
-        job.fatal = job.fatal or error
-        return job.fatal
-    return too_late(part, job) if request is None else (target, request)
+        job.fatal_error = job.fatal_error or error
+        return job.fatal_error
+    return deadline_error(part, job) if request is None else (target, request)
 
 
 def _after_failure(
-    fault: Fault, part: Batch, job: Job, target: Target, answer: Answer, permit: Permit, ill: FailureCount
+    fault: ApiFailure,
+    part: Batch,
+    job: CallContext,
+    target: RequestConfig,
+    answer: TransportResult,
+    permit: Permit,
+    ill: FailureCount,
 ) -> float | MultiEmbedError | Isolate | Separate:
     """What follows from a failure that may be temporary: the seconds to wait before the next attempt, or an end."""
     ill.add(fault, job.clock(), job.limiter)
@@ -184,26 +194,28 @@ def _after_failure(
             return Isolate(ill)
         if not several and is_this_text(fault, ill, job.limiter, retries=job.asked_retries):
             return _text_error(fault, part, target, answer)
-    asked = retry_after(answer.status, answer.headers, job.wall())
+    asked = retry_after(answer.status, answer.headers, job.wall_time())
     delay = _delay(fault, ill, asked, permit, job)
     if _hopeless(fault, ill, delay, job):
         if fault.kind == "timeout" and job.no_time_left(delay):
-            return too_late(part, job)
+            return deadline_error(part, job)
         return _give_up(fault, part, job, target, answer=answer, asked=asked)
     job.event("retry", error__type=fault.kind, http__response__status_code=answer.status, multiembed__delay=delay)
     if several and not some_rows and not job.isolating_blindly and not job.isolated_in_vain:
         left = job.max_retries + 1 - ill.failures
-        if is_to_halve_blindly(fault, ill, retries_left=left, cold=not job.served):
+        if is_to_halve_blindly(fault, ill, retries_left=left, cold=not job.any_success):
             job.isolating_blindly = True
             return Isolate(ill, delay, blindly=True)
     return delay
 
 
-def _interpret(answer: Answer, part: Batch, job: Job, target: Target, *, timeout: float) -> Believed | Fault:
+def _interpret(
+    answer: TransportResult, part: Batch, job: CallContext, target: RequestConfig, *, timeout: float
+) -> ValidatedVectors | ApiFailure:
     """What an answer is worth in this call."""
-    dimensions = job.target.expected_dimensions or job.lessons.dimensions
-    judged = judge(answer, target, texts=len(part.texts), dimensions=dimensions)
-    if not isinstance(judged, Believed):
+    dimensions = job.config.expected_dimensions or job.learned.dimensions
+    judged = interpret_response(answer, target, texts=len(part.texts), dimensions=dimensions)
+    if not isinstance(judged, ValidatedVectors):
         short = judged.kind == "timeout" and timeout < _SHORT_TIMEOUT
         return replace(judged, local=True) if short else judged
     first = job.answering_model = job.answering_model or judged.model
@@ -212,67 +224,67 @@ def _interpret(answer: Answer, part: Batch, job: Job, target: Target, *, timeout
             f"the model {judged.model[:_NAME_SHOWN]!r} answers, and {first[:_NAME_SHOWN]!r} answered "
             "before: vectors of two models cannot be compared"
         )
-        return Fault("malformed", message=reason, form=reason)
+        return ApiFailure("malformed", message=reason, format_error=reason)
     return replace(judged, total_tokens=_plausible(judged.total_tokens, part, job))
 
 
-def _plausible(tokens: int | None, part: Batch, job: Job) -> int | None:
+def _plausible(tokens: int | None, part: Batch, job: CallContext) -> int | None:
     """The tokens billed; None where no tokenizer can make so many of these texts."""
     if tokens is None or tokens <= sum(map(len, part.texts)):
         return tokens
-    around = job.target.prepare([""], job.role)[0] + (job.target.instruct or "")
-    bound = sum(most_tokens(text + around) + _TOKENS_AROUND_TEXT for text in part.texts)
+    around = job.config.format_texts([""], job.role)[0] + (job.config.instruct or "")
+    bound = sum(max_tokens_bound(text + around) + _TOKENS_AROUND_TEXT for text in part.texts)
     return tokens if tokens <= bound else None
 
 
-def _delay(fault: Fault, ill: FailureCount, asked: float | None, permit: Permit, job: Job) -> float:
+def _delay(fault: ApiFailure, ill: FailureCount, asked: float | None, permit: Permit, job: CallContext) -> float:
     """Tell the account of a failure; the seconds before the next attempt."""
     asks = min(asked or 0.0, LONGEST_ASKED)
     if fault.kind == "rate_limit":  # the account is too fast, which is no fault of this request: it goes again soon
-        delay = job.waits(max(back_off(job.limiter.weather.probes + 1, job.chance()), asks))
-        permit.report_rate_limited(delay, asked=asks > 0.0, quota=fault.quota, usual=job.target.provider.quota)
+        delay = job.sleep_filter(max(backoff_delay(job.limiter.breaker.rejected_probes + 1, job.random()), asks))
+        permit.report_rate_limited(delay, asked=asks > 0.0, quota=fault.limit_kind, usual=job.config.provider.quota)
         return delay
     if fault.local:
-        return job.waits(back_off(ill.failures, job.chance()))
+        return job.sleep_filter(backoff_delay(ill.failures, job.random()))
     if job.limiter.may_retry():
-        wait = back_off(ill.failures, job.chance())
+        wait = backoff_delay(ill.failures, job.random())
     else:  # the account's retry budget is spent: the longest wait, but less where the deadline would pass meanwhile
         left = math.inf if job.deadline_at is None else job.deadline_at - job.clock()
         wait = max(0.0, min(LONGEST_WAIT, left / 2))
-    delay = job.waits(max(wait, asks))
+    delay = job.sleep_filter(max(wait, asks))
     permit.report_failure(delay, fault.kind)
     return delay
 
 
 def _refused(
-    fault: Fault, part: Batch, job: Job, target: Target, answer: Answer, permit: Permit
-) -> MultiEmbedError | Split | Doubt:
+    fault: ApiFailure, part: Batch, job: CallContext, target: RequestConfig, answer: TransportResult, permit: Permit
+) -> MultiEmbedError | Split | ProbeShortest:
     """What follows from a refusal that would come again: smaller requests, or an error."""
-    meaning = MEANINGS[fault.kind]
+    meaning = ERROR_POLICIES[fault.kind]
     if not meaning.fatal:
         permit.report_success()
     count = len(part.texts)
-    if fault.kind == "too_many_items" and fault.cap and fault.cap < count:
-        job.lessons.learn_max_items(fault.cap, job.clock())
-        logger.info("%s: the server takes %d texts in a request", target.name, fault.cap)
+    if fault.kind == "too_many_items" and fault.max_items and fault.max_items < count:
+        job.learned.learn_max_items(fault.max_items, job.clock())
+        logger.info("%s: the server takes %d texts in a request", target.name, fault.max_items)
     if fault.token_limit is not None:
-        job.lessons.token_limit = fault.token_limit
+        job.learned.token_limit = fault.token_limit
     if fault.kind == "invalid_or_too_long":
         fault = replace(fault, kind=_what_may_be_too_long(part, job))
-        meaning = MEANINGS[fault.kind]
+        meaning = ERROR_POLICIES[fault.kind]
     if count > 1 and meaning.one_text:
         return Split(count // 2, one_culprit=True)
     if count > 1 and fault.kind == "invalid":
-        return Split(count // 2, one_culprit=True) if job.served else Doubt()
+        return Split(count // 2, one_culprit=True) if job.any_success else ProbeShortest()
     if count > 1 and meaning.split:
-        return Split(min(fault.cap or count, (count + 1) // 2), one_culprit=False)
+        return Split(min(fault.max_items or count, (count + 1) // 2), one_culprit=False)
     return _give_up(fault, part, job, target, answer=answer, asked=None)
 
 
-def _what_may_be_too_long(part: Batch, job: Job) -> FaultKind:
+def _what_may_be_too_long(part: Batch, job: CallContext) -> ErrorKind:
     """What a refusal means that may be for length or for anything: a text, all of them together, or neither."""
-    limits = job.target.limits
-    most = [most_tokens(text) for text in part.texts]
+    limits = job.config.limits
+    most = [max_tokens_bound(text) for text in part.texts]
     if limits.max_tokens_per_item is not None and max(most) > limits.max_tokens_per_item:
         return "too_long"
     if limits.max_tokens_per_request is not None and sum(most) > limits.max_tokens_per_request:
@@ -280,7 +292,7 @@ def _what_may_be_too_long(part: Batch, job: Job) -> FaultKind:
     return "invalid"
 
 
-def _hopeless(fault: Fault, ill: FailureCount, delay: float, job: Job) -> bool:
+def _hopeless(fault: ApiFailure, ill: FailureCount, delay: float, job: CallContext) -> bool:
     """Whether another attempt is out of the question.
 
     Beyond its retries, a request waits out an outage of everything, or a rate limit, for a while: but only where the
@@ -291,12 +303,12 @@ def _hopeless(fault: Fault, ill: FailureCount, delay: float, job: Job) -> bool:
     if ill.failures <= job.max_retries:
         return False
     now = job.clock()
-    weather = job.limiter.weather
-    general = fault.kind == "rate_limit" or not weather.trusted
-    return not (general and weather.ever_trusted and now - (ill.since or now) < job.patience)
+    weather = job.limiter.breaker
+    general = fault.kind == "rate_limit" or not weather.is_closed
+    return not (general and weather.ever_succeeded and now - (ill.since or now) < job.outage_patience)
 
 
-def counted(job: Job, function: Callable[..., _T], *args: Any) -> Generator[Step, Any, _T]:
+def counted(job: CallContext, function: Callable[..., _T], *args: Any) -> Generator[Effect, Any, _T]:
     """Call a function that counts tokens, in a thread where the counter is the user's."""
     if job.counts_in_thread:
         found: _T = yield RunInThread(partial(function, *args))
@@ -304,41 +316,42 @@ def counted(job: Job, function: Callable[..., _T], *args: Any) -> Generator[Step
     return function(*args)
 
 
-def _over(part: Batch, job: Job, tokens: float, estimated: int) -> MultiEmbedError | Split | None:
+def _over(part: Batch, job: CallContext, tokens: float, estimated: int) -> MultiEmbedError | Split | None:
     """What becomes of texts that no minute, or second, has room for; None when they may go.
 
     Several are parted by the dearest bill lately. One alone is refused only by the estimate itself, or by the mean of
     bills where they were lower: the dearest may have been of a few words, where a tokenizer's marks weigh most.
     """
-    if tokens <= job.ceilings.most_tokens:
+    if tokens <= job.account_limits.max_tokens_per_request:
         return None
     if len(part.texts) > 1:
         return Split((len(part.texts) + 1) // 2, one_culprit=False)
-    tokens = estimated * min(1.0, job.lessons.per_estimate or 1.0)
-    if tokens <= job.ceilings.most_tokens:
+    tokens = estimated * min(1.0, job.learned.billed_ratio or 1.0)
+    if tokens <= job.account_limits.max_tokens_per_request:
         return None
-    most = int(job.ceilings.most_tokens)
-    each = f"{most:,} a second" if job.ceilings.per_second else f"{most:,} a minute"
+    most = int(job.account_limits.max_tokens_per_request)
+    each = f"{most:,} a second" if job.account_limits.per_second else f"{most:,} a minute"
     return InputTooLongError(
-        f"The text has about {tokens:,.0f} tokens, and tokens_per_minute={job.ceilings.tokens_per_minute} allows no "
+        f"The text has about {tokens:,.0f} tokens, and "
+        f"tokens_per_minute={job.account_limits.tokens_per_minute} allows no "
         f"more than {each}: it could never be sent. Raise tokens_per_minute, or shorten the text or cut it up.",
         **job.details(part),
     )
 
 
-def _write(part: Batch, job: Job, target: Target) -> WireRequest | None:
+def _write(part: Batch, job: CallContext, target: RequestConfig) -> HttpRequest | None:
     """The request, or None when the deadline leaves no time for it."""
     timeout = min(job.timeout, _LONGEST)
     if job.deadline_at is not None:
         timeout = min(timeout, job.deadline_at - job.clock())
         if timeout <= 0:
             return None
-    dimensions = target.expected_dimensions or job.lessons.dimensions or _UNKNOWN_DIMENSIONS
+    dimensions = target.expected_dimensions or job.learned.dimensions or _UNKNOWN_DIMENSIONS
     body = orjson.dumps(target.provider.encode(target.request(part.texts, job.role)))
     numbers = len(part.texts) * dimensions
     if target.output != "dense":
         numbers += len(body)  # a weight for each token, of which no text has more than bytes
-    return WireRequest(
+    return HttpRequest(
         url=target.request_url,
         headers={**target.headers, **target.authorization(), "Content-Type": "application/json"},
         body=body,
@@ -347,52 +360,58 @@ def _write(part: Batch, job: Job, target: Target) -> WireRequest | None:
     )
 
 
-def _text_error(fault: Fault, part: Batch, target: Target, answer: Answer) -> MultiEmbedError:
+def _text_error(fault: ApiFailure, part: Batch, target: RequestConfig, answer: TransportResult) -> MultiEmbedError:
     """The error of a text that makes requests fail while other texts are embedded."""
-    error = error_of(fault, target, answer=answer, indices=part.places, retry_after=None)
+    error = build_error(fault, target, answer=answer, indices=part.positions, retry_after=None)
     error.message = f"{_ALONE} {error.message}"
     logger.warning("%s: one text makes requests fail (%s) and is given up", target.name, fault.kind)
     return error
 
 
 def _give_up(
-    fault: Fault, part: Batch, job: Job, target: Target, *, answer: Answer, asked: float | None
+    fault: ApiFailure,
+    part: Batch,
+    job: CallContext,
+    target: RequestConfig,
+    *,
+    answer: TransportResult,
+    asked: float | None,
 ) -> MultiEmbedError:
     """The error of a part; when no other part can fare better, the error of the whole call."""
-    error = error_of(fault, target, answer=answer, indices=part.places, retry_after=asked)
-    if MEANINGS[fault.kind].retry:
-        job.trouble = error
+    error = build_error(fault, target, answer=answer, indices=part.positions, retry_after=asked)
+    if ERROR_POLICIES[fault.kind].retry:
+        job.last_retryable_error = error
         logger.warning("%s: %d texts are given up: %s", target.name, len(part.texts), fault.kind)
     too_long_a_pause = fault.kind == "rate_limit" and asked is not None and job.no_time_left(min(asked, LONGEST_ASKED))
-    if MEANINGS[fault.kind].fatal or too_long_a_pause or _general(fault, part, job):
-        job.fatal = job.fatal or error
+    if ERROR_POLICIES[fault.kind].fatal or too_long_a_pause or _general(fault, part, job):
+        job.fatal_error = job.fatal_error or error
     return error
 
 
-def _general(fault: Fault, part: Batch, job: Job) -> bool:
+def _general(fault: ApiFailure, part: Batch, job: CallContext) -> bool:
     """Whether a fault that need not be fatal has shown itself to be the whole call's."""
-    if fault.kind == "invalid" and not job.served:
-        job.doubtful += len(part.texts) == 1
-        return job.doubtful > 1  # two texts, each refused alone
-    if fault.form is not None and not job.served:
+    if fault.kind == "invalid" and not job.any_success:
+        job.single_rejections += len(part.texts) == 1
+        return job.single_rejections > 1  # two texts, each refused alone
+    if fault.format_error is not None and not job.any_success:
         job.malformed += 1
         if job.malformed > 1:
             return True
-    weather = job.limiter.weather
-    if MEANINGS[fault.kind].retry and not weather.trusted:
-        job.lost += 1
-        return not weather.ever_trusted or job.lost > 1  # one batch alone may be what the server cannot bear
+    weather = job.limiter.breaker
+    if ERROR_POLICIES[fault.kind].retry and not weather.is_closed:
+        job.lost_batches += 1
+        return not weather.ever_succeeded or job.lost_batches > 1  # one batch alone may be what the server cannot bear
     return False
 
 
-def _paused(part: Batch, job: Job) -> MultiEmbedError | None:
+def _paused(part: Batch, job: CallContext) -> MultiEmbedError | None:
     """The error of a part that a pause of the account keeps from being sent before the deadline."""
-    weather = job.limiter.weather
-    seconds = weather.closed_until - job.clock()
+    weather = job.limiter.breaker
+    seconds = weather.open_until - job.clock()
     if seconds <= 0.0:
         return None
     why = "refused a request for being too fast" if weather.reason == "rate_limit" else "failed several times in a row"
-    return MEANINGS[weather.reason].error(
+    return ERROR_POLICIES[weather.reason].error(
         f"Nothing was sent: the provider {why}, so no request goes out for {seconds:.1f} s. The call's deadline ends "
         "before: call again later, or raise deadline.",
         retry_after=seconds,
@@ -400,7 +419,7 @@ def _paused(part: Batch, job: Job) -> MultiEmbedError | None:
     )
 
 
-def too_late(part: Batch, job: Job) -> MultiEmbedError:
+def deadline_error(part: Batch, job: CallContext) -> MultiEmbedError:
     """The error of a part for which the call's deadline leaves no time."""
     return DeadlineExceededError(
         "The deadline of the call has passed. Raise deadline, or embed fewer texts in one call.",

@@ -13,9 +13,9 @@ from multiembed.redaction import safe_words
 from multiembed.transport.types import TransportFailure
 
 if TYPE_CHECKING:
-    from multiembed.config.request_config import Target
-    from multiembed.providers.types import Fault
-    from multiembed.transport.types import WireReply
+    from multiembed.config.request_config import RequestConfig
+    from multiembed.providers.types import ApiFailure
+    from multiembed.transport.types import HttpResponse
     from multiembed.types import Usage
 
 logger = logging.getLogger("multiembed")
@@ -24,12 +24,12 @@ _WORDS = 60
 
 
 def log_request(
-    target: Target,
-    answer: WireReply | TransportFailure,
+    target: RequestConfig,
+    answer: HttpResponse | TransportFailure,
     *,
     texts: int,
     attempt: int,
-    fault: Fault | None,
+    fault: ApiFailure | None,
     tokens: int | None,
     request_id: str | None,
 ) -> None:
@@ -53,7 +53,7 @@ def log_request(
     logger.debug("%s: %s", target.name, ", ".join(parts))
 
 
-def log_call(target: Target, texts: int, usage: Usage, failed: int, seconds: float) -> None:
+def log_call(target: RequestConfig, texts: int, usage: Usage, failed: int, seconds: float) -> None:
     """Log what one call took."""
     if not logger.isEnabledFor(logging.INFO):
         return

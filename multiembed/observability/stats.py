@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from multiembed.types import Report, Usage
+from multiembed.types import ClientStats, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,7 +16,7 @@ _STEP = math.log(1.02)
 """Latencies within 2 % of each other are counted as the same."""
 
 
-class Tally:
+class StatsCollector:
     """Counts that grow with each finished request, on the I/O thread. The caller's threads read them meanwhile."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Tally:
             self._rate_errors += rate_errors
             self._latencies.update(steps)
 
-    def add_all(self, other: Tally) -> None:
+    def add_all(self, other: StatsCollector) -> None:
         """Go on from what another one has counted."""
         with self._lock:
             self._usage += other._usage
@@ -61,11 +61,11 @@ class Tally:
             self._rate_errors += other._rate_errors
             self._latencies.update(other._latencies)
 
-    def report(self) -> Report:
+    def report(self) -> ClientStats:
         """All of it."""
         with self._lock:
             usage = self._usage
-            return Report(
+            return ClientStats(
                 texts=self._texts,
                 cached_texts=usage.cached_texts,
                 failed_texts=self._failed,

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from multiembed.errors import MultiEmbedError
 
 if TYPE_CHECKING:
-    from multiembed.config.request_config import Target
+    from multiembed.config.request_config import RequestConfig
     from multiembed.types import Role, Usage
 
 
@@ -24,13 +24,13 @@ _PORTS = {"http": 80, "https": 443}
 class Span:
     """One call's span; it does nothing where OpenTelemetry is not installed."""
 
-    def __init__(self, target: Target, role: Role) -> None:
+    def __init__(self, target: RequestConfig, role: Role) -> None:
         made_by = tracer()
         self._span: Any = None
         self._labels = {
             "gen_ai.operation.name": "embeddings",
             "gen_ai.provider.name": target.provider.id,
-            "gen_ai.request.model": target.facts.name,
+            "gen_ai.request.model": target.model.name,
         }
         if made_by is None:
             return
@@ -45,7 +45,7 @@ class Span:
             "multiembed.role": role,
         }
         self._span = made_by.start_span(
-            f"embeddings {target.facts.name}",
+            f"embeddings {target.model.name}",
             kind=SpanKind.CLIENT,
             attributes={name: value for name, value in told.items() if value is not None},
         )

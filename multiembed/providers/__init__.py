@@ -15,7 +15,7 @@ from multiembed.providers.zhipu import ZHIPU
 
 if TYPE_CHECKING:
     from multiembed.providers.base import Provider
-    from multiembed.types import ModelFacts
+    from multiembed.types import ModelInfo
 
 PROVIDERS: dict[str, Provider] = {
     provider.id: provider
@@ -73,7 +73,7 @@ def find_provider(name: str, model: str = "MODEL") -> Provider:
     )
 
 
-def catalog() -> list[tuple[Provider, ModelFacts]]:
+def list_models() -> list[tuple[Provider, ModelInfo]]:
     """Every model that is known, with its provider."""
     return [(provider, facts) for provider in PROVIDERS.values() for facts in provider.models]
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import re
     from collections.abc import Callable, Mapping
 
-    from multiembed.providers.types import EmbedRequest, Fault, LocalEmbedder, RawReply
-    from multiembed.types import ModelFacts, Quota
+    from multiembed.providers.types import ApiFailure, DecodedResponse, EncodeInput, LocalEmbedder
+    from multiembed.types import LimitKind, ModelInfo
 
 MULTIMODAL = "is a multimodal model (text, images, video), and such models are not supported yet."
 
@@ -25,8 +25,8 @@ class Provider:
 
     id: str
     title: str
-    models: tuple[ModelFacts, ...]
-    unknown: ModelFacts
+    models: tuple[ModelInfo, ...]
+    unknown: ModelInfo
     """The careful defaults for a model that is not in the catalog."""
     regions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Base URL by region; the first is the default. Empty when the user must name one."""
@@ -53,7 +53,7 @@ class Provider:
     own_fields: frozenset[str] = frozenset({"model", "input", "dimensions"})
     """Body fields that have an option of their own and may not come through `parameters`."""
     request_id_headers: tuple[str, ...] = ()
-    quota: Quota | None = None
+    quota: LimitKind | None = None
     """What its documents say is limited: requests in flight, or requests a minute."""
     unsupported: tuple[tuple[re.Pattern[str], str], ...] = ()
     """Models of the vendor that this library cannot call, by name, each with the reason."""
@@ -61,11 +61,11 @@ class Provider:
     """Whether a sixtieth of a minute's quota is enforced in each second, too."""
 
     # The OpenAI form, unless a provider has another.
-    encode: Callable[[EmbedRequest], dict[str, Any]] = openai_format.encode
+    encode: Callable[[EncodeInput], dict[str, Any]] = openai_format.encode
     """One request's JSON body."""
-    decode: Callable[[Mapping[str, Any]], RawReply] = openai_format.decode
+    decode: Callable[[Mapping[str, Any]], DecodedResponse] = openai_format.decode
     """A successful reply taken apart. Raises ValueError saying what is missing."""
-    classify: Callable[[int, object], Fault | None] = classify_compatible
+    classify: Callable[[int, object], ApiFailure | None] = classify_compatible
     """HTTP status and parsed body (or the body's first words) to a fault; None when the reply is a success."""
     compute: LocalEmbedder | None = None
     """Set for a provider that needs no network: texts and dimensions to vectors."""
@@ -75,7 +75,7 @@ class Provider:
         """Whether the user must name the server. Its `auth_header` and `query` are then the user's choice, too."""
         return not self.regions and self.compute is None
 
-    def model(self, name: str) -> ModelFacts:
+    def model(self, name: str) -> ModelInfo:
         """The facts of a model; the careful defaults under its name when it is not in the catalog."""
         for facts in self.models:
             if facts.name == name:

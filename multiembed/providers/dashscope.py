@@ -24,19 +24,19 @@ from typing import TYPE_CHECKING, Any
 from multiembed.providers import openai_format
 from multiembed.providers.base import MULTIMODAL, Provider
 from multiembed.providers.error_body import text_of
-from multiembed.providers.error_parsing import classify, tokens_in
-from multiembed.providers.types import RawItem, RawReply
-from multiembed.types import Limits, ModelFacts
+from multiembed.providers.error_parsing import classify_error, tokens_in
+from multiembed.providers.types import DecodedItem, DecodedResponse
+from multiembed.types import Limits, ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from multiembed.providers.types import EmbedRequest
-    from multiembed.types import FaultKind
+    from multiembed.providers.types import EncodeInput
+    from multiembed.types import ErrorKind
 
 _MAX_BYTES = 16 * 1024 * 1024
 
-_V4 = ModelFacts(
+_V4 = ModelInfo(
     name="text-embedding-v4",
     limits=Limits(max_items=10, max_tokens_per_item=8192, max_bytes_per_request=_MAX_BYTES),
     dimensions=(64, 128, 256, 512, 768, 1024, 1536, 2048),
@@ -102,7 +102,7 @@ _UNKNOWN = replace(
 )
 
 
-def _compatible(facts: ModelFacts) -> ModelFacts:
+def _compatible(facts: ModelInfo) -> ModelInfo:
     """The same model by the OpenAI-compatible API, which has no text_type, no instruct and no sparse output."""
     return replace(facts, role_parameter=False, instruct=None, sparse=False)
 
@@ -111,7 +111,7 @@ def _compatible(facts: ModelFacts) -> ModelFacts:
 
 # Both spellings of each code: the native API's and the compatible one's. `insufficient_quota` is the tokens-per-minute
 # limit here, unlike with OpenAI.
-_KINDS: dict[str, FaultKind] = {
+_KINDS: dict[str, ErrorKind] = {
     **dict.fromkeys(("InvalidApiKey", "invalid_api_key", "NOT AUTHORIZED"), "authentication"),
     **dict.fromkeys(
         (
@@ -157,7 +157,7 @@ _KINDS: dict[str, FaultKind] = {
 }
 
 
-def _kind(status: int, code: str) -> FaultKind | None:
+def _kind(status: int, code: str) -> ErrorKind | None:
     # A wrong parameter is also reported as 400 InternalError.Algo.InvalidParameter.
     if "InvalidParameter" in code or (status == 400 and code.startswith("InternalError")):
         return "invalid"
@@ -173,7 +173,7 @@ def _kind(status: int, code: str) -> FaultKind | None:
 # ── the native form ──────────────────────────────────────────────────────────────────────────────
 
 
-def _encode_native(request: EmbedRequest) -> dict[str, Any]:
+def _encode_native(request: EncodeInput) -> dict[str, Any]:
     parameters: dict[str, Any] = {"text_type": request.role}
     if request.dimensions is not None and request.model.dimensions_on_wire:
         parameters["dimension"] = request.dimensions
@@ -188,16 +188,16 @@ def _encode_native(request: EmbedRequest) -> dict[str, Any]:
     }
 
 
-def _decode_native(payload: Mapping[str, Any]) -> RawReply:
+def _decode_native(payload: Mapping[str, Any]) -> DecodedResponse:
     output = payload.get("output")
     elements = output.get("embeddings") if isinstance(output, dict) else None
     if not isinstance(elements, list):
         raise ValueError("the reply has no output.embeddings list")
     if not all(isinstance(element, dict) for element in elements):
         raise ValueError("an element of output.embeddings is no object")
-    return RawReply(
+    return DecodedResponse(
         items=[
-            RawItem(
+            DecodedItem(
                 index=element.get("text_index"),
                 dense=element.get("embedding"),
                 sparse=element.get("sparse_embedding"),
@@ -244,14 +244,14 @@ DASHSCOPE = Provider(
     quota="requests",
     per_second=True,
     unsupported=_UNSUPPORTED,
-    classify=partial(classify, own=_kind),
+    classify=partial(classify_error, own=_kind),
 )
 
 
 # ── the OpenAI-compatible form ───────────────────────────────────────────────────────────────────
 
 
-def _encode_compatible(request: EmbedRequest) -> dict[str, Any]:
+def _encode_compatible(request: EncodeInput) -> dict[str, Any]:
     """Only `float` is supported, and it is said, because OpenAI's own default differs from client to client."""
     return openai_format.encode(request, encoding="float")
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from multiembed.providers.error_body import ErrorBody, read_error, text_of
 from multiembed.providers.error_words import is_dashscope_rate, quota_in, size_in, speaks_of_money
-from multiembed.providers.types import Fault
+from multiembed.providers.types import ApiFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
 
-    from multiembed.types import FaultKind
+    from multiembed.types import ErrorKind
 
-_BY_STATUS: dict[int, FaultKind] = {
+_BY_STATUS: dict[int, ErrorKind] = {
     400: "invalid",
     401: "authentication",
     402: "quota",
@@ -34,7 +34,7 @@ _BY_STATUS: dict[int, FaultKind] = {
 
 # Codes that mean the same wherever they come from, because a gateway passes on those of what stands behind it. A
 # provider's own table comes first: `insufficient_quota` is money with OpenAI, and tokens a minute with DashScope.
-_CODES: Mapping[str, FaultKind] = {
+_CODES: Mapping[str, ErrorKind] = {
     # OpenAI, Azure
     "invalid_api_key": "authentication",
     "billing_hard_limit_reached": "quota",
@@ -76,7 +76,7 @@ _NOT_413 = frozenset({"invalid", "invalid_or_too_long", "rate_limit"})
 _MAY_BE_MONEY = frozenset({"authentication", "permission", "rate_limit"})
 
 
-def kind_by_status(status: int) -> FaultKind:
+def kind_by_status(status: int) -> ErrorKind:
     """The kind of fault that an HTTP status means when the body says nothing better."""
     if status >= 500:
         return "server"
@@ -85,9 +85,9 @@ def kind_by_status(status: int) -> FaultKind:
     return _BY_STATUS.get(status, "invalid")
 
 
-def classify(
-    status: int, body: object, own: Callable[[int, str], FaultKind | None], *, openai_words: bool = False
-) -> Fault | None:
+def classify_error(
+    status: int, body: object, own: Callable[[int, str], ErrorKind | None], *, openai_words: bool = False
+) -> ApiFailure | None:
     """What a reply says that is no success; None for a success.
 
     The provider's own codes come first, then codes that all servers share, then the status. Words may narrow this down:
@@ -101,7 +101,7 @@ def classify(
         openai_words: "You exceeded your current quota" means money, as it does with OpenAI.
     """
     if status == 200 and not _is_refusal(body):
-        return None if isinstance(body, (dict, list)) else Fault("malformed", message=read_error(body).message)
+        return None if isinstance(body, (dict, list)) else ApiFailure("malformed", message=read_error(body).message)
     said = read_error(body)
     kind = _by_code(status, said, own)
     size = None
@@ -114,16 +114,16 @@ def classify(
     elif kind in _MAY_BE_MONEY and speaks_of_money(said.words, openai=openai_words):
         kind = "quota"
     quota = quota_in(said.code) or quota_in(said.message) if kind == "rate_limit" else None
-    fault = size or Fault(kind, quota=quota)
+    fault = size or ApiFailure(kind, limit_kind=quota)
     return replace(fault, code=said.code, message=said.message, request_id=said.request_id)
 
 
-def classify_compatible(status: int, body: object) -> Fault | None:
+def classify_compatible(status: int, body: object) -> ApiFailure | None:
     """What a reply of an OpenAI-compatible server or gateway says that is no success."""
-    return classify(status, body, _openai_kind, openai_words=True)
+    return classify_error(status, body, _openai_kind, openai_words=True)
 
 
-def _openai_kind(_status: int, code: str) -> FaultKind | None:
+def _openai_kind(_status: int, code: str) -> ErrorKind | None:
     if code.startswith("Throttling"):  # DashScope's, passed on
         return "rate_limit"
     return "quota" if code == "insufficient_quota" else None
@@ -145,7 +145,7 @@ def _is_refusal(body: object) -> bool:
     return bool(body.get("detail") or body.get("errors")) and not (body.get("data") or body.get("output"))
 
 
-def _by_code(status: int, said: ErrorBody, own: Callable[[int, str], FaultKind | None]) -> FaultKind:
+def _by_code(status: int, said: ErrorBody, own: Callable[[int, str], ErrorKind | None]) -> ErrorKind:
     for code in filter(None, (said.code, said.type)):
         kind = own(status, code) or _CODES.get(code)
         if kind == "quota" and code == "insufficient_quota" and is_dashscope_rate(said.words):

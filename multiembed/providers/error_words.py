@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, cast
 
-from multiembed.providers.types import Fault
+from multiembed.providers.types import ApiFailure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from multiembed.types import Quota
+    from multiembed.types import LimitKind
 
 _READ = 1000
 """Characters that are read. Servers say what is wrong first; long messages go on with stack traces or the request."""
@@ -172,7 +172,7 @@ _OTHER_SIZE = re.compile(r"^(?!.*(?:batch|number of)).*(?:\bdimensions?\b|维度
 """A number of dimensions is neither a length nor a number of texts."""
 
 
-def size_in(words: str, *, failed: bool = False) -> Fault | None:
+def size_in(words: str, *, failed: bool = False) -> ApiFailure | None:
     """What the words say is too large, and the number they name; None where they speak of something else.
 
     Args:
@@ -181,17 +181,17 @@ def size_in(words: str, *, failed: bool = False) -> Fault | None:
     """
     words = _own_words(words)
     if _found(_CONTEXT, words):
-        return Fault("too_long", token_limit=_token_limit(words))
+        return ApiFailure("too_long", token_limit=_token_limit(words))
     if _RATE.search(words) or _OTHER_SIZE.search(words):
         return None
     many = _found(_TOO_MANY, words)
     if many is not None:
-        return Fault("too_many_items", cap=_number(many, _LARGEST_CAP))
+        return ApiFailure("too_many_items", max_items=_number(many, _LARGEST_CAP))
     if _found(_TOO_LARGE, words):
-        return Fault("request_too_large")
+        return ApiFailure("request_too_large")
     long = _found(_TOO_LONG, words) or (None if failed else _found(_PERHAPS_TOO_LONG, words))
     if long and not _TOO_SHORT.search(words):
-        return Fault("too_long", token_limit=_token_limit(words))
+        return ApiFailure("too_long", token_limit=_token_limit(words))
     return None
 
 
@@ -302,7 +302,7 @@ _QUOTAS = re.compile(
 )
 
 
-def quota_in(words: str | None) -> Quota | None:
+def quota_in(words: str | None) -> LimitKind | None:
     """What a rate limit's words say is used up, in English or Chinese; None where they do not tell."""
     found = _QUOTAS.search(words or "")
-    return None if found is None else cast("Quota", found.lastgroup)
+    return None if found is None else cast("LimitKind", found.lastgroup)

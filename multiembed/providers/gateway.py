@@ -14,16 +14,16 @@ from multiembed.providers import openai_format
 from multiembed.providers.base import Provider
 from multiembed.providers.error_body import text_of
 from multiembed.providers.error_parsing import tokens_in
-from multiembed.providers.types import RawReply
-from multiembed.types import Limits, ModelFacts
+from multiembed.providers.types import DecodedResponse
+from multiembed.types import Limits, ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from multiembed.providers.types import EmbedRequest
+    from multiembed.providers.types import EncodeInput
 
 # Nothing is known of what stands behind a gateway: small batches, any dimensions, and no base64 unless asked for.
-_UNKNOWN = ModelFacts(
+_UNKNOWN = ModelInfo(
     name="",
     limits=Limits(max_items=10),
     dimensions=None,
@@ -33,13 +33,13 @@ _UNKNOWN = ModelFacts(
 )
 
 
-def _encode(request: EmbedRequest) -> dict[str, Any]:
+def _encode(request: EncodeInput) -> dict[str, Any]:
     """The OpenAI form with `encoding_format`, and extra parameters in an object of their own."""
     parameters = {"parameters": dict(request.parameters)} if request.parameters else {}
     return openai_format.encode(replace(request, parameters=parameters), encoding=request.encoding or "float")
 
 
-def _decode(payload: Mapping[str, Any]) -> RawReply:
+def _decode(payload: Mapping[str, Any]) -> DecodedResponse:
     """An OpenAI list, bare or inside `data`."""
     data = payload.get("data")
     inner = data if isinstance(data, dict) else payload
@@ -51,7 +51,7 @@ def _decode(payload: Mapping[str, Any]) -> RawReply:
             else "the reply holds no vectors"
         )
     total_tokens = tokens_in(inner)
-    return RawReply(
+    return DecodedResponse(
         items=openai_format.items_in(inner["data"]),
         total_tokens=tokens_in(payload) if total_tokens is None else total_tokens,
         request_id=text_of(payload.get("request_id")) or text_of(inner.get("id")),

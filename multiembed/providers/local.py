@@ -10,7 +10,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from multiembed.providers.base import Provider
-from multiembed.types import Limits, ModelFacts
+from multiembed.types import Limits, ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +85,7 @@ def _mix(hashes: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:
     return spread
 
 
-_NGRAMS = ModelFacts(
+_NGRAMS = ModelInfo(
     name="char-ngrams",
     limits=Limits(max_items=256),
     dimensions=None,

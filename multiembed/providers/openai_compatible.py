@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from multiembed.providers import openai_format
 from multiembed.providers.base import Provider
 from multiembed.providers.gateway import GATEWAY
-from multiembed.types import Limits, ModelFacts
+from multiembed.types import Limits, ModelInfo
 
 if TYPE_CHECKING:
-    from multiembed.providers.types import EmbedRequest
+    from multiembed.providers.types import EncodeInput
 
-_UNKNOWN = ModelFacts(
+_UNKNOWN = ModelInfo(
     name="",
     # 32 texts is the lowest default of a server's own limit (TEI, --max-client-batch-size:
     # https://huggingface.co/docs/text-embeddings-inference/cli_arguments). OpenAI, Azure and Infinity take 2,048,
@@ -33,7 +33,7 @@ _UNKNOWN = ModelFacts(
 )
 
 
-def _encode(request: EmbedRequest) -> dict[str, Any]:
+def _encode(request: EncodeInput) -> dict[str, Any]:
     """The OpenAI form, with `encoding_format` where it was asked for."""
     return openai_format.encode(request, encoding=request.encoding)
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from multiembed.providers.error_body import text_of
 from multiembed.providers.error_parsing import tokens_in
-from multiembed.providers.types import RawItem, RawReply
+from multiembed.providers.types import DecodedItem, DecodedResponse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from multiembed.providers.types import EmbedRequest
+    from multiembed.providers.types import EncodeInput
 
 
-def encode(request: EmbedRequest, *, encoding: str | None = None) -> dict[str, Any]:
+def encode(request: EncodeInput, *, encoding: str | None = None) -> dict[str, Any]:
     """`model`, `input`, `dimensions` where asked for and where the model takes it, extra parameters and encoding."""
     body: dict[str, Any] = {"model": request.model.name, "input": list(request.texts)}
     if request.dimensions is not None and request.model.dimensions_on_wire:
@@ -22,9 +22,9 @@ def encode(request: EmbedRequest, *, encoding: str | None = None) -> dict[str, A
     return {**body, **request.parameters, **({"encoding_format": encoding} if encoding else {})}
 
 
-def decode(payload: Mapping[str, Any]) -> RawReply:
+def decode(payload: Mapping[str, Any]) -> DecodedResponse:
     """`data` with `index` and `embedding`; `usage.total_tokens`; `id` where there is one."""
-    return RawReply(
+    return DecodedResponse(
         items=items_in(payload.get("data")),
         total_tokens=tokens_in(payload),
         request_id=text_of(payload.get("id")),
@@ -32,7 +32,7 @@ def decode(payload: Mapping[str, Any]) -> RawReply:
     )
 
 
-def items_in(data: object) -> list[RawItem]:
+def items_in(data: object) -> list[DecodedItem]:
     """The elements of an OpenAI list.
 
     Raises:
@@ -44,5 +44,5 @@ def items_in(data: object) -> list[RawItem]:
     for element in data:
         if not isinstance(element, dict):
             raise ValueError("an element of the list of embeddings is no object")
-        items.append(RawItem(index=element.get("index"), dense=element.get("embedding")))
+        items.append(DecodedItem(index=element.get("index"), dense=element.get("embedding")))
     return items

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from multiembed.providers import openai_format
 from multiembed.providers.base import MULTIMODAL, Provider
-from multiembed.providers.error_parsing import classify
-from multiembed.types import Limits, ModelFacts
+from multiembed.providers.error_parsing import classify_error
+from multiembed.types import Limits, ModelInfo
 
 if TYPE_CHECKING:
-    from multiembed.providers.types import EmbedRequest, Fault
-    from multiembed.types import FaultKind
+    from multiembed.providers.types import ApiFailure, EncodeInput
+    from multiembed.types import ErrorKind
 
 # 32 texts by the vendor page; 64 and more were accepted at times, which the server's own words would teach.
 _MAX_ITEMS = 32
 
-_BASE = ModelFacts(
+_BASE = ModelInfo(
     name="",
     limits=Limits(max_items=_MAX_ITEMS, max_tokens_per_item=512),
     dimensions=(1024,),
@@ -83,7 +83,7 @@ _MODELS = (
     ),
 )
 
-_UNKNOWN = ModelFacts(
+_UNKNOWN = ModelInfo(
     name="",
     limits=Limits(max_items=_MAX_ITEMS, max_tokens_per_item=512),
     dimensions=None,
@@ -91,7 +91,7 @@ _UNKNOWN = ModelFacts(
     base64=True,
 )
 
-_KINDS: dict[str, FaultKind] = {
+_KINDS: dict[str, ErrorKind] = {
     "20012": "model",
     "20015": "invalid",
     "20042": "request_too_large",
@@ -100,14 +100,14 @@ _KINDS: dict[str, FaultKind] = {
 }
 
 
-def _encode(request: EmbedRequest) -> dict[str, Any]:
+def _encode(request: EncodeInput) -> dict[str, Any]:
     """The OpenAI form with `encoding_format`."""
     return openai_format.encode(request, encoding=request.encoding or "float")
 
 
-def _classify(status: int, body: object) -> Fault | None:
+def _classify(status: int, body: object) -> ApiFailure | None:
     """`code` in the envelope first, then the status. 401, 404 and 504 have bare strings for bodies."""
-    fault = classify(status, body, lambda _, code: _KINDS.get(code))
+    fault = classify_error(status, body, lambda _, code: _KINDS.get(code))
     # 20042 is one code for too many texts and for a text that is too long. What its words do not tell, "token" does.
     if fault is not None and fault.kind == "request_too_large" and "token" in (fault.message or "").lower():
         return replace(fault, kind="too_long")

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from multiembed.types import Encoding, FaultKind, ModelFacts, Output, Quota, Role, Vectors
+    from multiembed.types import Encoding, ErrorKind, LimitKind, ModelInfo, Output, Role, Vectors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EmbedRequest:
+class EncodeInput:
     """All that a provider's encoder needs to know to write one request's body."""
 
-    model: ModelFacts
+    model: ModelInfo
     texts: Sequence[str]
     role: Role
     dimensions: int | None
@@ -29,7 +29,7 @@ class EmbedRequest:
 
 
 @dataclass(slots=True)
-class RawItem:
+class DecodedItem:
     """One element of a reply as it came, not yet believed."""
 
     index: object
@@ -38,10 +38,10 @@ class RawItem:
 
 
 @dataclass(frozen=True, slots=True)
-class RawReply:
+class DecodedResponse:
     """A reply taken apart by its provider's decoder, not yet believed."""
 
-    items: Sequence[RawItem]
+    items: Sequence[DecodedItem]
     total_tokens: int | None = None
     request_id: str | None = None
     model: str | None = None
@@ -49,16 +49,16 @@ class RawReply:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ApiFailure:
     """The judgement of a reply that is no success."""
 
-    kind: FaultKind
+    kind: ErrorKind
     code: str | None = None
     message: str | None = None
     request_id: str | None = None
-    cap: int | None = None
+    max_items: int | None = None
     """The number of texts per request that the provider's words name."""
-    quota: Quota | None = None
+    limit_kind: LimitKind | None = None
     """Of what the account has used too much, where the provider's words tell."""
     token_limit: int | None = None
     """The number of tokens of one text that the provider's words name, where they say that a text is too long."""
@@ -66,7 +66,7 @@ class Fault:
     """This machine or the user's own options are the cause: it says nothing of the provider."""
     bad_rows: tuple[int, ...] = ()
     """Positions, in the request, of the vectors that are not usable; only where the other vectors are."""
-    form: str | None = None
+    format_error: str | None = None
     """What is wrong with the form of a complete answer. A server that answers so twice will always do."""
 
 

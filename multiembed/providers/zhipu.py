@@ -12,17 +12,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from multiembed.providers.base import Provider
-from multiembed.providers.error_parsing import classify
-from multiembed.types import Limits, ModelFacts
+from multiembed.providers.error_parsing import classify_error
+from multiembed.types import Limits, ModelInfo
 
 if TYPE_CHECKING:
-    from multiembed.providers.types import Fault
-    from multiembed.types import FaultKind
+    from multiembed.providers.types import ApiFailure
+    from multiembed.types import ErrorKind
 
 _CHECKED = "2026-11-01"
 
 _MODELS = (
-    ModelFacts(
+    ModelInfo(
         name="embedding-3",
         limits=Limits(max_items=64, max_tokens_per_item=3072),
         dimensions=(256, 512, 1024, 2048),
@@ -33,7 +33,7 @@ _MODELS = (
         notes="An older page says 2048 tokens a request; live errors (1214 above 64 texts, 1210 above about "
         "3072 tokens a text) agree with the newer one.",
     ),
-    ModelFacts(
+    ModelInfo(
         name="embedding-2",
         # 512 tokens a text and 8K an array; no number of texts is documented, so no more than always fit: 8192/512.
         limits=Limits(max_items=16, max_tokens_per_item=512, max_tokens_per_request=8192),
@@ -47,7 +47,7 @@ _MODELS = (
     ),
 )
 
-_UNKNOWN = ModelFacts(
+_UNKNOWN = ModelInfo(
     name="",
     limits=Limits(max_items=16, max_tokens_per_item=512, max_tokens_per_request=8192),
     dimensions=None,
@@ -56,7 +56,7 @@ _UNKNOWN = ModelFacts(
 
 # Code to kind. A locked account (1112, 1121), arrears (1113) and the plan's own limits come as HTTP 429 and must not be
 # retried.
-_KINDS: dict[str, FaultKind] = {
+_KINDS: dict[str, ErrorKind] = {
     **dict.fromkeys(("1000", "1001", "1002", "1003", "1004", "1005"), "authentication"),
     **dict.fromkeys(("1110", "1111", "1220", "1221", "1222"), "permission"),
     **dict.fromkeys(("1112", "1113", "1121", "1304", "1308", "1309", "1310", "1311", "1313"), "quota"),
@@ -70,11 +70,11 @@ _KINDS: dict[str, FaultKind] = {
 }  # fmt: skip
 
 
-def _classify(status: int, body: object) -> Fault | None:
+def _classify(status: int, body: object) -> ApiFailure | None:
     """The body's `error.code` first, whatever the status: an error may come inside a 200."""
-    fault = classify(status, body, lambda _, code: _KINDS.get(code))
+    fault = classify_error(status, body, lambda _, code: _KINDS.get(code))
     # 1302 names a frequency and means requests in flight.
-    return fault and replace(fault, quota="requests" if fault.code == "1303" else None)
+    return fault and replace(fault, limit_kind="requests" if fault.code == "1303" else None)
 
 
 ZHIPU = Provider(

@@ -27,7 +27,7 @@ _DOUBLES = 1.0
 """Seconds of use in which a limit doubles while none is known."""
 
 
-class Learned:
+class AdaptiveLimit:
     """A limit on its way to where the provider's lies.
 
     Until the first refusal it doubles with each second of use. After one it follows a cubic curve, as TCP CUBIC and the
@@ -53,7 +53,7 @@ class Learned:
         self._back = BACK
         self._falls = 0
 
-    def used(self, seconds: float) -> None:
+    def grow(self, seconds: float) -> None:
         """So many seconds passed in which it held somebody up."""
         self._age += seconds
         if self.searching:
@@ -66,7 +66,7 @@ class Learned:
             if self.value > _FAR * self._peak:
                 self.searching = True
 
-    def refused(self, at: float, passed: float = 0.0, pause: float = 0.0, back: float = BACK) -> None:
+    def decrease(self, at: float, passed: float = 0.0, pause: float = 0.0, back: float = BACK) -> None:
         """The provider refused at this value.
 
         Args:
@@ -91,14 +91,14 @@ class Learned:
         self.searching = False
         self.value = self._low
 
-    def search(self, start: float) -> None:
+    def restart_search(self, start: float) -> None:
         """Nothing is known any more: look for the limit anew from here."""
         self.searching = True
         self.value = min(max(start, self._least), self._most)
         self._age = 0.0
 
 
-class Meter:
+class ThroughputMeter:
     """How much came through lately, for instance requests a second."""
 
     _WINDOW = 10.0

@@ -11,16 +11,16 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from multiembed.ratelimit.circuit_breaker import Weather
-from multiembed.ratelimit.pacer import Ceilings, Pace
-from multiembed.testing import waiting
+from multiembed.ratelimit.circuit_breaker import CircuitBreaker
+from multiembed.ratelimit.pacer import AccountLimits, Pacer
+from multiembed.testing import apply_test_mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
 
-    from multiembed.ratelimit.sliding_window import Ticket
-    from multiembed.types import FaultKind, Quota
+    from multiembed.ratelimit.sliding_window import InFlightRecord
+    from multiembed.types import ErrorKind, LimitKind
 
 logger = logging.getLogger("multiembed")
 _POLL_INTERVAL = 1.0
@@ -45,8 +45,8 @@ class AccountLimiter:
     def __init__(self, clock: Callable[[], float] = time.monotonic, name: str = "") -> None:
         self.name = name
         """For log lines; without the key."""
-        self.weather = Weather()
-        self.pace = Pace()
+        self.breaker = CircuitBreaker()
+        self.pacer = Pacer()
         self.last_answer = float("-inf")
         """When the provider last did what was asked."""
         self.successes = 0
@@ -58,14 +58,14 @@ class AccountLimiter:
         self._clock = clock
         self._queue: deque[Permit] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._configured: weakref.WeakKeyDictionary[object, Ceilings] = weakref.WeakKeyDictionary()
+        self._configured: weakref.WeakKeyDictionary[object, AccountLimits] = weakref.WeakKeyDictionary()
 
-    def register_limits(self, owner: object, limits: Ceilings) -> None:
+    def register_limits(self, owner: object, limits: AccountLimits) -> None:
         """Note what an embedder was configured with, for as long as the embedder lives."""
         if (limits.in_flight, limits.requests_per_minute, limits.tokens_per_minute) != (None, None, None):
             self._configured[owner] = limits
 
-    def effective_limits(self, own: Ceilings) -> Ceilings:
+    def effective_limits(self, own: AccountLimits) -> AccountLimits:
         """The limits of an embedder: the lowest rates that any on the account was given, and its own concurrency.
 
         Without a limit on concurrency of its own, it keeps to the lowest of the others.
@@ -83,9 +83,9 @@ class AccountLimiter:
     @property
     def in_flight(self) -> int:
         """Requests in flight now."""
-        return self.pace.in_flight
+        return self.pacer.in_flight
 
-    def permit(self, limits: Ceilings, tokens: float = 0.0, deadline: float | None = None) -> Permit:
+    def permit(self, limits: AccountLimits, tokens: float = 0.0, deadline: float | None = None) -> Permit:
         """Permission for one request, to be held `async with`. No one holds it during a back-off.
 
         The context gives True once the request may start, and False when it cannot start before the deadline. The
@@ -101,46 +101,52 @@ class AccountLimiter:
 
     def may_retry(self) -> bool:
         """Spend one retry of the account's budget. Returns: False if there is none left."""
-        return self.weather.may_retry()
+        return self.breaker.may_retry()
 
     # ── results of requests ──────────────────────────────────────────────────────────────────────
 
-    def report_success(self, record: Ticket | None, billed: int | None) -> None:
+    def report_success(self, record: InFlightRecord | None, billed: int | None) -> None:
         """A request was answered as it should be, and billed so many tokens."""
         now = self.last_answer = self._clock()
         self.successes += 1
         if record is not None:
-            self.pace.passed(record, now, billed)
-        if self.weather.answered():
-            self.pace.recovered()
+            self.pacer.on_success(record, now, billed)
+        if self.breaker.on_success():
+            self.pacer.recovered()
             logger.info("%s: works again", self.name)
 
-    def report_failure(self, delay: float, kind: FaultKind = "server") -> None:
+    def report_failure(self, delay: float, kind: ErrorKind = "server") -> None:
         """A request failed, and waits so many seconds before it is sent again."""
         before = self._state()
         self.failures += 1
-        self.weather.failed(self._clock(), delay, kind)
+        self.breaker.on_failure(self._clock(), delay, kind)
         self._after_report(before)
 
     def report_rate_limited(
-        self, record: Ticket | None, quota: Quota | None, usual: Quota | None, delay: float, *, asked: bool
+        self,
+        record: InFlightRecord | None,
+        quota: LimitKind | None,
+        usual: LimitKind | None,
+        delay: float,
+        *,
+        asked: bool,
     ) -> None:
         """A request was refused because the account is too fast; see `Permit.report_rate_limited`."""
         before, now = self._state(), self._clock()
-        self.weather.slowed(now, delay, asked=asked, sent=None if record is None else record.sent)
+        self.breaker.on_rate_limited(now, delay, asked=asked, sent=None if record is None else record.sent)
         if record is not None:
-            self.pace.refused(record, now, quota, usual, delay if asked else 0.0)
+            self.pacer.on_rate_limited(record, now, quota, usual, delay if asked else 0.0)
         self._after_report(before)
 
     def _after_report(self, before: tuple[bool, float, str]) -> None:
         self._log_changes(before)
-        if self.weather.closed_until > before[1]:
+        if self.breaker.open_until > before[1]:
             for permit in [permit for permit in self._queue if self._is_late(permit)]:
                 permit.decide(admitted=False)
 
     def _state(self) -> tuple[bool, float, str]:
         """What a log line may tell of."""
-        return self.weather.trusted, self.weather.closed_until, self.pace.learned()
+        return self.breaker.is_closed, self.breaker.open_until, self.pacer.learned()
 
     def _log_changes(self, before: tuple[bool, float, str]) -> None:
         if not logger.isEnabledFor(logging.INFO):
@@ -150,7 +156,7 @@ class AccountLimiter:
             logger.info("%s: circuit breaker open after repeated failures: one request at a time", self.name)
         if closed_until > before[1]:
             seconds = closed_until - self._clock()
-            logger.info("%s: paused for %.1f s (%s)", self.name, max(0.0, seconds), self.weather.reason)
+            logger.info("%s: paused for %.1f s (%s)", self.name, max(0.0, seconds), self.breaker.reason)
         if learned != before[2]:
             logger.info("%s: slowed down to %s", self.name, learned)
 
@@ -193,7 +199,7 @@ class AccountLimiter:
         """A request was answered, and another one may start. Its result is still to be reported."""
         if permit.record is not None and not permit.is_over:
             permit.is_over = True
-            self.pace.gone(permit.record, self._clock())
+            self.pacer.finish(permit.record, self._clock())
             self._admit()
 
     def _admit(self) -> None:
@@ -217,20 +223,22 @@ class AccountLimiter:
             permit.decide(admitted=True)
 
     def _start(self, permit: Permit) -> None:
-        permit.record = self.pace.go(self._clock(), permit.limits, permit.tokens, learned=waiting(1.0) > 0.0)
+        permit.record = self.pacer.start(
+            self._clock(), permit.limits, permit.tokens, learned=apply_test_mode(1.0) > 0.0
+        )
 
     def _is_late(self, permit: Permit) -> bool:
         """Whether no request may start before the permit's deadline."""
-        return max(self._clock(), self.weather.closed_until) >= permit.deadline
+        return max(self._clock(), self.breaker.open_until) >= permit.deadline
 
     def _delay(self, permit: Permit) -> float:
         """Seconds until the permit may start; infinite when another request must end first."""
         now = self._clock()
-        if now < self.weather.closed_until:
-            return self.weather.closed_until - now
-        if self.in_flight >= self.weather.room(now, self.pace.room(permit.limits)):
+        if now < self.breaker.open_until:
+            return self.breaker.open_until - now
+        if self.in_flight >= self.breaker.max_in_flight(now, self.pacer.max_in_flight(permit.limits)):
             return float("inf")
-        return self.pace.wait(now, permit.limits, permit.tokens, learned=waiting(1.0) > 0.0)
+        return self.pacer.delay(now, permit.limits, permit.tokens, learned=apply_test_mode(1.0) > 0.0)
 
 
 class Permit:
@@ -238,12 +246,12 @@ class Permit:
 
     __slots__ = ("_limiter", "admitted", "deadline", "is_over", "limits", "record", "tokens")
 
-    def __init__(self, limiter: AccountLimiter, limits: Ceilings, tokens: float, deadline: float) -> None:
+    def __init__(self, limiter: AccountLimiter, limits: AccountLimits, tokens: float, deadline: float) -> None:
         self._limiter = limiter
         self.limits = limits
         self.tokens = tokens
         self.deadline = deadline
-        self.record: Ticket | None = None
+        self.record: InFlightRecord | None = None
         """Of the request, until its result is reported."""
         self.is_over = False
         """Whether the request is no longer in flight."""
@@ -254,12 +262,12 @@ class Permit:
         """The provider answered as it should, and billed so many tokens."""
         self._limiter.report_success(self.record, billed)
 
-    def report_failure(self, delay: float, kind: FaultKind = "server") -> None:
+    def report_failure(self, delay: float, kind: ErrorKind = "server") -> None:
         """The request failed, and will wait so many seconds."""
         self._limiter.report_failure(delay, kind)
 
     def report_rate_limited(
-        self, delay: float, *, asked: bool, quota: Quota | None = None, usual: Quota | None = None
+        self, delay: float, *, asked: bool, quota: LimitKind | None = None, usual: LimitKind | None = None
     ) -> None:
         """The provider finds the account too fast.
 
@@ -276,7 +284,7 @@ class Permit:
 
         Not before the account has been seen to work, when each request waits for the result of the one before.
         """
-        if self._limiter.weather.trusted:
+        if self._limiter.breaker.is_closed:
             self._limiter.end_request(self)
 
     def cancel(self) -> None:

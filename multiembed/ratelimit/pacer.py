@@ -6,13 +6,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from multiembed.ratelimit.adaptive_limit import BACK, Learned, Meter
-from multiembed.ratelimit.sliding_window import BilledShare, Ticket, Transit, Window
+from multiembed.ratelimit.adaptive_limit import BACK, AdaptiveLimit, ThroughputMeter
+from multiembed.ratelimit.sliding_window import BilledShare, InFlightRecord, SlidingWindow, Transit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from multiembed.types import Quota
+    from multiembed.types import LimitKind
 
 _MINUTE = 60.0
 _SECOND = 1.0
@@ -49,11 +49,11 @@ _IDLE = 1.0
 """A longer pause between two requests is no use of a limit."""
 _LATELY = 2.0
 _MOST_VOTES = 3
-_DOCUMENTS: Mapping[Quota | None, int] = {"in_flight": 2, None: 0, "requests": -2, "tokens": -2}
+_DOCUMENTS: Mapping[LimitKind | None, int] = {"in_flight": 2, None: 0, "requests": -2, "tokens": -2}
 
 
 @dataclass(frozen=True, slots=True)
-class Ceilings:
+class AccountLimits:
     """What the user knows of the account's quota. None: it is learned."""
 
     in_flight: int | None = None
@@ -63,12 +63,12 @@ class Ceilings:
     """The provider also allows no more than a sixtieth of both in each second."""
 
     @property
-    def most_tokens(self) -> float:
+    def max_tokens_per_request(self) -> float:
         """The most tokens that one request may ever have."""
         return _share(self.tokens_per_minute, 60 if self.per_second else 1)
 
 
-class Pace:
+class Pacer:
     """The requests of one account: how many, how fast, and how they fared.
 
     All times are seconds on the caller's clock.
@@ -76,15 +76,15 @@ class Pace:
 
     def __init__(self) -> None:
         self.in_flight = 0
-        self._in_flight = Learned(FIRST_IN_FLIGHT, least=1, most=MOST_IN_FLIGHT)
-        self._rates: dict[Quota, Learned] = {}
-        self._passed: dict[Quota, Meter] = {"requests": Meter(), "tokens": Meter()}
-        self._free: dict[Quota, float] = {}
+        self._in_flight = AdaptiveLimit(FIRST_IN_FLIGHT, least=1, most=MOST_IN_FLIGHT)
+        self._rates: dict[LimitKind, AdaptiveLimit] = {}
+        self._passed: dict[LimitKind, ThroughputMeter] = {"requests": ThroughputMeter(), "tokens": ThroughputMeter()}
+        self._free: dict[LimitKind, float] = {}
         """When the next request may go at each learned rate."""
-        self._minute = Window(_MINUTE, _LOST)
+        self._minute = SlidingWindow(_MINUTE, _LOST)
         self._transit = Transit()
         self._billed = BilledShare()
-        self._second = Window(_SECOND, self._transit.spread)
+        self._second = SlidingWindow(_SECOND, self._transit.spread)
         self._last = float("-inf")
         self._changed = float("-inf")
         """When a limit last fell: what went before tells nothing of the new one."""
@@ -104,7 +104,7 @@ class Pace:
         limits += [f"{rate.value:.3g} {quota} per second" for quota, rate in self._rates.items()]
         return ", ".join(limits)
 
-    def room(self, ceilings: Ceilings) -> int:
+    def max_in_flight(self, ceilings: AccountLimits) -> int:
         """The most requests in flight."""
         told = ceilings.in_flight
         if told is not None and self._in_flight.searching:
@@ -112,7 +112,7 @@ class Pace:
         learned = int(self._in_flight.value)
         return learned if told is None else min(told, learned)
 
-    def wait(self, now: float, ceilings: Ceilings, tokens: float, *, learned: bool = True) -> float:
+    def delay(self, now: float, ceilings: AccountLimits, tokens: float, *, learned: bool = True) -> float:
         """Seconds until rates allow one more request; infinite when an answer must come first.
 
         Args:
@@ -130,19 +130,19 @@ class Pace:
             waits.append(window.wait(now, requests - 1, max(0.0, most - tokens)))
         return max(waits)
 
-    def go(self, now: float, ceilings: Ceilings, tokens: float, *, learned: bool = True) -> Ticket:
+    def start(self, now: float, ceilings: AccountLimits, tokens: float, *, learned: bool = True) -> InFlightRecord:
         """One more request goes; where it did not wait for learned rates, nobody pays for it later."""
         self._use(now, ceilings)
         for quota, rate in self._rates.items() if learned else ():
             amount = 1.0 if quota == "requests" else tokens
             self._free[quota] = max(self._free[quota], now - _CATCH_UP) + amount / rate.value
         self.in_flight += 1
-        ticket = Ticket(now, self._reserved(ceilings, tokens), self.in_flight, tokens)
+        ticket = InFlightRecord(now, self._reserved(ceilings, tokens), self.in_flight, tokens)
         self._minute.sent(ticket, now)
         self._second.sent(ticket, now)
         return ticket
 
-    def _reserved(self, ceilings: Ceilings, tokens: float) -> float:
+    def _reserved(self, ceilings: AccountLimits, tokens: float) -> float:
         """Tokens to count for a request before its bill.
 
         A minute is counted by the full estimate. In a second most requests have no bill yet, so an estimate that is a
@@ -150,23 +150,23 @@ class Pace:
         """
         return float(round(tokens * self._billed.value)) if ceilings.per_second else tokens
 
-    def _use(self, now: float, ceilings: Ceilings) -> None:
+    def _use(self, now: float, ceilings: AccountLimits) -> None:
         """Let those limits grow that hold requests up."""
         last, self._last = self._last, now
         seconds = min(now - last, _IDLE)
-        if self.in_flight >= self.room(ceilings) - 1:
-            self._in_flight.used(seconds)
+        if self.in_flight >= self.max_in_flight(ceilings) - 1:
+            self._in_flight.grow(seconds)
         for quota, rate in self._rates.items():
             if self._free[quota] > now - 2 * _CATCH_UP:
-                rate.used(max(seconds, min(now, self._free[quota]) - last))
+                rate.grow(max(seconds, min(now, self._free[quota]) - last))
 
-    def gone(self, ticket: Ticket, now: float) -> None:
+    def finish(self, ticket: InFlightRecord, now: float) -> None:
         """It is no longer in flight."""
         self._minute.answered(ticket, now)
         self._second.answered(ticket, now)
         self.in_flight -= 1
 
-    def passed(self, ticket: Ticket, now: float, billed: int | None) -> None:
+    def on_success(self, ticket: InFlightRecord, now: float, billed: int | None) -> None:
         """The provider did what was asked, and billed so many tokens."""
         if billed is not None:
             self._minute.billed(ticket, billed)
@@ -178,9 +178,11 @@ class Pace:
         self._last_success = now
         self._passed["requests"].add(now, 1.0)
         self._passed["tokens"].add(now, ticket.tokens)
-        self._held.append((now, ticket.level))
+        self._held.append((now, ticket.concurrency))
 
-    def refused(self, ticket: Ticket, now: float, told: Quota | None, usual: Quota | None, pause: float) -> None:
+    def on_rate_limited(
+        self, ticket: InFlightRecord, now: float, told: LimitKind | None, usual: LimitKind | None, pause: float
+    ) -> None:
         """The provider found it too much.
 
         Args:
@@ -200,46 +202,46 @@ class Pace:
         early = self._successes < _EARLY_SUCCESSES and self._refusals <= _EARLY_REFUSALS
         if early and not self._successes and self._alone(ticket):
             return  # before the first success requests go one at a time, which is slow enough
-        quota = told or self._guess(ticket, now, usual, early=early)
+        quota = told or self._infer_quota(ticket, now, usual, early=early)
         if quota == "in_flight":
             self._in_flight_changed = now
-            level = max(ticket.level, FIRST_IN_FLIGHT // 2) if early else ticket.level
-            self._in_flight.refused(level, pause=pause, back=_EARLY_BACK if early else BACK)
+            level = max(ticket.concurrency, FIRST_IN_FLIGHT // 2) if early else ticket.concurrency
+            self._in_flight.decrease(level, pause=pause, back=_EARLY_BACK if early else BACK)
             self.recovered()
             return
         if told is None and not self._in_flight.searching:
-            self._in_flight.search(self._in_flight.value)
+            self._in_flight.restart_search(self._in_flight.value)
         if quota not in self._rates:
             self._begin_rate(quota, now, _EARLY_RATE * (1.0 if quota == "requests" else ticket.tokens) * early, pause)
         elif early:
             rate = self._rates[quota]
             left = _EARLY_LEFT_IN_VAIN if in_vain and self._refusals > _EARLY_IN_VAIN else _EARLY_LEFT
-            rate.search(rate.value * left)
+            rate.restart_search(rate.value * left)
         else:
             self._lower_rate(quota, now, pause)
 
-    def _alone(self, ticket: Ticket) -> bool:
+    def _alone(self, ticket: InFlightRecord) -> bool:
         """Whether nothing else is in flight. The level alone does not tell: others may have gone a moment later."""
-        return ticket.level == 1 == self.in_flight
+        return ticket.concurrency == 1 == self.in_flight
 
-    def _begin_rate(self, quota: Quota, now: float, least: float, pause: float) -> None:
+    def _begin_rate(self, quota: LimitKind, now: float, least: float, pause: float) -> None:
         """Search a rate from what passed lately, or from `least` if that is more."""
         start = max(self._passed[quota].rate(now), least)
-        rate = self._rates[quota] = Learned(start, least=_SLOWEST, most=float("inf"), rests=_UNDER)
+        rate = self._rates[quota] = AdaptiveLimit(start, least=_SLOWEST, most=float("inf"), rests=_UNDER)
         self._free[quota] = now
-        rate.refused(start, pause=pause)
-        rate.search(rate.value)
+        rate.decrease(start, pause=pause)
+        rate.restart_search(rate.value)
 
-    def _lower_rate(self, quota: Quota, now: float, pause: float) -> None:
+    def _lower_rate(self, quota: LimitKind, now: float, pause: float) -> None:
         """Lower a rate; a search ends at what passed lately, but few successes do not more than halve it."""
         rate, meter = self._rates[quota], self._passed[quota]
         passed = meter.rate(now)
         at = rate.value
         if rate.searching:
             at = max(passed, at / 2.0 if meter.holds_few(now) else _SLOWEST)
-        rate.refused(at, passed, pause)
+        rate.decrease(at, passed, pause)
 
-    def _guess(self, ticket: Ticket, now: float, usual: Quota | None, *, early: bool) -> Quota:
+    def _infer_quota(self, ticket: InFlightRecord, now: float, usual: LimitKind | None, *, early: bool) -> LimitKind:
         """Whether a refusal was for requests in flight, or for a rate.
 
         The former is met with more in flight than lately were allowed, the latter with any number. So each refusal is a
@@ -247,10 +249,10 @@ class Pace:
         rate, nor does one at the usual level soon after the number in flight was lowered: it has just grown back.
         """
         held = max((level for when, level in self._held if now - when <= _LATELY), default=0)
-        grown_back = ticket.level > _ALIKE * held and now - self._in_flight_changed <= 2.0 * _LATELY
+        grown_back = ticket.concurrency > _ALIKE * held and now - self._in_flight_changed <= 2.0 * _LATELY
         if self._alone(ticket):
             vote = -_MOST_VOTES
-        elif ticket.level > held:
+        elif ticket.concurrency > held:
             vote = 1
         else:
             vote = 0 if early or grown_back else -1
@@ -260,7 +262,7 @@ class Pace:
     def recovered(self) -> None:
         """What the rates have fallen to says little: it was for something else, or after refusals only one passed."""
         for rate in self._rates.values():
-            rate.search(rate.value)
+            rate.restart_search(rate.value)
 
 
 def _share(per_minute: int | None, parts: int) -> float:

@@ -19,13 +19,13 @@ _PART_OF_ONE_BILL = 1 / 16
 
 
 @dataclass(slots=True, eq=False)
-class Ticket:
+class InFlightRecord:
     """One request that was let go."""
 
     sent: float
     tokens: float
     """Reserved by estimate, then as billed."""
-    level: int
+    concurrency: int
     """Requests in flight when it went, itself among them."""
     estimated: float = 0.0
     """Tokens that the caller estimated."""
@@ -95,7 +95,7 @@ class BilledShare:
             self.value = min(1.0, self._mean + self._deviation)
 
 
-class Window:
+class SlidingWindow:
     """What went within a span of time, as the server may count it.
 
     A request reaches the server at some time between our sending and its answer. Counting it until the span has passed
@@ -110,25 +110,25 @@ class Window:
     def __init__(self, span: float, on_the_way: float) -> None:
         self._span = span
         self.on_the_way = on_the_way
-        self._unanswered: dict[Ticket, None] = {}
-        self._leaving: list[tuple[float, Ticket]] = []
+        self._unanswered: dict[InFlightRecord, None] = {}
+        self._leaving: list[tuple[float, InFlightRecord]] = []
         """By the time at which they no longer count."""
-        self._inside: set[Ticket] = set()
+        self._inside: set[InFlightRecord] = set()
         self._tokens = 0.0
 
-    def sent(self, ticket: Ticket, now: float) -> None:
+    def sent(self, ticket: InFlightRecord, now: float) -> None:
         """It went."""
         self._let_go(now)
         self._unanswered[ticket] = None
         self._inside.add(ticket)
         self._tokens += ticket.tokens
 
-    def answered(self, ticket: Ticket, now: float) -> None:
+    def answered(self, ticket: InFlightRecord, now: float) -> None:
         """Nothing more is awaited of it, so that it has reached the server."""
         if ticket in self._unanswered:
             self._leave(ticket, min(now, ticket.sent + self.on_the_way))
 
-    def billed(self, ticket: Ticket, tokens: float) -> None:
+    def billed(self, ticket: InFlightRecord, tokens: float) -> None:
         """It had so many tokens. To be told before the ticket itself is."""
         if ticket in self._inside:
             self._tokens += tokens - ticket.tokens
@@ -166,6 +166,6 @@ class Window:
         if not self._inside:
             self._tokens = 0.0  # what rounding has left, which a bill out of all reason makes large
 
-    def _leave(self, ticket: Ticket, arrived: float) -> None:
+    def _leave(self, ticket: InFlightRecord, arrived: float) -> None:
         del self._unanswered[ticket]
         insort(self._leaving, (arrived + self._span, ticket), key=itemgetter(0))

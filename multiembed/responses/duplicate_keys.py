@@ -8,7 +8,7 @@ import re
 _COLONS = re.compile(rb'"[ \t\r\n]*:')
 
 
-def says_twice(text: bytes, parsed: object) -> bool:
+def has_duplicate_keys(text: bytes, parsed: object) -> bool:
     """Whether an object of the text holds a key twice.
 
     Raises:

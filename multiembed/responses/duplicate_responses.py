@@ -15,7 +15,7 @@ from zlib import crc32
 from multiembed.providers import PROVIDERS
 
 if TYPE_CHECKING:
-    from multiembed.transport.types import WireReply
+    from multiembed.transport.types import HttpResponse
 
     Checksum: TypeAlias = tuple[object, ...]
 
@@ -45,7 +45,7 @@ class DuplicateGuard:
         """Of each response, the request that it answered."""
         self._confirmed: set[Checksum] = set()
 
-    def is_duplicate(self, request: bytes, response: WireReply) -> bool:
+    def is_duplicate(self, request: bytes, response: HttpResponse) -> bool:
         """Whether the response came before, for another request's body. If not, it is remembered for this one."""
         answer = _checksum_of(response)
         if answer is None or len(self._confirmed) >= _CONFIRMED_AT_MOST or answer in self._confirmed:
@@ -57,14 +57,14 @@ class DuplicateGuard:
             self._requests.popitem(last=False)
         return known != asked
 
-    def confirm(self, response: WireReply) -> None:
+    def confirm(self, response: HttpResponse) -> None:
         """The server gave the same response on a fresh connection, too: it repeats itself by nature."""
         answer = _checksum_of(response)
         if answer is not None:
             self._confirmed.add(answer)
 
 
-def _checksum_of(response: WireReply) -> Checksum | None:
+def _checksum_of(response: HttpResponse) -> Checksum | None:
     """What a copy of the response shares with it; None where no copy does harm, or where copies look alike.
 
     The first are answers without vectors, and failures that are retried anyway; the second are refusals without an id,

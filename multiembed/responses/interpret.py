@@ -13,20 +13,20 @@ import orjson
 
 from multiembed import errors
 from multiembed.providers.error_parsing import kind_by_status
-from multiembed.providers.types import Fault
+from multiembed.providers.types import ApiFailure
 from multiembed.redaction import LONGEST, safe_words
-from multiembed.responses.duplicate_keys import says_twice
-from multiembed.responses.validation import Believed, IncompleteError, believe
-from multiembed.responses.vector_extraction import cut, put_back
+from multiembed.responses.duplicate_keys import has_duplicate_keys
+from multiembed.responses.validation import IncompleteError, ValidatedVectors, validate_vectors
+from multiembed.responses.vector_extraction import attach_vectors, extract_vectors
 from multiembed.transport.types import TransportFailure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from multiembed.config.request_config import Target
+    from multiembed.config.request_config import RequestConfig
     from multiembed.errors import FailureReason
-    from multiembed.transport.types import WireReply
-    from multiembed.types import FaultKind
+    from multiembed.transport.types import HttpResponse
+    from multiembed.types import ErrorKind
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FIRST_CHARACTERS = 200
@@ -57,7 +57,7 @@ _OF_MODEL = re.compile(r"\bmodel|modelnotfound|deployment|模型", re.IGNORECASE
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
+class ErrorPolicy:
     """What follows from a kind of fault."""
 
     error: type[errors.MultiEmbedError]
@@ -72,87 +72,89 @@ class Meaning:
     """The batch as a whole is too big."""
 
 
-MEANINGS: Mapping[FaultKind, Meaning] = {
-    "authentication": Meaning(
+ERROR_POLICIES: Mapping[ErrorKind, ErrorPolicy] = {
+    "authentication": ErrorPolicy(
         errors.AuthenticationError,
         "The key was refused. Check {env} (keys: {page}){regions}.",
         fatal=True,
     ),
-    "permission": Meaning(
+    "permission": ErrorPolicy(
         errors.PermissionDeniedError,
         "The account may not do this. Check that {model} is enabled for it at {page}.",
         fatal=True,
     ),
-    "quota": Meaning(
+    "quota": ErrorPolicy(
         errors.QuotaExhaustedError,
         "Money, package or plan is used up. Top up the account at {page}; waiting does not help.",
         fatal=True,
     ),
-    "model": Meaning(
+    "model": ErrorPolicy(
         errors.ModelNotFoundError,
         "There is no model {model} at {address}. Check the name{known} and {place}.",
         fatal=True,
     ),
-    "tls": Meaning(
+    "tls": ErrorPolicy(
         errors.ConnectionFailedError,
         "The server's certificate is not trusted, so nothing was sent. Check base_url, and the certificates of your "
         "network (ca_bundle or SSL_CERT_FILE; client_cert where the server wants one).",
         fatal=True,
     ),
-    "proxy": Meaning(
+    "proxy": ErrorPolicy(
         errors.ConnectionFailedError,
         "The proxy wants a user and a password. Put them into proxy or HTTPS_PROXY (http://user:password@host:port), "
         "or except the provider's host in NO_PROXY.",
         fatal=True,
     ),
-    "redirect": Meaning(
+    "redirect": ErrorPolicy(
         errors.APIError,
         "{address} redirects, which is not followed, because key and texts would go along. If you trust the target, "
         "set it as base_url.",
         fatal=True,
     ),
-    "rate_limit": Meaning(
+    "rate_limit": ErrorPolicy(
         errors.RateLimitError,
         "Too many requests or tokens at a time. Lower max_concurrency, or ask the provider for a higher quota.",
         retry=True,
     ),
-    "server": Meaning(errors.ServerError, "The provider failed. Try later.", retry=True),
-    "timeout": Meaning(
+    "server": ErrorPolicy(errors.ServerError, "The provider failed. Try later.", retry=True),
+    "timeout": ErrorPolicy(
         errors.RequestTimeoutError,
         "No whole answer came within the time of an attempt. Raise timeout, or check the network.",
         retry=True,
     ),
-    "connection": Meaning(
+    "connection": ErrorPolicy(
         errors.ConnectionFailedError,
         "The connection to {address} failed. Check base_url, proxy and network.",
         retry=True,
     ),
-    "malformed": Meaning(
+    "malformed": ErrorPolicy(
         errors.MalformedResponseError,
         "The answer cannot be believed, so no vector of it is used. Check that base_url is an embeddings API.",
         retry=True,
     ),
-    "invalid": Meaning(errors.InvalidRequestError, "The request was refused. Read the provider's words."),
-    "too_many_items": Meaning(
+    "invalid": ErrorPolicy(errors.InvalidRequestError, "The request was refused. Read the provider's words."),
+    "too_many_items": ErrorPolicy(
         errors.InvalidRequestError, "Even one text is too many for one request, it says.", split=True
     ),
-    "request_too_large": Meaning(
+    "request_too_large": ErrorPolicy(
         errors.InputTooLongError, "A text is too large for one request. Shorten it or cut it up.", split=True
     ),
-    "too_long": Meaning(
+    "too_long": ErrorPolicy(
         errors.InputTooLongError, "A text is longer than {model} takes. Shorten it or cut it up.", one_text=True
     ),
     # Which of its two meanings it has is decided where the texts are known.
-    "invalid_or_too_long": Meaning(errors.InvalidRequestError, "The request was refused. Read the provider's words."),
-    "content": Meaning(
+    "invalid_or_too_long": ErrorPolicy(
+        errors.InvalidRequestError, "The request was refused. Read the provider's words."
+    ),
+    "content": ErrorPolicy(
         errors.ContentRejectedError, "A text was refused by content moderation. Leave it out.", one_text=True
     ),
 }
 
 
-def judge(
-    answer: WireReply | TransportFailure, target: Target, *, texts: int, dimensions: int | None
-) -> Believed | Fault:
+def interpret_response(
+    answer: HttpResponse | TransportFailure, target: RequestConfig, *, texts: int, dimensions: int | None
+) -> ValidatedVectors | ApiFailure:
     """What an answer is worth.
 
     Args:
@@ -162,15 +164,15 @@ def judge(
         dimensions: the length every dense vector must have, where it is known.
     """
     if isinstance(answer, TransportFailure):
-        return Fault(answer.kind, message=answer.detail, local=answer.local)
+        return ApiFailure(answer.kind, message=answer.detail, local=answer.local)
     if 300 <= answer.status < 400:
-        return Fault("redirect", message=f"Location: {_host(answer.headers.get('location', ''))}")
+        return ApiFailure("redirect", message=f"Location: {_host(answer.headers.get('location', ''))}")
     body = answer.body.removeprefix(_BYTE_ORDER_MARK)
     try:
-        pieces = None if target.output == "sparse" else cut(body)
+        pieces = None if target.output == "sparse" else extract_vectors(body)
         if pieces:
             judged = _judge(pieces.rest, pieces.vectors, answer.status, target, texts=texts, dimensions=dimensions)
-            if isinstance(judged, Believed):
+            if isinstance(judged, ValidatedVectors):
                 return judged
         # Not plain and good, so that it is read whole to say what is the matter.
         return _judge(body, None, answer.status, target, texts=texts, dimensions=dimensions)
@@ -182,39 +184,39 @@ def _judge(
     text: bytes,
     vectors: Mapping[str, memoryview] | None,
     status: int,
-    target: Target,
+    target: RequestConfig,
     *,
     texts: int,
     dimensions: int | None,
-) -> Believed | Fault:
+) -> ValidatedVectors | ApiFailure:
     """What a reply is worth, from its text and the vectors that were cut out of it, if they were."""
     body, refusal = _parse(text)
     fault = _classify(status, refusal, text, target)
     if fault is not None and fault.kind != "malformed":
         return fault
     try:
-        if says_twice(text, body):
+        if has_duplicate_keys(text, body):
             raise ValueError("the reply says one thing twice")
         payload = {"data": body} if isinstance(body, list) else body
         if not isinstance(payload, dict):
             raise ValueError("the body is no JSON object")
         raw = target.provider.decode(payload)
         if vectors is not None:
-            put_back(raw.items, vectors)
-        return believe(raw, texts=texts, dimensions=dimensions, output=target.output)
+            attach_vectors(raw.items, vectors)
+        return validate_vectors(raw, texts=texts, dimensions=dimensions, output=target.output)
     except ValueError as error:
         always = not isinstance(error, IncompleteError) and not _is_damaged(text, body)
         return _malformed(str(error), text, target, bad_rows=getattr(error, "rows", ()), always=always)
 
 
-def _classify(status: int, body: object, text: bytes, target: Target) -> Fault | None:
+def _classify(status: int, body: object, text: bytes, target: RequestConfig) -> ApiFailure | None:
     """The fault that a reply tells of. Where no known field holds words, its message is how the body begins."""
     try:
         fault = target.provider.classify(status, body)
     except Exception:  # a refusal stays one, whatever its body does to its reader
         if status < 400:
             raise
-        fault = Fault(kind_by_status(status))
+        fault = ApiFailure(kind_by_status(status))
     if fault is None or fault.message or not body:
         return fault
     return replace(fault, message=_begin(text, target, LONGEST))
@@ -226,22 +228,22 @@ def _is_damaged(text: bytes, body: object) -> bool:
 
 
 def _malformed(
-    reason: str, body: bytes, target: Target, *, bad_rows: tuple[int, ...] = (), always: bool = False
-) -> Fault:
+    reason: str, body: bytes, target: RequestConfig, *, bad_rows: tuple[int, ...] = (), always: bool = False
+) -> ApiFailure:
     """A malformed answer; `always` if a server that answers so twice will always do."""
-    return Fault(
+    return ApiFailure(
         "malformed",
         message=f"{reason}; the body begins {_begin(body, target, _FIRST_CHARACTERS)!r}",
         bad_rows=bad_rows,
-        form=reason if always else None,
+        format_error=reason if always else None,
     )
 
 
-def error_of(
-    fault: Fault,
-    target: Target,
+def build_error(
+    fault: ApiFailure,
+    target: RequestConfig,
     *,
-    answer: WireReply | TransportFailure,
+    answer: HttpResponse | TransportFailure,
     indices: Sequence[int],
     retry_after: float | None,
 ) -> errors.MultiEmbedError:
@@ -254,7 +256,7 @@ def error_of(
         page=provider.key_page,
         regions=f"; a key is good for one region only{regions}" if regions else "",
         place=f"base_url and region{regions}" if provider.regions else "base_url",
-        model=target.facts.name,
+        model=target.model.name,
         known=" (`multiembed models` lists the known ones)" if provider.models else "",
         address=safe_words(target.shown_url, target.secrets),
     )
@@ -265,10 +267,10 @@ def error_of(
     reason: FailureReason | None = "proxy_login" if fault.kind == "proxy" else None
     if isinstance(answer, TransportFailure):
         reason = answer.reason or answer.kind
-    return MEANINGS[fault.kind].error(
+    return ERROR_POLICIES[fault.kind].error(
         f"{advice} ({words})" if ours and words else advice,
         provider=provider.id,
-        model=target.facts.name,
+        model=target.model.name,
         status=answer.status,
         code=safe_words(fault.code or "", secrets) or None,
         provider_message=None if ours else words or None,
@@ -279,7 +281,7 @@ def error_of(
     )
 
 
-def _advice(fault: Fault, status: int | None, target: Target, *, is_page: bool) -> str:
+def _advice(fault: ApiFailure, status: int | None, target: RequestConfig, *, is_page: bool) -> str:
     """The advice for a fault, with its fields in braces. A 404 is about the model or the address, as its words say."""
     if fault.kind == "authentication":
         return _of_key(target)
@@ -290,19 +292,19 @@ def _advice(fault: Fault, status: int | None, target: Target, *, is_page: bool) 
     if fault.kind in ("invalid", "invalid_or_too_long") and not (fault.message or "").strip():
         return _NO_REASON
     if fault.kind != "model":
-        return MEANINGS[fault.kind].advice
-    name = re.compile(rf"(?<!\w){re.escape(target.facts.name)}(?!\w)")  # a model may be called `url/path`
+        return ERROR_POLICIES[fault.kind].advice
+    name = re.compile(rf"(?<!\w){re.escape(target.model.name)}(?!\w)")  # a model may be called `url/path`
     words = name.sub("", f"{fault.code or ''} {fault.message or ''}")
     known = status != 404 or (_OF_MODEL.search(words) and not (is_page or _OF_ADDRESS.search(words)))
-    return MEANINGS["model"].advice if known else _NOTHING_THERE + target.provider.not_found_hint
+    return ERROR_POLICIES["model"].advice if known else _NOTHING_THERE + target.provider.not_found_hint
 
 
-def _of_key(target: Target) -> str:
+def _of_key(target: RequestConfig) -> str:
     """The advice for a key that was refused, or that was not sent."""
     if target.key is None:
         return _NO_KEY
     header = _OTHER_HEADER if target.auth_header is None else _KEY_ALONE
-    return MEANINGS["authentication"].advice + (header if target.provider.needs_address else "")
+    return ERROR_POLICIES["authentication"].advice + (header if target.provider.needs_address else "")
 
 
 def _parse(body: bytes) -> tuple[object, object]:
@@ -329,7 +331,7 @@ def _text(body: bytes) -> str:
     return body[:_TEXT_BYTES].decode("utf-8", "replace").removeprefix("\ufeff")
 
 
-def _begin(body: bytes, target: Target, characters: int) -> str:
+def _begin(body: bytes, target: RequestConfig, characters: int) -> str:
     """The first characters of a body, without any part of the key."""
     return safe_words(_text(body), target.secrets, longest=characters)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pybase64
 
-from multiembed.responses.vector_extraction import row_in
+from multiembed.responses.vector_extraction import parse_vector
 from multiembed.types import SparseVector
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from multiembed.providers.types import RawItem, RawReply
+    from multiembed.providers.types import DecodedItem, DecodedResponse
     from multiembed.types import Output, Vectors
 
 _T = TypeVar("_T")
@@ -40,7 +40,7 @@ class BadRowsError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Believed:
+class ValidatedVectors:
     """The vectors of one request, in the order of its texts."""
 
     dense: Vectors | None
@@ -52,7 +52,7 @@ class Believed:
     """The model that the server named."""
 
 
-def believe(reply: RawReply, *, texts: int, dimensions: int | None, output: Output) -> Believed:
+def validate_vectors(reply: DecodedResponse, *, texts: int, dimensions: int | None, output: Output) -> ValidatedVectors:
     """The vectors of a reply, if they can be believed.
 
     Args:
@@ -66,7 +66,7 @@ def believe(reply: RawReply, *, texts: int, dimensions: int | None, output: Outp
         ValueError: the answer as a whole is not usable; the message says why.
     """
     items = _in_order(reply.items, texts)
-    return Believed(
+    return ValidatedVectors(
         dense=None if output == "sparse" else _dense([item.dense for item in items], dimensions),
         sparse=None if output == "dense" else _read_rows(_sparse, [item.sparse for item in items]),
         total_tokens=reply.total_tokens,
@@ -75,7 +75,9 @@ def believe(reply: RawReply, *, texts: int, dimensions: int | None, output: Outp
     )
 
 
-def mean_of(parts: Sequence[tuple[Sequence[int], Believed]], weights: Sequence[int]) -> Believed | None:
+def weighted_mean(
+    parts: Sequence[tuple[Sequence[int], ValidatedVectors]], weights: Sequence[int]
+) -> ValidatedVectors | None:
     """The mean of the pieces' vectors, weighted and brought to unit length; None when they cancel each other out.
 
     Args:
@@ -89,7 +91,7 @@ def mean_of(parts: Sequence[tuple[Sequence[int], Believed]], weights: Sequence[i
     if length == 0.0:
         return None
     tokens = [believed.total_tokens for _, believed in parts]
-    return Believed(
+    return ValidatedVectors(
         dense=(mean / length).astype(np.float32)[np.newaxis],
         sparse=None,
         total_tokens=None if None in tokens else sum(filter(None, tokens)),
@@ -97,7 +99,7 @@ def mean_of(parts: Sequence[tuple[Sequence[int], Believed]], weights: Sequence[i
     )
 
 
-def _in_order(items: Sequence[RawItem], texts: int) -> list[RawItem]:
+def _in_order(items: Sequence[DecodedItem], texts: int) -> list[DecodedItem]:
     """The items by their index, which must be 0, 1, …, texts - 1, each once.
 
     One vector for one text needs no index: there is no order to get wrong.
@@ -106,7 +108,7 @@ def _in_order(items: Sequence[RawItem], texts: int) -> list[RawItem]:
         raise IncompleteError(f"{texts} texts were sent and {len(items)} vectors came back")
     if texts == 1 and items[0].index is None:
         return list(items)
-    ordered: list[RawItem | None] = [None] * texts
+    ordered: list[DecodedItem | None] = [None] * texts
     for item in items:
         index = item.index
         if type(index) is not int or not 0 <= index < texts:
@@ -165,7 +167,7 @@ def _dense(raw: Sequence[object], dimensions: int | None) -> Vectors:
 def _row(value: object, place: int) -> NDArray[Any]:
     """A vector as float64, or as float32 where it came as such."""
     if isinstance(value, memoryview):
-        return row_in(bytes(value))
+        return parse_vector(bytes(value))
     if isinstance(value, str):
         return _row_from_base64(value, place)
     if not isinstance(value, list) or not value:

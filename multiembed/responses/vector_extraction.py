@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from multiembed.providers.types import RawItem
+    from multiembed.providers.types import DecodedItem
 
 _KEY = b'"embedding"'
 """What every wire form calls a vector. A form with another name for it is read whole, and no worse."""
@@ -33,7 +33,7 @@ _NUL = b"\\u0000"
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class ExtractedBody:
     """A reply in two parts."""
 
     rest: bytes
@@ -45,12 +45,12 @@ class Cut:
     """
 
 
-def cut(body: bytes) -> Cut | None:
+def extract_vectors(body: bytes) -> ExtractedBody | None:
     """A reply without its vectors; None when it has none, or none that can be told from the bytes alone.
 
     Whether the rest is JSON is not known yet. If it is, then each mark stands for a whole value: the quote before the
     colon follows a letter, so it ends or opens a string, and if it opened one, a bare word would stand before it.
-    Whether the vectors are JSON is not known either, before `row_in` has read each of them.
+    Whether the vectors are JSON is not known either, before `parse_vector` has read each of them.
     """
     parts: list[bytes] = []
     vectors: list[memoryview] = []
@@ -72,10 +72,10 @@ def cut(body: bytes) -> Cut | None:
     # A reply with such a character of its own could hold what looks like a mark.
     if not vectors or rest.count(_NUL) != len(vectors):
         return None
-    return Cut(rest, {f"\0{number}": vector for number, vector in enumerate(vectors)})
+    return ExtractedBody(rest, {f"\0{number}": vector for number, vector in enumerate(vectors)})
 
 
-def put_back(items: Sequence[RawItem], vectors: Mapping[str, memoryview]) -> None:
+def attach_vectors(items: Sequence[DecodedItem], vectors: Mapping[str, memoryview]) -> None:
     """Give the items the vectors that were cut out of them, as views of JSON.
 
     Raises:
@@ -90,7 +90,7 @@ def put_back(items: Sequence[RawItem], vectors: Mapping[str, memoryview]) -> Non
         raise ValueError("a vector that was cut is no item's")
 
 
-def row_in(text: bytes) -> NDArray[Any]:
+def parse_vector(text: bytes) -> NDArray[Any]:
     """The vector that a JSON text cut out of a reply holds, as float64, or as float32 where it is base64 of them.
 
     Raises:

@@ -17,10 +17,10 @@ it one; `simulator.rejected` and `simulator.most_requests(60)` tell how a client
 
 from __future__ import annotations
 
-from multiembed.simulator.fault_injection import FAULTS, Fault
+from multiembed.simulator.fault_injection import FAULTS, InjectedFault
 from multiembed.simulator.messages import Answer, Request
 from multiembed.simulator.recorder import RecordedRequest
 from multiembed.simulator.request_log import Arrival
 from multiembed.simulator.simulator import Simulator, serve
 
-__all__ = ["FAULTS", "Answer", "Arrival", "Fault", "RecordedRequest", "Request", "Simulator", "serve"]
+__all__ = ["FAULTS", "Answer", "Arrival", "InjectedFault", "RecordedRequest", "Request", "Simulator", "serve"]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from multiembed.simulator.api_format import Limit
     from multiembed.simulator.messages import Request
     from multiembed.simulator.vectors import VectorStore
-    from multiembed.types import ModelFacts
+    from multiembed.types import ModelInfo
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _reply_compatible(body: dict[str, Any], vectors: VectorStore, request_id: st
     return {**reply, "id": request_id}
 
 
-def _model(dialect: _Dialect, name: object) -> ModelFacts:
+def _model(dialect: _Dialect, name: object) -> ModelInfo:
     if not isinstance(name, str) or not name:
         raise RefusedError(Refusal(400, "BadRequest.EmptyModel", "Required parameter(model) missing."))
     facts = PROVIDERS[dialect.provider].model(name)
@@ -99,7 +99,7 @@ def _model(dialect: _Dialect, name: object) -> ModelFacts:
     raise RefusedError(Refusal(404, "model_not_found", words))
 
 
-def _output(facts: ModelFacts, asked: object) -> object:
+def _output(facts: ModelInfo, asked: object) -> object:
     if asked is None or asked == "dense":
         return "dense"
     if asked not in ("sparse", "dense&sparse") or not facts.sparse:
@@ -107,7 +107,7 @@ def _output(facts: ModelFacts, asked: object) -> object:
     return asked
 
 
-def _dimensions(dialect: _Dialect, facts: ModelFacts, asked: object) -> int:
+def _dimensions(dialect: _Dialect, facts: ModelInfo, asked: object) -> int:
     if asked is None:
         return facts.default_dimensions or 1024
     listed = facts.dimensions
@@ -117,7 +117,7 @@ def _dimensions(dialect: _Dialect, facts: ModelFacts, asked: object) -> int:
     raise _invalid(dialect, f"Value error, dimension is invalid, it should be {sizes}.: parameters.dimension")
 
 
-def _texts(dialect: _Dialect, facts: ModelFacts, value: object) -> tuple[list[str], int]:
+def _texts(dialect: _Dialect, facts: ModelInfo, value: object) -> tuple[list[str], int]:
     """The texts, and their tokens together."""
     if value is None or value == []:
         raise RefusedError(Refusal(400, "BadRequest.EmptyInput", "Required input parameter missing from request."))

@@ -12,7 +12,7 @@ from multiembed.simulator.tokenizer import count_tokens
 if TYPE_CHECKING:
     from multiembed.simulator.messages import Request
     from multiembed.simulator.vectors import VectorStore
-    from multiembed.types import ModelFacts
+    from multiembed.types import ModelInfo
 
 NO_CODE = ""
 """As the code of a refusal: an envelope without one, where None means no envelope at all."""
@@ -37,7 +37,7 @@ def _reply(body: dict[str, Any], vectors: VectorStore, _request_id: str) -> obje
     return reply
 
 
-def _dimensions(facts: ModelFacts, asked: object) -> int:
+def _dimensions(facts: ModelInfo, asked: object) -> int:
     """Only the Qwen3 models take the parameter; bge refuses even its own size."""
     known = facts.dimensions or ()
     if asked is None:
@@ -47,7 +47,7 @@ def _dimensions(facts: ModelFacts, asked: object) -> int:
     return asked
 
 
-def _texts(facts: ModelFacts, value: object) -> tuple[list[str], int]:
+def _texts(facts: ModelInfo, value: object) -> tuple[list[str], int]:
     """The texts, and their tokens together."""
     texts = texts_in(value)
     if not texts or "" in texts:

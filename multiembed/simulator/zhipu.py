@@ -19,7 +19,7 @@ from multiembed.simulator.tokenizer import count_tokens
 if TYPE_CHECKING:
     from multiembed.simulator.messages import Request
     from multiembed.simulator.vectors import VectorStore
-    from multiembed.types import ModelFacts
+    from multiembed.types import ModelInfo
 
 # The page names no number of texts for embedding-2; clients met the same refusal above 64 with both models.
 # The catalog's 16 is what always fits into 8K tokens, which is a client's care and not the server's limit.
@@ -40,7 +40,7 @@ def _reply(body: dict[str, Any], vectors: VectorStore, _request_id: str) -> obje
     return reply
 
 
-def _model(name: object) -> ModelFacts:
+def _model(name: object) -> ModelInfo:
     if name is None or name == "":
         raise _missing("model")
     if not isinstance(name, str):
@@ -51,7 +51,7 @@ def _model(name: object) -> ModelFacts:
     return facts
 
 
-def _dimensions(facts: ModelFacts, asked: object) -> int:
+def _dimensions(facts: ModelInfo, asked: object) -> int:
     if asked is None:
         return facts.default_dimensions or _MOST_DIMENSIONS
     if not facts.dimensions_on_wire:
@@ -61,7 +61,7 @@ def _dimensions(facts: ModelFacts, asked: object) -> int:
     return asked
 
 
-def _texts(facts: ModelFacts, value: object) -> tuple[list[str], int]:
+def _texts(facts: ModelInfo, value: object) -> tuple[list[str], int]:
     """The texts, and their tokens together."""
     if value is None or value == []:
         raise _missing("input")

@@ -25,12 +25,12 @@ from multiembed.transport.proxies import PORTS, find_proxy
 from multiembed.transport.resolver import Resolver
 from multiembed.transport.settings import HEADERS, TransportSettings
 from multiembed.transport.tls import ssl_context
-from multiembed.transport.types import TransportFailure, WireReply
+from multiembed.transport.types import HttpResponse, TransportFailure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from multiembed.transport.types import WireRequest
+    from multiembed.transport.types import HttpRequest
 
 KEEP_ALIVE = 30.0
 """Seconds that an idle connection is kept; servers commonly close theirs after 60."""
@@ -59,7 +59,7 @@ class Transport:
         self._target = lru_cache(64)(partial(_target, self._settings))  # finding one takes 15 us of a request's 160
         self._resolver = Resolver()
 
-    async def send(self, request: WireRequest) -> WireReply | TransportFailure:
+    async def send(self, request: HttpRequest) -> HttpResponse | TransportFailure:
         """Send one request. The attempt ends within `request.timeout` seconds.
 
         A request that dies unanswered on a kept connection was not processed: it is sent again on another one, and
@@ -86,8 +86,8 @@ class Transport:
             await pool.release()
 
     async def _send(
-        self, request: WireRequest, target: _Target, headers: Mapping[str, str]
-    ) -> WireReply | TransportFailure:
+        self, request: HttpRequest, target: _Target, headers: Mapping[str, str]
+    ) -> HttpResponse | TransportFailure:
         fresh, deaths = request.fresh, 0
         while True:
             if fresh:
@@ -117,8 +117,8 @@ class Transport:
 
 
 async def _exchange(
-    request: WireRequest, target: _Target, headers: Mapping[str, str], pool: _Pool
-) -> WireReply | TransportFailure:
+    request: HttpRequest, target: _Target, headers: Mapping[str, str], pool: _Pool
+) -> HttpResponse | TransportFailure:
     """Send one request on one connection.
 
     Raises:
@@ -149,7 +149,7 @@ async def _exchange(
         if target.proxy_url is not None and response.status == 407:
             return proxy_refused(407)
         seconds = time.monotonic() - upload.started
-        return WireReply(response.status, _headers_of(response), body, seconds, reused=upload.reused)
+        return HttpResponse(response.status, _headers_of(response), body, seconds, reused=upload.reused)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         # Only the end of the connection is no reason to doubt the request.
         has_ended = isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError))

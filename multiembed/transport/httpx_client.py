@@ -14,10 +14,10 @@ from multiembed.errors import ConfigurationError
 from multiembed.transport.body import Body
 from multiembed.transport.failures import BROKEN_COMPRESSION, failure_of, proxy_refused, timed_out, unsendable, words_of
 from multiembed.transport.settings import HEADERS
-from multiembed.transport.types import TransportFailure, WireReply
+from multiembed.transport.types import HttpResponse, TransportFailure
 
 if TYPE_CHECKING:
-    from multiembed.transport.types import WireRequest
+    from multiembed.transport.types import HttpRequest
 
 _UNSENDABLE = (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError)
 _ERRORS = (*_UNSENDABLE, httpx.HTTPError, TimeoutError, RuntimeError)
@@ -46,7 +46,7 @@ def check_clients(client: object, async_client: object) -> None:
             )
 
 
-def send(client: httpx.Client, request: WireRequest) -> WireReply | TransportFailure:
+def send(client: httpx.Client, request: HttpRequest) -> HttpResponse | TransportFailure:
     """Send one request.
 
     Headers that arrive byte by byte can outlast `request.timeout`: httpx bounds each read by itself.
@@ -72,7 +72,7 @@ def send(client: httpx.Client, request: WireRequest) -> WireReply | TransportFai
     return outcome
 
 
-async def asend(client: httpx.AsyncClient, request: WireRequest) -> WireReply | TransportFailure:
+async def asend(client: httpx.AsyncClient, request: HttpRequest) -> HttpResponse | TransportFailure:
     """Send one request. The attempt ends within `request.timeout` seconds.
 
     Raises:
@@ -99,7 +99,7 @@ async def asend(client: httpx.AsyncClient, request: WireRequest) -> WireReply | 
     return outcome
 
 
-def _arguments(request: WireRequest) -> dict[str, Any]:
+def _arguments(request: HttpRequest) -> dict[str, Any]:
     return {
         "url": request.url,
         "content": request.body,
@@ -109,15 +109,15 @@ def _arguments(request: WireRequest) -> dict[str, Any]:
     }
 
 
-def _reply(response: httpx.Response, body: Body, started: float) -> WireReply | TransportFailure:
+def _reply(response: httpx.Response, body: Body, started: float) -> HttpResponse | TransportFailure:
     whole = body.whole()
     if not isinstance(whole, bytes):
         return whole
     headers = {name.lower(): value for name, value in response.headers.items()}
-    return WireReply(response.status_code, headers, whole, time.monotonic() - started)
+    return HttpResponse(response.status_code, headers, whole, time.monotonic() - started)
 
 
-def _failure(error: Exception, request: WireRequest, unusable: str) -> TransportFailure | ConfigurationError:
+def _failure(error: Exception, request: HttpRequest, unusable: str) -> TransportFailure | ConfigurationError:
     """Return what an exception of `_ERRORS` stands for. `unusable` explains a RuntimeError."""
     if isinstance(error, (httpx.TimeoutException, TimeoutError)):
         return timed_out(request.timeout)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class WireRequest:
+class HttpRequest:
     """One HTTP POST, ready to send. The key is in the headers, or in the URL's query, so they have no repr."""
 
     url: str = field(repr=False)
@@ -27,7 +27,7 @@ class WireRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class WireReply:
+class HttpResponse:
     """One HTTP answer, whole. Header names are lower case."""
 
     status: int

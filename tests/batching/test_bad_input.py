@@ -11,7 +11,7 @@ from support.refusals import SECRET, assert_tells, refused
 
 from multiembed import ConfigurationError, EmbeddingClient, InputTooLongError, InvalidRequestError, MultiEmbedError
 from multiembed.config.options import EmbeddingOptions
-from multiembed.config.request_config import aim
+from multiembed.config.request_config import resolve_config
 from multiembed.providers import PROVIDERS, local
 from multiembed.simulator import Answer, Simulator
 
@@ -50,7 +50,7 @@ def test_a_key_that_is_missing_is_asked_for_by_the_name_of_its_variable(provider
 def test_an_empty_variable_counts_as_missing_and_the_next_one_is_asked(monkeypatch):
     monkeypatch.setenv("ZHIPUAI_API_KEY", "")
     monkeypatch.setenv("ZAI_API_KEY", SECRET)
-    assert EmbeddingClient("zhipu:embedding-3").target.key.reveal() == SECRET
+    assert EmbeddingClient("zhipu:embedding-3").target.key.get() == SECRET
 
 
 MALFORMED = {
@@ -435,7 +435,7 @@ def test_a_size_that_the_model_has_not_is_answered_with_those_it_has(model, aske
 @pytest.mark.parametrize("model", [f"{provider}:embedding-of-tomorrow" for provider in REMOTE])
 def test_an_unknown_model_takes_any_size_that_is_a_size(model):
     options = EmbeddingOptions(dimensions=333, api_key=SECRET, **URL.get(model.partition(":")[0], {}))
-    assert aim(model, options, {}).dimensions == 333
+    assert resolve_config(model, options, {}).dimensions == 333
 
 
 @pytest.mark.parametrize(
@@ -545,7 +545,7 @@ def test_what_is_no_address_is_refused(base):
 def test_plain_http_beyond_this_machine_must_be_asked_for(base):
     assert_tells(refused("gateway:m", base_url=base, api_key=SECRET), "in the open", "https://", "allow_insecure=True")
     allowed = EmbeddingOptions(base_url=base, api_key=SECRET, allow_insecure=True)
-    assert aim("gateway:m", allowed, {}).url == f"{base}/api/v1/embeddings"
+    assert resolve_config("gateway:m", allowed, {}).url == f"{base}/api/v1/embeddings"
 
 
 @pytest.mark.parametrize(
@@ -553,7 +553,10 @@ def test_plain_http_beyond_this_machine_must_be_asked_for(base):
     ["http://127.0.0.1:8000", "http://localhost:8000", "http://[::1]:8000", "http://127.8.9.10", "https://h.example"],
 )
 def test_plain_http_on_this_machine_and_https_anywhere_need_no_permission(base):
-    assert aim("gateway:m", EmbeddingOptions(base_url=base, api_key=SECRET), {}).url == f"{base}/api/v1/embeddings"
+    assert (
+        resolve_config("gateway:m", EmbeddingOptions(base_url=base, api_key=SECRET), {}).url
+        == f"{base}/api/v1/embeddings"
+    )
 
 
 @pytest.mark.parametrize(

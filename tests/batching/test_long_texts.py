@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from multiembed import ConfigurationError, InputTooLongError, PartialFailureError
 from multiembed.batching.token_count import estimate_tokens
-from multiembed.batching.truncation import cut_up, shorten
+from multiembed.batching.truncation import split_text, truncate
 from multiembed.providers.local import embed
-from multiembed.responses.validation import Believed, mean_of
+from multiembed.responses.validation import ValidatedVectors, weighted_mean
 
 SENTENCE = "The quality of the clothes is excellent, and it was well worth the wait. "
 LONG = SENTENCE * 60
@@ -28,7 +28,7 @@ def sent(simulator):
 
 @given(st.text(max_size=400), st.integers(1, 60))
 def test_the_pieces_are_the_text_and_none_is_too_long(text, most):
-    pieces = cut_up(text, most, estimate_tokens)
+    pieces = split_text(text, most, estimate_tokens)
     assert "".join(pieces) == text
     assert all(pieces) or text == ""
     assert all(estimate_tokens(piece) <= most or len(piece) == 1 for piece in pieces)
@@ -36,33 +36,33 @@ def test_the_pieces_are_the_text_and_none_is_too_long(text, most):
 
 @given(st.text(min_size=1, max_size=400), st.integers(1, 60))
 def test_a_shortened_text_is_a_beginning_that_fits(text, most):
-    short = shorten(text, most, estimate_tokens)
+    short = truncate(text, most, estimate_tokens)
     assert text.startswith(short)
     assert short
     assert estimate_tokens(short) <= most or len(short) == 1
 
 
 def test_a_shortened_text_is_as_long_as_it_may_be():
-    assert shorten("a" * 100, 10, len) == "a" * 10
+    assert truncate("a" * 100, 10, len) == "a" * 10
 
 
 @pytest.mark.parametrize("joined", ["e\u0301", "👩\u200d🚀", "❤\ufe0f"], ids=ascii)
 def test_no_character_is_torn_from_what_belongs_to_it(joined):
     text = "ab" + joined + "cd"
     for most in range(3, len(text)):
-        short = shorten(text, most, len)
+        short = truncate(text, most, len)
         assert short in {"ab", "ab" + joined, "ab" + joined + "c"}
 
 
 def test_pieces_end_with_sentences_or_words_where_they_can():
-    pieces = cut_up(SENTENCE * 10, 100, estimate_tokens)
+    pieces = split_text(SENTENCE * 10, 100, estimate_tokens)
     assert all(piece.endswith(" ") for piece in pieces[:-1])
-    assert all(piece.endswith("。") for piece in cut_up("风急天高猿啸哀。" * 40, 50, estimate_tokens)[:-1])
+    assert all(piece.endswith("。") for piece in split_text("风急天高猿啸哀。" * 40, 50, estimate_tokens)[:-1])
 
 
 def test_a_counter_that_cannot_tell_still_comes_to_an_end():
-    assert "".join(cut_up("abcdef", 1, lambda _: 9)) == "abcdef"
-    assert shorten("abcdef", 1, lambda _: 9) == "a"
+    assert "".join(split_text("abcdef", 1, lambda _: 9)) == "abcdef"
+    assert truncate("abcdef", 1, lambda _: 9) == "a"
 
 
 def test_ten_megabytes_are_cut_without_counting_them_over_and_over():
@@ -72,7 +72,7 @@ def test_ten_megabytes_are_cut_without_counting_them_over_and_over():
         counted.append(len(text))
         return len(text)
 
-    shorten("x" * 10_000_000, 100, count)
+    truncate("x" * 10_000_000, 100, count)
     assert sum(counted) < 10 * 10_000_000
 
 
@@ -80,22 +80,22 @@ def test_ten_megabytes_are_cut_without_counting_them_over_and_over():
 
 
 def believed(*rows, tokens=1):
-    return Believed(np.array(rows, dtype=np.float32), None, tokens, None)
+    return ValidatedVectors(np.array(rows, dtype=np.float32), None, tokens, None)
 
 
 def test_the_mean_is_weighted_by_length_and_of_unit_length_whatever_the_order():
     parts = [(range(1, 2), believed([0.0, 1.0])), (range(1), believed([1.0, 0.0]))]
-    mean = mean_of(parts, [3, 4])
+    mean = weighted_mean(parts, [3, 4])
     np.testing.assert_allclose(mean.dense, [[0.6, 0.8]], rtol=1e-6)
     assert mean.total_tokens == 2
 
 
 def test_pieces_that_cancel_each_other_out_have_no_mean():
-    assert mean_of([(range(2), believed([1.0, 0.0], [-1.0, 0.0]))], [1, 1]) is None
+    assert weighted_mean([(range(2), believed([1.0, 0.0], [-1.0, 0.0]))], [1, 1]) is None
 
 
 def test_tokens_that_one_reply_does_not_tell_are_unknown():
-    assert mean_of([(range(1), believed([1.0], tokens=None))], [1]).total_tokens is None
+    assert weighted_mean([(range(1), believed([1.0], tokens=None))], [1]).total_tokens is None
 
 
 # ── through the client ───────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ import pytest
 
 from multiembed import EmbeddingClient, InputTooLongError, PartialFailureError
 from multiembed.config.options import EmbeddingOptions
-from multiembed.config.request_config import aim
+from multiembed.config.request_config import resolve_config
 from multiembed.providers import PROVIDERS, local
 from multiembed.simulator import Simulator
 from multiembed.simulator.tokenizer import count_tokens
@@ -188,9 +188,9 @@ def test_no_more_requests_are_in_flight_than_the_ceiling_of_the_account(door):
 @pytest.mark.parametrize("provider", sorted(PROVIDERS.keys() - {"local", "openai-compatible", "gateway"}))
 def test_an_unknown_model_is_asked_no_more_than_any_known_model_of_its_provider_takes(provider):
     options = EmbeddingOptions(api_key="sk-1", dimensions=333)
-    target = aim(f"{provider}:embedding-of-tomorrow", options, {})
+    target = resolve_config(f"{provider}:embedding-of-tomorrow", options, {})
     known = [facts.limits for facts in PROVIDERS[provider].models]
-    assert target.facts.known is False
+    assert target.model.known is False
     assert target.limits.max_items <= min(limits.max_items for limits in known)
     lengths = [limits.max_tokens_per_item for limits in known if limits.max_tokens_per_item]
     assert target.limits.max_tokens_per_item <= min(lengths)

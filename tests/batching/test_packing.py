@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multiembed.batching.packing import pack
+from multiembed.batching.packing import pack_batches
 from multiembed.types import Limits
 
 SIZES = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 4000)), max_size=80)
@@ -22,7 +22,7 @@ LIMITS = st.builds(
 
 
 def packed_by(sizes, limits):
-    return [packed.places for packed in pack(sizes, limits)]
+    return [packed.positions for packed in pack_batches(sizes, limits)]
 
 
 def runs(sizes, **limits):
@@ -66,18 +66,18 @@ def test_every_text_is_in_one_batch_and_each_batch_in_order(sizes, limits):
 
 @given(SIZES, LIMITS)
 def test_no_batch_is_over_a_limit_unless_its_one_text_is_and_each_knows_its_tokens(sizes, limits):
-    for batch in pack(sizes, limits):
-        tokens = sum(sizes[place][0] for place in batch.places)
+    for batch in pack_batches(sizes, limits):
+        tokens = sum(sizes[place][0] for place in batch.positions)
         assert batch.tokens == tokens
-        assert len(batch.places) <= limits.max_items
-        if len(batch.places) > 1:
+        assert len(batch.positions) <= limits.max_items
+        if len(batch.positions) > 1:
             assert tokens <= (limits.max_tokens_per_request or float("inf"))
-            assert sum(sizes[place][1] for place in batch.places) <= (limits.max_bytes_per_request or float("inf"))
+            assert sum(sizes[place][1] for place in batch.positions) <= (limits.max_bytes_per_request or float("inf"))
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=200), st.integers(60, 120))
 def test_all_but_a_few_batches_are_more_than_half_full(tokens, room):
-    packed = list(pack([(each, 0) for each in tokens], Limits(max_items=999, max_tokens_per_request=room)))
+    packed = list(pack_batches([(each, 0) for each in tokens], Limits(max_items=999, max_tokens_per_request=room)))
     assert len(packed) <= 2 * sum(tokens) / room + 1
 
 
@@ -102,6 +102,6 @@ def test_a_smaller_cap_on_texts_is_kept(sizes, limits, smaller):
 
 def test_an_endless_row_of_texts_is_packed_as_it_comes():
     read = count()
-    packed = pack(((1, 1) for _ in read), Limits(max_items=5))
-    assert [next(packed).places, next(packed).places] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    packed = pack_batches(((1, 1) for _ in read), Limits(max_items=5))
+    assert [next(packed).positions, next(packed).positions] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     assert next(read) <= 12

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multiembed.batching.token_count import estimate_tokens, expected_tokens, most_tokens
+from multiembed.batching.token_count import estimate_tokens, expected_tokens, max_tokens_bound
 from multiembed.cli.corpus import passages
-from multiembed.flow.context import Lessons
+from multiembed.flow.context import LearnedLimits
 from multiembed.simulator.tokenizer import count_tokens
 
 # A sample of each script, and the tokens per character that Qwen's tokenizer was measured to make of such text.
@@ -41,22 +41,22 @@ def test_only_the_empty_text_costs_nothing(text, least):
 def test_the_estimate_is_a_whole_number_between_nothing_and_the_bound(text):
     tokens = estimate_tokens(text)
     assert type(tokens) is int
-    assert bool(text) <= tokens <= most_tokens(text)
+    assert bool(text) <= tokens <= max_tokens_bound(text)
 
 
 @given(st.text(st.characters(codec="utf-8")))
 def test_the_bound_is_at_least_a_token_for_each_byte(text):
-    assert most_tokens(text) >= len(text.encode())
+    assert max_tokens_bound(text) >= len(text.encode())
 
 
 @given(st.text(st.characters(codec="utf-8")))
 def test_a_tokenizer_that_is_not_ours_stays_below_the_bound(text):
-    assert count_tokens(text) <= most_tokens(text)
+    assert count_tokens(text) <= max_tokens_bound(text)
 
 
 @given(st.text())
 def test_lone_surrogates_break_neither(text):
-    assert estimate_tokens(text + "\udfff") <= most_tokens(text + "\udfff")
+    assert estimate_tokens(text + "\udfff") <= max_tokens_bound(text + "\udfff")
 
 
 @given(st.text())
@@ -76,28 +76,28 @@ def test_what_is_expected_of_many_texts_is_what_a_tokenizer_makes_of_them(langua
 
 @given(shares=st.lists(st.floats(0.2, 5.0), min_size=1, max_size=200))
 def test_the_correction_lies_among_the_bills_and_the_most_is_never_below_the_last_one(shares):
-    lessons = Lessons()
+    lessons = LearnedLimits()
     for share in shares:
-        lessons.billed(round(1000 * share), 1000)
-    assert min(shares) - 0.001 <= lessons.per_estimate <= max(shares) + 0.001
-    assert lessons.most_per_estimate >= shares[-1] - 0.001
-    assert lessons.most_per_estimate <= max(*shares, 1.0) + 0.001
+        lessons.record_billing(round(1000 * share), 1000)
+    assert min(shares) - 0.001 <= lessons.billed_ratio <= max(shares) + 0.001
+    assert lessons.max_billed_ratio >= shares[-1] - 0.001
+    assert lessons.max_billed_ratio <= max(*shares, 1.0) + 0.001
 
 
 def test_what_was_not_billed_or_not_estimated_corrects_nothing():
-    lessons = Lessons()
-    lessons.billed(0, 10)
-    lessons.billed(10, 0)
-    assert (lessons.per_estimate, lessons.most_per_estimate) == (None, 1.0)
+    lessons = LearnedLimits()
+    lessons.record_billing(0, 10)
+    lessons.record_billing(10, 0)
+    assert (lessons.billed_ratio, lessons.max_billed_ratio) == (None, 1.0)
 
 
 def test_the_most_per_estimate_forgets_slowly_what_was_dear():
-    lessons = Lessons()
-    lessons.billed(300, 100)
+    lessons = LearnedLimits()
+    lessons.record_billing(300, 100)
     for _ in range(500):
-        lessons.billed(50, 100)
-    assert 0.5 <= lessons.most_per_estimate < 0.6
-    assert lessons.per_estimate == pytest.approx(0.5, abs=0.01)
+        lessons.record_billing(50, 100)
+    assert 0.5 <= lessons.max_billed_ratio < 0.6
+    assert lessons.billed_ratio == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize(

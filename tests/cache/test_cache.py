@@ -140,7 +140,7 @@ def test_what_was_put_is_found_and_nothing_else(store):
 
 
 def test_nothing_is_found_where_nothing_is(store):
-    assert store.get(SPACE, texts_of(range(3))) == multiembed.Found()
+    assert store.get(SPACE, texts_of(range(3))) == multiembed.CacheLookup()
     assert store.get(SPACE, []).positions == []
     store.put(SPACE, [], np.empty((0, 8), dtype=np.float32), None)
 
@@ -216,7 +216,7 @@ def test_mixed_lengths_in_a_long_lookup_finds_the_last_put(store):
 
 def entry(numbers, space=SPACE, **changes):
     return CacheEntry(
-        **{"space": space, "texts": texts_of(numbers), "dense": dense_of(numbers), "sparse": None} | changes
+        **{"namespace": space, "texts": texts_of(numbers), "dense": dense_of(numbers), "sparse": None} | changes
     )
 
 
@@ -232,7 +232,7 @@ def test_put_many_keeps_every_entry(store):
 def test_put_many_with_nothing_keeps_nothing(store):
     store.put_many([])
     store.put_many([entry([])])
-    assert store.get(SPACE, texts_of(range(3))) == multiembed.Found()
+    assert store.get(SPACE, texts_of(range(3))) == multiembed.CacheLookup()
 
 
 @pytest.mark.parametrize(
@@ -952,7 +952,7 @@ def test_the_day_a_space_is_used_is_written_once_a_day(cache, path, monkeypatch)
     for _ in range(5):
         assert holds(cache, range(3))
     assert len(written) == 1
-    [space] = multiembed.CacheFile(path).spaces()
+    [space] = multiembed.CacheFile(path).namespaces()
     assert space.used == now // sqlite.DAY * sqlite.DAY
     assert space.last == 1_800_000_000
 

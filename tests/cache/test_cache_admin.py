@@ -47,7 +47,7 @@ def path(tmp_path, monkeypatch):
 
 
 def left(path):
-    return {info.fingerprint: info.vectors for info in CacheFile(path).spaces()}
+    return {info.fingerprint: info.vectors for info in CacheFile(path).namespaces()}
 
 
 def test_info_shows_each_space(path):
@@ -121,7 +121,7 @@ def test_a_put_after_its_space_was_pruned_makes_it_anew(path):
         cache.put(SPARSE, ["x"], rows(1), None)
         cache.put(ZHIPU, ["y"], rows(1), None)
     assert left(path) == {ZHIPU: 1, SPARSE: 1}
-    assert {info.words.get("model") for info in CacheFile(path).spaces()} == {"zhipu:embedding-3", None}
+    assert {info.words.get("model") for info in CacheFile(path).namespaces()} == {"zhipu:embedding-3", None}
 
 
 def test_pruning_goes_on_beside_a_reader(path):

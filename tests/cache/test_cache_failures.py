@@ -16,7 +16,7 @@ from langchain_core.stores import InMemoryByteStore
 from llama_index.core.storage.kvstore import SimpleKVStore
 from support.adapters import DASHSCOPE, DOORS, are_right, call, client_of, options_for, run_python, texts_of
 
-from multiembed import CacheEntry, CacheFile, CacheWarning, EmbeddingClient, Found, SparseVector, open_cache
+from multiembed import CacheEntry, CacheFile, CacheLookup, CacheWarning, EmbeddingClient, SparseVector, open_cache
 from multiembed.cache.checked_cache import CheckedCache, usable
 from multiembed.cache.connection import Connection
 
@@ -33,7 +33,7 @@ class Cache:
     def get(self, space, texts):
         positions = [position for position, text in enumerate(texts) if (space, text) in self.kept]
         rows = [self.kept[space, texts[position]] for position in positions]
-        return Found(positions, np.array(rows)) if rows else Found()
+        return CacheLookup(positions, np.array(rows)) if rows else CacheLookup()
 
     def put(self, space, texts, dense, sparse):
         self.kept.update({(space, text): row.copy() for text, row in zip(texts, dense, strict=True)})
@@ -78,7 +78,7 @@ class Awaited(Cache):
     """A cache as somebody writes it who thinks of asyncio only."""
 
     async def get(self, space, texts):
-        return Found()
+        return CacheLookup()
 
     async def put(self, space, texts, dense, sparse):
         pass
@@ -152,7 +152,7 @@ def test_warning_shows_one_line_without_control_characters(simulator):
 def test_cache_that_changes_its_arguments_changes_no_result(simulator):
     def get(_, texts):
         texts.clear()
-        return Found()
+        return CacheLookup()
 
     def put(_, texts, dense, __):
         texts.clear()
@@ -191,32 +191,32 @@ NONSENSE = {
     "a list": [],
     "a dict": {"positions": [0]},
     "a tuple": ([0, 1], ROWS, None),
-    "a position twice": Found([0, 0], ROWS),
-    "a negative position": Found([-1, 0], ROWS),
-    "a position out of range": Found([0, 20], ROWS),
-    "a huge position": Found([0, 2**70], ROWS),
-    "positions as text": Found(["0", "1"], ROWS),
-    "positions as floats": Found([0.0, 1.0], ROWS),
-    "positions as bools": Found([False, True], ROWS),
-    "nested positions": Found([[0, 1]], ROWS),
-    "no positions": Found(None, ROWS),
-    "a set of positions": Found({0, 1}, ROWS),
-    "fewer rows": Found([0, 1], ROWS[:1]),
-    "more rows": Found([0], ROWS),
-    "no rows": Found([0, 1], None),
-    "rows as lists": Found([0, 1], ROWS.tolist()),
-    "rows of integers": Found([0, 1], ROWS.astype(int)),
-    "rows of text": Found([0, 1], ROWS.astype(str)),
-    "rows of objects": Found([0, 1], ROWS.astype(object)),
-    "rows of complex numbers": Found([0, 1], ROWS.astype(complex)),
-    "flat rows": Found([0, 1], ROWS.ravel()),
-    "deep rows": Found([0, 1], ROWS[None]),
-    "empty rows": Found([0, 1], ROWS[:, :0]),
-    "shorter rows": Found([0, 1], ROWS[:, :-1]),
-    "NaN": Found([0, 1], with_value(math.nan)),
-    "infinity": Found([0, 1], with_value(-math.inf)),
-    "too large for float32": Found([0, 1], with_value(1e300, np.float64)),
-    "a row of zeros": Found([0, 1], ROWS * [[1], [0]]),
+    "a position twice": CacheLookup([0, 0], ROWS),
+    "a negative position": CacheLookup([-1, 0], ROWS),
+    "a position out of range": CacheLookup([0, 20], ROWS),
+    "a huge position": CacheLookup([0, 2**70], ROWS),
+    "positions as text": CacheLookup(["0", "1"], ROWS),
+    "positions as floats": CacheLookup([0.0, 1.0], ROWS),
+    "positions as bools": CacheLookup([False, True], ROWS),
+    "nested positions": CacheLookup([[0, 1]], ROWS),
+    "no positions": CacheLookup(None, ROWS),
+    "a set of positions": CacheLookup({0, 1}, ROWS),
+    "fewer rows": CacheLookup([0, 1], ROWS[:1]),
+    "more rows": CacheLookup([0], ROWS),
+    "no rows": CacheLookup([0, 1], None),
+    "rows as lists": CacheLookup([0, 1], ROWS.tolist()),
+    "rows of integers": CacheLookup([0, 1], ROWS.astype(int)),
+    "rows of text": CacheLookup([0, 1], ROWS.astype(str)),
+    "rows of objects": CacheLookup([0, 1], ROWS.astype(object)),
+    "rows of complex numbers": CacheLookup([0, 1], ROWS.astype(complex)),
+    "flat rows": CacheLookup([0, 1], ROWS.ravel()),
+    "deep rows": CacheLookup([0, 1], ROWS[None]),
+    "empty rows": CacheLookup([0, 1], ROWS[:, :0]),
+    "shorter rows": CacheLookup([0, 1], ROWS[:, :-1]),
+    "NaN": CacheLookup([0, 1], with_value(math.nan)),
+    "infinity": CacheLookup([0, 1], with_value(-math.inf)),
+    "too large for float32": CacheLookup([0, 1], with_value(1e300, np.float64)),
+    "a row of zeros": CacheLookup([0, 1], ROWS * [[1], [0]]),
 }
 SPARSE_NONSENSE = {
     "no weights": None,
@@ -253,7 +253,7 @@ def test_sparse_nonsense_is_one_warning_and_uncached(simulator, door, output, sp
     options = {"output": output, "dimensions": SIZE, **options_for(simulator)}
     with EmbeddingClient(DASHSCOPE, **options) as client:
         right = door(client, TEXTS)
-    cache = cache_with(get=lambda *_: Found([0, 1], ROWS, sparse))
+    cache = cache_with(get=lambda *_: CacheLookup([0, 1], ROWS, sparse))
     with warnings.catch_warnings(record=True) as caught, EmbeddingClient(DASHSCOPE, cache=cache, **options) as client:
         warnings.simplefilter("always")
         result = door(client, TEXTS)
@@ -264,14 +264,14 @@ def test_sparse_nonsense_is_one_warning_and_uncached(simulator, door, output, sp
 
 def test_usable_takes_positions_in_any_order_and_any_float():
     for kind in (np.float16, np.float32, np.float64):
-        found = usable(Found([3, 1], ROWS.astype(kind)), 4, output="dense", dimensions=None)
+        found = usable(CacheLookup([3, 1], ROWS.astype(kind)), 4, output="dense", dimensions=None)
         assert found.positions == [3, 1]
         assert found.dense.dtype == np.float32
         assert np.array_equal(found.dense, ROWS)
     found = SimpleNamespace(positions=np.array([1, 0]), dense=ROWS, sparse=WEIGHTS)
-    assert usable(found, 4, output="sparse", dimensions=None) == Found([1, 0], None, WEIGHTS)
+    assert usable(found, 4, output="sparse", dimensions=None) == CacheLookup([1, 0], None, WEIGHTS)
     tiny = ROWS * np.float32(1e-30)
-    assert np.array_equal(usable(Found([0, 1], tiny), 2, output="dense", dimensions=SIZE).dense, tiny)
+    assert np.array_equal(usable(CacheLookup([0, 1], tiny), 2, output="dense", dimensions=SIZE).dense, tiny)
 
 
 def test_threads_that_fail_together_warn_once():
@@ -310,7 +310,7 @@ def test_put_many_of_the_users_cache_gets_all_entries():
 def test_put_many_without_one_calls_put_for_each():
     cache = Cache()
     checked(cache).put_many(ENTRIES)
-    assert sorted(cache.kept) == [(entry.space, entry.texts[0]) for entry in ENTRIES]
+    assert sorted(cache.kept) == [(entry.namespace, entry.texts[0]) for entry in ENTRIES]
 
 
 async def put_many_as_coroutine(entries):
@@ -389,7 +389,7 @@ def test_damaged_words_of_a_space_are_shown_as_none(tmp_path, words):
         cache.put("a" * 64, ["a"], ROWS[:1], None)
     with closing(sqlite3.connect(path)) as file, file:
         file.execute("UPDATE spaces SET words = ?", (words,))
-    [space] = CacheFile(path).spaces()
+    [space] = CacheFile(path).namespaces()
     assert space.words == {}
 
 

@@ -14,7 +14,7 @@ import multiembed
 from multiembed.cli import demo
 from multiembed.cli.app import app
 from multiembed.cli.corpus import passages, questions
-from multiembed.providers import PROVIDERS, catalog
+from multiembed.providers import PROVIDERS, list_models
 
 
 def run(*arguments):
@@ -36,7 +36,7 @@ def test_the_version_is_the_packages():
 
 def test_the_table_of_models_holds_every_model_with_its_source():
     shown = run("models").stdout
-    for provider, facts in catalog():
+    for provider, facts in list_models():
         assert f"{provider.id}:" in shown
         assert facts.name in shown
         assert facts.source in shown
@@ -45,8 +45,10 @@ def test_the_table_of_models_holds_every_model_with_its_source():
 
 def test_the_json_of_models_holds_every_field():
     rows = json.loads(run("models", "--json").stdout)
-    assert [(row["provider"], row["name"]) for row in rows] == [(owner.id, facts.name) for owner, facts in catalog()]
-    names = {field.name for field in dataclasses.fields(multiembed.ModelFacts)} - {"known"} | {"provider"}
+    assert [(row["provider"], row["name"]) for row in rows] == [
+        (owner.id, facts.name) for owner, facts in list_models()
+    ]
+    names = {field.name for field in dataclasses.fields(multiembed.ModelInfo)} - {"known"} | {"provider"}
     assert all(set(row) == names for row in rows)
 
 

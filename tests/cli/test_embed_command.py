@@ -21,7 +21,7 @@ from rich.console import Console
 from support.embed_command import ZHIPU, embed, lines, rows, rows_of, said
 
 import multiembed
-from multiembed import CacheFile, EmbeddingClient, Report
+from multiembed import CacheFile, ClientStats, EmbeddingClient
 from multiembed.cli import progress, summary
 from multiembed.cli.corpus import passages
 from multiembed.cli.estimate_run import Seen
@@ -404,7 +404,7 @@ def test_a_killed_run_pays_only_what_was_in_flight_again_and_ends_as_if_nothing_
 def test_a_cache_of_ones_own_is_used_and_kept(tmp_path, remote, simulator):
     source, cache = lines(tmp_path / "in.txt", TEXTS[:10]), tmp_path / "vectors.sqlite"
     assert remote(source, "-o", tmp_path / "a.npy", "--cache", cache).exit_code == 0
-    assert [space.vectors for space in CacheFile(cache).spaces()] == [10]
+    assert [space.vectors for space in CacheFile(cache).namespaces()] == [10]
     simulator.clear()
     assert remote(source, "-o", tmp_path / "b.npy", "--cache", cache).exit_code == 0
     assert not simulator.requests
@@ -490,7 +490,7 @@ def test_texts_seen_before_are_known_in_bounded_memory():
 
 def report(**known):
     others = dict.fromkeys(("cached_texts", "failed_texts", "retries", "rate_errors"), 0)
-    return Report(**others | {"requests": 20, "p50": None, "p99": None} | known)
+    return ClientStats(**others | {"requests": 20, "p50": None, "p99": None} | known)
 
 
 def test_a_log_gets_a_line_now_and_then_with_texts_tokens_rate_money_and_time_left(monkeypatch):

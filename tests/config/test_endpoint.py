@@ -15,7 +15,7 @@ from langchain_multiembed import MultiEmbeddings
 from llamaindex_multiembed import MultiEmbedding
 from multiembed import ConfigurationError, EmbeddingClient
 from multiembed.config.options import EmbeddingOptions
-from multiembed.config.request_config import aim
+from multiembed.config.request_config import resolve_config
 from multiembed.providers import PROVIDERS
 
 KEY = "sk-0123456789abcdef"
@@ -26,7 +26,7 @@ DASHSCOPE, COMPATIBLE = "dashscope:text-embedding-v4", "dashscope-compatible:tex
 
 
 def url_of(model, environ=None, **options):
-    return aim(model, EmbeddingOptions(api_key=KEY, **options), environ or {}).url
+    return resolve_config(model, EmbeddingOptions(api_key=KEY, **options), environ or {}).url
 
 
 VARIABLES = [
@@ -131,8 +131,8 @@ ACCOUNTS = [
 
 @pytest.mark.parametrize(("environ", "options", "address", "key"), ACCOUNTS)
 def test_zhipus_address_and_key_are_of_one_account(environ, options, address, key):
-    target = aim(ZHIPU, EmbeddingOptions(**options), environ)
-    assert (target.url, target.key.reveal()) == (f"{address}/embeddings", key)
+    target = resolve_config(ZHIPU, EmbeddingOptions(**options), environ)
+    assert (target.url, target.key.get()) == (f"{address}/embeddings", key)
 
 
 def test_copies_keep_the_account_of_the_variable(monkeypatch):
@@ -140,7 +140,7 @@ def test_copies_keep_the_account_of_the_variable(monkeypatch):
         monkeypatch.setenv(name, value)
     embedding = copy.deepcopy(MultiEmbedding(model_name=ZHIPU))
     embedding.timeout = 5.0
-    assert (embedding.client.target.url, embedding.client.target.key.reveal()) == (f"{PROXY}/embeddings", ZAI_KEY)
+    assert (embedding.client.target.url, embedding.client.target.key.get()) == (f"{PROXY}/embeddings", ZAI_KEY)
 
 
 # ── over the wire, and what the frameworks show ──────────────────────────────────────────────────

@@ -17,7 +17,7 @@ from support.adapters import ASYNC_DOORS, DOORS, are_right, call, client_of, pro
 
 import multiembed
 from multiembed import MultiEmbedError, PartialFailureError, errors
-from multiembed.execution.runtime import account_of
+from multiembed.execution.runtime import account_id
 from multiembed.providers import PROVIDERS
 from multiembed.ratelimit.limiter import limiter_for
 from multiembed.simulator import Simulator
@@ -245,8 +245,8 @@ FINAL = [case for case in CASES if EXPECTED[case.values[1]] in FATAL or case.val
 def test_what_no_text_can_survive_costs_one_request_and_no_further_batch(faulty, elsewhere, door, model, name):
     faulty.fail(name, **settle(name, elsewhere))
     embedder = embedder_of(door, model, faulty, max_retries=5, headers={"X-Account": "new"})
-    limiter = limiter_for(account_of(client_of(embedder).target))
-    limiter.weather.trusted = False  # as at the first contact
+    limiter = limiter_for(account_id(client_of(embedder).target))
+    limiter.breaker.is_closed = False  # as at the first contact
     texts = [f"text {number}" for number in range(300)]
     assert isinstance(outcome_of(door, embedder, texts), EXPECTED[name])
     assert len(faulty.requests) == 1
@@ -320,11 +320,11 @@ def test_a_wait_beyond_the_deadline_is_an_error_at_once_that_tells_the_wait(serv
     for door in (DOORS["client-sync"], DOORS["client-async"]):
         server.clear()
         embedder = embedder_of(door, "dashscope:text-embedding-v4", server, deadline=30.0, api_key=KEY)
-        limiter_for(account_of(client_of(embedder).target)).weather.closed_until = 0.0
+        limiter_for(account_id(client_of(embedder).target)).breaker.open_until = 0.0
         error = outcome_of(door, embedder, [f"text {number}" for number in range(200)])
         assert (type(error), error.retry_after) == (errors.RateLimitError, 100.0)
         assert len(server.requests) <= 8  # those that were under way together, and none after the answer
-        limiter_for(account_of(client_of(embedder).target)).weather.closed_until = 0.0
+        limiter_for(account_id(client_of(embedder).target)).breaker.open_until = 0.0
     server.heal()
 
 
@@ -336,7 +336,7 @@ async def test_a_cancelled_call_leaves_no_task_and_no_place_taken(faulty):
         async with asyncio.timeout(0.2):
             await door.embed(embedder, [f"text {number}" for number in range(100)])
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert limiter_for(account_of(embedder.target)).in_flight == 0
+    assert limiter_for(account_id(embedder.target)).in_flight == 0
     faulty.heal()
     assert are_right(await door.embed(embedder, TEXTS), TEXTS, 64)
 

@@ -389,15 +389,15 @@ def test_log_records_see_the_context_of_their_caller(simulator, caplog):
 
 @pytest.mark.parametrize("door", ["embed", "stream"])
 def test_failed_call_is_in_no_cycle_of_references(simulator, monkeypatch, door):
-    from multiembed.execution.chunk import Block
+    from multiembed.execution.chunk import Chunk
 
-    blocks, make = [], Block.__init__
+    blocks, make = [], Chunk.__init__
 
     def noted(block, *args, **how):
         make(block, *args, **how)
         blocks.append(weakref.ref(block))
 
-    monkeypatch.setattr(Block, "__init__", noted)
+    monkeypatch.setattr(Chunk, "__init__", noted)
     client = EmbeddingClient(DASHSCOPE, **{**options_for(simulator), "api_key": "sk-wrong"})
     gc.collect()
     gc.disable()

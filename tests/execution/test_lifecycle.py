@@ -41,11 +41,11 @@ from support.adapters import (
 )
 
 from multiembed import ConfigurationError, EmbeddingClient, MultiEmbedError, PartialFailureError
-from multiembed.execution.chunk import Block
-from multiembed.execution.runtime import account_of
+from multiembed.execution.chunk import Chunk
+from multiembed.execution.runtime import account_id
 from multiembed.providers.local import embed
 from multiembed.ratelimit.limiter import limiter_for
-from multiembed.ratelimit.pacer import Ceilings
+from multiembed.ratelimit.pacer import AccountLimits
 from multiembed.simulator import Simulator
 
 NAMES = sorted(SYNC_DOORS)
@@ -404,7 +404,7 @@ def test_a_call_with_enough_batches_uses_all_the_concurrency_it_may_once_the_acc
     """The server answers once four requests are there together."""
     url = f"http://127.0.0.1:{gathering.server_port}/api/v1"
     embedder = door.make(DASHSCOPE, base_url=url, api_key="sk-any", max_concurrency=4)
-    limiter_for(account_of(client_of(embedder).target)).permit(Ceilings()).report_success()
+    limiter_for(account_id(client_of(embedder).target)).permit(AccountLimits()).report_success()
     assert serve_right(door, embedder, "a", 40)
     assert not gathering.four.broken
 
@@ -666,7 +666,7 @@ def test_a_loop_that_is_closed_in_the_middle_of_a_call_leaves_places_free_and_no
         time.sleep(LATENCY / 10)
     assert client.usage.requests < 20
     assert are_right(client.embed(texts_of(60, "after")).to_list(), texts_of(60, "after"))
-    assert limiter_for(account_of(client.target)).in_flight == 0
+    assert limiter_for(account_id(client.target)).in_flight == 0
 
 
 # -- what it keeps
@@ -675,13 +675,13 @@ def test_a_loop_that_is_closed_in_the_middle_of_a_call_leaves_places_free_and_no
 @pytest.mark.parametrize("count", [1, 45], ids=["one batch", "many batches"])
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_a_call_that_is_over_keeps_nothing_of_its_texts_and_vectors(options, monkeypatch, kind, count):
-    blocks, make = [], Block.__init__
+    blocks, make = [], Chunk.__init__
 
     def noted(block, *args, **how):
         make(block, *args, **how)
         blocks.append(weakref.ref(block))
 
-    monkeypatch.setattr(Block, "__init__", noted)
+    monkeypatch.setattr(Chunk, "__init__", noted)
     client = EmbeddingClient(DASHSCOPE, **options)
     gc.collect()
     gc.disable()  # and this without the collector
@@ -1010,7 +1010,7 @@ def test_places_of_a_loop_that_is_left_idle_are_not_waited_for(slow):
     loop = asyncio.new_event_loop()
     tasks = [loop.create_task(client.aembed(texts_of(20, f"task {n}"))) for n in range(4)]
     loop.run_until_complete(asyncio.sleep(LATENCY / 2))
-    assert limiter_for(account_of(client.target)).in_flight == 2
+    assert limiter_for(account_id(client.target)).in_flight == 2
     assert serve_right(SYNC_DOORS["client"], client, "sync", 30)
     loop.run_until_complete(asyncio.gather(*tasks))
     loop.run_until_complete(client.aclose())

@@ -604,7 +604,7 @@ def test_usage_grows_while_it_runs(simulator, dashscope):
 def test_a_stream_does_not_end_while_its_source_has_more():
     """Blocks whose texts wait for those of another block may be handed out before the crew has looked at them."""
 
-    class Call:
+    class EmbedCall:
         unsent, opened = 5, 0
 
         def pop_whole(self):
@@ -613,6 +613,6 @@ def test_a_stream_does_not_end_while_its_source_has_more():
     class Reading:
         ended = False
 
-    assert stream_of._turn(Call(), Reading()) == "read"
+    assert stream_of._turn(EmbedCall(), Reading()) == "read"
     Reading.ended = True
-    assert stream_of._turn(Call(), Reading()) == "end"
+    assert stream_of._turn(EmbedCall(), Reading()) == "end"

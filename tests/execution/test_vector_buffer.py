@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multiembed import PartialFailureError
-from multiembed.cache.base import Found
-from multiembed.execution.vector_buffer import Room
+from multiembed.cache.base import CacheLookup
+from multiembed.execution.vector_buffer import VectorBuffer
 
 
 @pytest.fixture(params=[False, True], ids=["array", "lists"])
@@ -40,7 +40,7 @@ def fillings(draw):
 @given(filling=fillings())
 def test_each_vector_stands_in_its_place_whatever_the_order(as_lists, filling):
     rows, batches = filling
-    room = Room(len(rows), lists=as_lists)
+    room = VectorBuffer(len(rows), lists=as_lists)
     for places in batches:
         assert room.put(places, rows[places])
     assert np.array_equal(as_array(room, 7), rows)
@@ -49,7 +49,7 @@ def test_each_vector_stands_in_its_place_whatever_the_order(as_lists, filling):
 
 
 def test_what_is_put_there_again_stands_in_the_place_of_what_was(lists):
-    room = Room(2, lists=lists)
+    room = VectorBuffer(2, lists=lists)
     for number in (1.0, 2.0):
         room.put([0, 1], np.full((2, 3), number, dtype=np.float32))
     assert as_array(room, 3).tolist() == [[2.0] * 3] * 2
@@ -57,13 +57,13 @@ def test_what_is_put_there_again_stands_in_the_place_of_what_was(lists):
 
 @pytest.mark.parametrize("dtype", ["<f8", ">f4", "<f2"])
 def test_other_numbers_than_float32_become_such(lists, dtype):
-    room = Room(1, lists=lists)
+    room = VectorBuffer(1, lists=lists)
     room.put([0], np.array([[0.5, -2.0]], dtype=dtype))
     assert as_array(room, 2).tolist() == [[0.5, -2.0]]
 
 
 def test_vectors_of_another_length_are_refused(lists):
-    room = Room(3, lists=lists)
+    room = VectorBuffer(3, lists=lists)
     assert room.put([0], np.ones((1, 4), dtype=np.float32))
     assert not room.put([1], np.ones((1, 1), dtype=np.float32))
     assert not room.put([2], np.ones((1, 5), dtype=np.float32))
@@ -71,15 +71,15 @@ def test_vectors_of_another_length_are_refused(lists):
 
 
 def test_an_array_made_of_lists_leaves_out_who_has_none():
-    room = Room(3, lists=True)
+    room = VectorBuffer(3, lists=True)
     room.put([1], np.array([[1.0, 2.0]], dtype=np.float32))
     assert room.vectors(2)[1].tolist() == [1.0, 2.0]
     assert room.lists == [[], [1.0, 2.0], []]
 
 
 def test_a_room_that_nobody_came_to_has_the_dimensions_that_are_told(lists):
-    assert Room(2, lists=lists).vectors(6).shape == (2, 6)
-    assert Room(0, lists=lists).vectors(6).shape == (0, 6)
+    assert VectorBuffer(2, lists=lists).vectors(6).shape == (2, 6)
+    assert VectorBuffer(0, lists=lists).vectors(6).shape == (0, 6)
 
 
 @pytest.mark.parametrize("when", ["sync", "async"])
@@ -118,7 +118,7 @@ def test_a_cache_that_finds_texts_in_another_order_gives_each_its_own_vector(con
 
     class Careless:
         def get(self, _space, texts):
-            return Found([0, 2, 1, 3], kept[[0, 2, 1, 3]].astype(np.float64))
+            return CacheLookup([0, 2, 1, 3], kept[[0, 2, 1, 3]].astype(np.float64))
 
         def put(self, *_):
             raise AssertionError("there is nothing new")

@@ -15,13 +15,13 @@ from support.workers import Batches, until
 
 from multiembed import EmbeddingClient, EmbeddingOptions
 from multiembed.batching.token_count import estimate_tokens
-from multiembed.config.request_config import aim
+from multiembed.config.request_config import resolve_config
 from multiembed.execution.workers import WorkerPool
-from multiembed.flow.context import Batch, Job, Lessons
+from multiembed.flow.context import Batch, CallContext, LearnedLimits
 from multiembed.ratelimit.limiter import AccountLimiter
-from multiembed.ratelimit.pacer import FIRST_IN_FLIGHT, MOST_IN_FLIGHT, Ceilings
+from multiembed.ratelimit.pacer import FIRST_IN_FLIGHT, MOST_IN_FLIGHT, AccountLimits
 from multiembed.simulator import Simulator
-from multiembed.transport.types import WireReply
+from multiembed.transport.types import HttpResponse
 
 SIZE = 4
 PATIENCE = 20.0
@@ -32,29 +32,29 @@ def job_of(*, in_flight=None, trusted=True):
     """A job with a limiter of its own; its account has answered once, unless it is not trusted."""
     limiter = AccountLimiter()
     if trusted:
-        limiter.permit(Ceilings()).report_success()
+        limiter.permit(AccountLimits()).report_success()
     options = EmbeddingOptions(api_key="sk-any", base_url="https://host.example", dimensions=SIZE)
-    return Job(
-        target=aim("gateway:any-model", options, {}),
+    return CallContext(
+        config=resolve_config("gateway:any-model", options, {}),
         role="document",
-        lessons=Lessons(),
+        learned=LearnedLimits(),
         limiter=limiter,
-        ceilings=Ceilings(in_flight=in_flight),
-        count=estimate_tokens,
+        account_limits=AccountLimits(in_flight=in_flight),
+        count_tokens=estimate_tokens,
         max_retries=2,
-        patience=0.0,
+        outage_patience=0.0,
         timeout=60.0,
         deadline_at=None,
         clock=time.monotonic,
-        wall=time.time,
-        chance=random.random,
+        wall_time=time.time,
+        random=random.random,
     )
 
 
 def answer(request):
     texts = json.loads(request.body)["input"]
     data = [{"index": index, "embedding": [0.5] * SIZE} for index in range(len(texts))]
-    return WireReply(200, {}, json.dumps({"data": data}).encode(), 0.001)
+    return HttpResponse(200, {}, json.dumps({"data": data}).encode(), 0.001)
 
 
 def batches(count):
@@ -103,7 +103,7 @@ def test_pool_sends_up_to_the_limit_with_one_worker_waiting(limit):
     run = Run(job_of(in_flight=limit), 12 * limit)
     assert run.most_sending == limit
     assert run.most_workers <= limit + 1
-    assert sorted(place for batch, _ in run.done for place in batch.places) == list(range(12 * limit))
+    assert sorted(place for batch, _ in run.done for place in batch.positions) == list(range(12 * limit))
 
 
 def test_pool_without_a_limit_starts_with_the_adaptive_one():
@@ -161,10 +161,10 @@ def test_exception_in_one_batch_fails_that_batch_only(breaks_at):
     run = Run(job, 200, breaks_at=breaks_at)
     assert len(run.sent) == len(run.done) == 200
     ((batch, outcome),) = [(batch, outcome) for batch, outcome in run.done if outcome.failures]
-    assert list(outcome.failures) == batch.places
-    assert "ZeroDivisionError" in str(outcome.failures[batch.places[0]])
+    assert list(outcome.failures) == batch.positions
+    assert "ZeroDivisionError" in str(outcome.failures[batch.positions[0]])
     assert job.limiter.in_flight == 0
-    assert job.fatal is None
+    assert job.fatal_error is None
 
 
 def test_exception_in_complete_batch_ends_the_call():
@@ -175,9 +175,9 @@ def test_exception_in_complete_batch_ends_the_call():
 
     source = Batches(job, lambda: next(plan, None), max_workers=8, done=done)
     asyncio.run(WorkerPool(source, answer_at_once).run(bool))
-    assert "ZeroDivisionError" in str(job.fatal)
+    assert "ZeroDivisionError" in str(job.fatal_error)
     assert source.failed_rest
-    assert set(source.failed_rest) == {job.fatal}
+    assert set(source.failed_rest) == {job.fatal_error}
     assert job.limiter.in_flight == 0
 
 
@@ -189,8 +189,8 @@ def test_exception_in_next_batch_ends_the_call():
 
     source = Batches(job, take)
     asyncio.run(WorkerPool(source, answer_at_once).run(bool))
-    assert "ZeroDivisionError" in str(job.fatal)
-    assert source.failed_rest == [job.fatal]
+    assert "ZeroDivisionError" in str(job.fatal_error)
+    assert source.failed_rest == [job.fatal_error]
     assert source.woken
 
 
@@ -245,7 +245,7 @@ async def test_batches_complete_side_by_side():
                 await meeting.wait()
 
     await WorkerPool(Meeting(job, lambda: next(plan, None), max_workers=8), answer_at_once).run(bool)
-    assert job.fatal is None
+    assert job.fatal_error is None
 
 
 def test_workers_that_complete_a_batch_leave_room_for_others():
@@ -302,7 +302,7 @@ def test_no_request_goes_out_before_a_large_failure_is_reported():
         sent.append(request)
         if len(sent) <= 4:
             await together.wait()
-        return WireReply(503, {}, b" " * 100_000)
+        return HttpResponse(503, {}, b" " * 100_000)
 
     def noting(*args):
         sent_when_failed.append(len(sent))
@@ -344,11 +344,11 @@ def test_users_token_counter_runs_in_a_thread_one_call_at_a_time():
         return next(plan, None)
 
     job, done = job_of(in_flight=8), []
-    source = Batches(job, take, done=lambda batch, _: done.extend(batch.places), counts_in_thread=True)
+    source = Batches(job, take, done=lambda batch, _: done.extend(batch.positions), counts_in_thread=True)
     asyncio.run(WorkerPool(source, answer_at_once).run(bool))
     assert sorted(done) == list(range(40))
     assert here not in seen
-    assert job.fatal is None
+    assert job.fatal_error is None
 
 
 # ── work that comes later, and the end ───────────────────────────────────────────────────────────
@@ -360,7 +360,7 @@ async def test_pool_works_on_batches_that_come_later():
         job_of(in_flight=2),
         lambda: plan.pop() if plan else None,
         max_workers=8,
-        done=lambda batch, _: done.append(batch.places[0]),
+        done=lambda batch, _: done.append(batch.positions[0]),
     )
     pool = WorkerPool(source, answer_at_once)
     for number in range(3):
@@ -374,7 +374,7 @@ async def test_pool_works_on_batches_that_come_later():
 
 async def test_stopped_pool_leaves_the_queue_and_uses_no_quota():
     job, plan, sent = job_of(), iter(batches(1000)), []
-    job.ceilings = Ceilings(requests_per_minute=3)
+    job.account_limits = AccountLimits(requests_per_minute=3)
 
     async def send(request):
         sent.append(request)
@@ -407,7 +407,7 @@ async def test_stopped_pool_hears_answers_to_the_end():
     let_go.set()
     await run
     assert len(sent) == 3
-    assert [len(outcome.believed) for _, outcome in done] == [1, 1, 1]
+    assert [len(outcome.accepted) for _, outcome in done] == [1, 1, 1]
 
 
 async def test_cancelled_pool_counts_what_was_sent():
@@ -432,7 +432,7 @@ async def test_stopped_pool_ends_a_back_off_at_once():
 
     async def send(request):
         sent.append(request)
-        return WireReply(503, {"retry-after": "19"}, b"")
+        return HttpResponse(503, {"retry-after": "19"}, b"")
 
     pool = WorkerPool(Batches(job, lambda: next(plan, None)), send)
     run = asyncio.ensure_future(pool.run(bool))

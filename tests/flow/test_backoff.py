@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multiembed.flow.backoff import back_off, retry_after
+from multiembed.flow.backoff import backoff_delay, retry_after
 
 NOON = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 NOW = NOON.timestamp()
@@ -21,20 +21,20 @@ NOW = NOON.timestamp()
     [(1, 1.0, 0.5), (2, 1.0, 1.0), (3, 1.0, 2.0), (6, 1.0, 16.0), (7, 1.0, 20.0), (1, 0.0, 0.0), (3, 0.25, 0.5)],
 )
 def test_each_failure_doubles_the_interval_up_to_twenty_seconds(attempt, chance, seconds):
-    assert back_off(attempt, chance) == seconds
+    assert backoff_delay(attempt, chance) == seconds
 
 
 @given(st.integers(1, 10**9), st.floats(0, 1, exclude_max=True))
 def test_a_wait_is_never_negative_nor_longer_than_twenty_seconds(attempt, chance):
-    assert 0 <= back_off(attempt, chance) < 20.0
+    assert 0 <= backoff_delay(attempt, chance) < 20.0
 
 
 @given(st.integers(1, 100), st.floats(0, 1), st.floats(0, 1))
 def test_the_wait_is_spread_over_the_whole_interval(attempt, low, high):
     shorter, longer = sorted((low, high))
-    assert back_off(attempt, shorter) <= back_off(attempt, longer)
-    assert back_off(attempt, 0.0) == 0.0
-    assert back_off(attempt + 1, high) >= back_off(attempt, high)
+    assert backoff_delay(attempt, shorter) <= backoff_delay(attempt, longer)
+    assert backoff_delay(attempt, 0.0) == 0.0
+    assert backoff_delay(attempt + 1, high) >= backoff_delay(attempt, high)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from multiembed import (
 )
 from multiembed.flow.context import CAP_SECONDS
 from multiembed.responses.duplicate_responses import DuplicateGuard
-from multiembed.transport.types import WireReply, WireRequest
+from multiembed.transport.types import HttpRequest, HttpResponse
 
 KEY = "sk-of-the-tests-of-batches"
 TEXTS = [f"text {number}" for number in range(40)]
@@ -189,7 +189,7 @@ def test_a_learned_cap_is_forgotten_after_some_minutes():
 def test_a_cap_above_what_was_sent_is_not_learned():
     play = Play()
     play.run(["a", "b"], [lambda _: reply(400, {"error": {"message": "maximum allowed batch size 64"}}), good, good])
-    assert play.lessons.max_items_at(play.now) is None
+    assert play.learned.max_items_at(play.now) is None
 
 
 # ── A7: equal texts ──────────────────────────────────────────────────────────────────────────────
@@ -328,14 +328,14 @@ def test_an_equal_answer_on_a_fresh_connection_is_used(way):
 
 def test_the_duplicate_guard_tells_answers_by_request():
     guard = DuplicateGuard()
-    answer = WireReply(200, {}, b'{"data": [{"embedding": [1]}]}')
+    answer = HttpResponse(200, {}, b'{"data": [{"embedding": [1]}]}')
     assert not guard.is_duplicate(b"a", answer)
     assert not guard.is_duplicate(b"a", answer)
     assert guard.is_duplicate(b"b", answer)
-    refusal = WireReply(429, {}, b'{"error": "slow down"}')
+    refusal = HttpResponse(429, {}, b'{"error": "slow down"}')
     assert not guard.is_duplicate(b"a", refusal)
     assert not guard.is_duplicate(b"b", refusal)
-    named = WireReply(400, {"x-request-id": "1"}, b'{"error": "too long"}')
+    named = HttpResponse(400, {"x-request-id": "1"}, b'{"error": "too long"}')
     assert not guard.is_duplicate(b"a", named)
     assert guard.is_duplicate(b"b", named)
     guard.confirm(answer)
@@ -344,11 +344,11 @@ def test_the_duplicate_guard_tells_answers_by_request():
 
 def test_the_duplicate_guard_tells_bodies_of_equal_ends():
     guard, ends = DuplicateGuard(), b'"embedding"' + b" " * 20_000
-    assert not guard.is_duplicate(b"a", WireReply(200, {}, ends + b"1" * 100 + ends))
-    assert not guard.is_duplicate(b"b", WireReply(200, {}, ends + b"2" * 100 + ends))
+    assert not guard.is_duplicate(b"a", HttpResponse(200, {}, ends + b"1" * 100 + ends))
+    assert not guard.is_duplicate(b"b", HttpResponse(200, {}, ends + b"2" * 100 + ends))
     asked, other = b"1" * 50_000, b"1" * 25_000 + b"2" + b"1" * 24_999
-    assert not guard.is_duplicate(asked, WireReply(200, {}, ends))
-    assert guard.is_duplicate(other, WireReply(200, {}, ends))
+    assert not guard.is_duplicate(asked, HttpResponse(200, {}, ends))
+    assert guard.is_duplicate(other, HttpResponse(200, {}, ends))
 
 
 def test_a_duplicate_is_counted_where_the_next_fails():
@@ -373,12 +373,12 @@ def test_a_duplicate_and_what_follows_share_a_timeout():
 
         async def send(self, request):
             self.sent.append(request)
-            return WireReply(200, {}, b'{"data": [{"embedding": [1]}]}', 2.0)
+            return HttpResponse(200, {}, b'{"data": [{"embedding": [1]}]}', 2.0)
 
-    runtime = EmbeddingClient("gateway:m", api_key=KEY, base_url="https://shared.example")._living()
+    runtime = EmbeddingClient("gateway:m", api_key=KEY, base_url="https://shared.example")._runtime()
     runtime._transport = Wire()
     for body in (b"a", b"b"):
-        asyncio.run(runtime.send(WireRequest("", {}, body, 5.0, 100), None))
+        asyncio.run(runtime.send(HttpRequest("", {}, body, 5.0, 100), None))
     assert [(request.body, request.timeout) for request in Wire.sent] == [(b"a", 5.0), (b"b", 5.0), (b"b", 3.0)]
 
 

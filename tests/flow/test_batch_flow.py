@@ -25,10 +25,10 @@ from support.flow_driver import (
 )
 
 from multiembed import errors
-from multiembed.flow.batch import exchange
-from multiembed.flow.context import Batch, Send, Wait
-from multiembed.ratelimit.pacer import Ceilings
-from multiembed.transport.types import TransportFailure, WireReply
+from multiembed.flow.batch import batch_flow
+from multiembed.flow.context import Batch, SendRequest, Sleep
+from multiembed.ratelimit.pacer import AccountLimits
+from multiembed.transport.types import HttpResponse, TransportFailure
 
 
 def short(texts):
@@ -42,7 +42,7 @@ BAD_KEY = refuse(401, "invalid_api_key", "wrong key")
 def the_error(outcome, count):
     """The one error that all texts share."""
     assert sorted(outcome.failures) == list(range(count))
-    assert outcome.believed == []
+    assert outcome.accepted == []
     [error] = set(outcome.failures.values())
     return error
 
@@ -63,8 +63,8 @@ def test_a_request_holds_the_key_in_its_header_and_shows_it_to_nobody():
     play.run(["a text that is private"], good)
     [request] = play.requests
     assert request.headers["Authorization"] == f"Bearer {KEY}"
-    step = Send(request, play.limiter.permit(play.ceilings))
-    for shown in (repr(request), str(request), repr(step), repr(play.job), repr(play.job.target)):
+    step = SendRequest(request, play.limiter.permit(play.account_limits))
+    for shown in (repr(request), str(request), repr(step), repr(play.job), repr(play.job.config)):
         assert KEY not in shown
     assert "private" not in repr(request)
 
@@ -122,7 +122,7 @@ def test_what_does_not_pass_becomes_its_error_after_the_retries(fault, error, ma
     assert (caught.provider, caught.model, caught.indices) == ("gateway", "m", (0, 1))
     assert len(play.sent) == outcome.requests == 1 + max_retries
     assert outcome.retries == len(play.waits) == max_retries
-    assert play.job.fatal is caught  # an account that never answered will not answer the other batches
+    assert play.job.fatal_error is caught  # an account that never answered will not answer the other batches
 
 
 @pytest.mark.parametrize(
@@ -185,9 +185,9 @@ def test_a_redirect_names_where_it_leads_but_not_what_it_carries():
 
 def test_a_batch_that_waits_for_its_next_attempt_goes_no_further_once_another_one_found_that_none_can_succeed():
     play = Play()
-    flow = exchange(Batch(range(1), ["a"]), play.job)
+    flow = batch_flow(Batch(range(1), ["a"]), play.job)
     next(flow)
-    assert isinstance(flow.send(BUSY(["a"])), Wait)
+    assert isinstance(flow.send(BUSY(["a"])), Sleep)
     the_error(play.run(["b"], BAD_KEY), 1)
     with pytest.raises(StopIteration) as end:
         next(flow)
@@ -201,7 +201,7 @@ def test_a_request_that_is_wrong_for_every_text_costs_three_requests_and_stops_t
     assert sorted(failures) == [0, 1, 2]
     assert "a parameter is wrong" in str(failures[0])
     assert play.sent == [["long", "b", "long"], ["b"], ["long"]]
-    assert play.job.fatal is failures[2]
+    assert play.job.fatal_error is failures[2]
 
 
 def test_the_shortest_text_may_be_the_one_that_is_refused():
@@ -210,19 +210,19 @@ def test_the_shortest_text_may_be_the_one_that_is_refused():
     outcome = play.run(texts, lambda batch: refuse(400, "bad", "")(batch) if "!" in batch else good(batch))
     assert list(outcome.failures) == [1]
     assert sorted(rows_of(outcome, texts)) == [0, 2, 3]
-    assert play.job.fatal is None
+    assert play.job.fatal_error is None
 
 
 def test_one_batch_that_the_server_cannot_bear_is_no_outage_of_the_account():
     play = Play(max_retries=4)
     assert_whole(play.run(["a"], good), ["a"])
     assert type(the_error(play.run(["poison"], DOWN), 1)) is errors.ServerError
-    assert not play.limiter.weather.trusted
-    assert play.job.fatal is None
+    assert not play.limiter.breaker.is_closed
+    assert play.job.fatal_error is None
     assert_whole(play.run(["b"], good), ["b"])
     for _ in range(2):
         play.run(["poison"], DOWN)
-    assert type(play.job.fatal) is errors.ServerError  # two in a row
+    assert type(play.job.fatal_error) is errors.ServerError  # two in a row
 
 
 def test_a_text_that_was_cut_makes_no_neighbour_suspect():
@@ -243,7 +243,7 @@ def test_a_refusal_for_unknown_reasons_is_narrowed_down_to_its_text():
     outcome = play.run(texts, lambda batch: refusal(batch) if "beta" in batch else good(batch))
     assert {place: type(error) for place, error in outcome.failures.items()} == {1: errors.InvalidRequestError}
     assert sorted(rows_of(outcome, texts)) == [0, 2, 3]
-    assert play.job.fatal is None
+    assert play.job.fatal_error is None
 
 
 # ── deadlines ────────────────────────────────────────────────────────────────────────────────────
@@ -317,7 +317,7 @@ def test_a_batch_over_a_cap_is_split_until_it_fits_and_each_text_is_paid_once(wo
     assert [text for batch in answered for text in batch] == texts
     if words == "named" and count > cap:
         assert len(play.sent) - len(answered) == 1
-        assert play.lessons.max_items == cap
+        assert play.learned.max_items == cap
 
 
 def test_a_cap_that_the_server_names_is_heeded_by_the_batches_that_follow():
@@ -336,7 +336,7 @@ def test_the_smallest_cap_that_was_named_is_the_one_that_is_kept():
     play.run(["a"] * 10, capped(4, "the batch must not be larger than {}"))
     play.run(["a"] * 4, capped(2, "the batch must not be larger than {}"))
     play.run(["a"] * 2, capped(1, "the batch must not be larger than 3 {}"))
-    assert play.lessons.max_items == 2
+    assert play.learned.max_items == 2
 
 
 def test_a_server_that_refuses_even_one_text_is_believed_after_it():
@@ -411,7 +411,7 @@ def test_texts_that_are_refused_fail_alone_and_their_neighbours_are_paid_once(wh
 
 @pytest.mark.parametrize("on_too_long", ["truncate", "split"])
 def test_no_text_is_cut_because_a_quota_has_no_room_for_it(on_too_long):
-    play = Play(options={"on_too_long": on_too_long}, ceilings=Ceilings(tokens_per_minute=10))
+    play = Play(options={"on_too_long": on_too_long}, account_limits=AccountLimits(tokens_per_minute=10))
     outcome = play.run(["a text that is longer than any minute of this account may hold"], good)
     assert type(outcome.failures[0]) is errors.InputTooLongError
     assert "tokens_per_minute=10" in str(outcome.failures[0])
@@ -419,7 +419,7 @@ def test_no_text_is_cut_because_a_quota_has_no_room_for_it(on_too_long):
 
 
 def test_the_dear_bill_of_a_short_text_keeps_no_long_one_from_being_sent():
-    play = Play(ceilings=Ceilings(tokens_per_minute=100))
+    play = Play(account_limits=AccountLimits(tokens_per_minute=100))
     play.run(["a"], lambda texts: reply(200, {**orjson.loads(good(texts).body), "usage": {"total_tokens": 3}}))
     long = "word " * 50
     assert_whole(play.run([long], good), [long])
@@ -563,11 +563,11 @@ def test_every_text_has_its_own_vector_or_an_error_and_never_both(count, answers
 )
 def test_no_answer_however_strange_breaks_the_story(body, status, model):
     play = Play(model=model, options={"dimensions": None}, max_retries=1)
-    outcome = play.run(["a", "b"], always(WireReply(status, {}, body)))
+    outcome = play.run(["a", "b"], always(HttpResponse(status, {}, body)))
     for error in outcome.failures.values():
         assert isinstance(error, errors.MultiEmbedError)
         assert KEY not in str(error)
-    assert sorted([*outcome.failures, *(p for places, _ in outcome.believed for p in places)]) == [0, 1]
+    assert sorted([*outcome.failures, *(p for places, _ in outcome.accepted for p in places)]) == [0, 1]
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 6, 7, 10, 11, 17, 25, 32, 33, 64])

@@ -18,14 +18,14 @@ from support.workers import Batches
 
 import multiembed
 from multiembed import EmbeddingClient, EmbeddingOptions, PartialFailureError, errors
-from multiembed.config.request_config import aim
-from multiembed.execution.runtime import account_of
+from multiembed.config.request_config import resolve_config
+from multiembed.execution.runtime import account_id
 from multiembed.execution.workers import WorkerPool
-from multiembed.flow.context import MAX_RETRIES, PATIENCE, Batch, Job, Lessons
+from multiembed.flow.context import MAX_RETRIES, PATIENCE, Batch, CallContext, LearnedLimits
 from multiembed.providers.local import embed
 from multiembed.ratelimit.limiter import AccountLimiter, limiter_for
-from multiembed.ratelimit.pacer import Ceilings
-from multiembed.transport.types import TransportFailure, WireReply
+from multiembed.ratelimit.pacer import AccountLimits
+from multiembed.transport.types import HttpResponse, TransportFailure
 
 SIZE = 8
 POISON = "poison"
@@ -132,21 +132,23 @@ def test_an_outage_of_thirty_seconds_costs_no_text_and_a_fifth_more_requests_at_
     chances = np.random.default_rng(seed)
     loop = VirtualLoop()
     limiter = AccountLimiter(loop.time)
-    target = aim("gateway:m", EmbeddingOptions(api_key="sk-any", base_url="https://host.example", dimensions=SIZE), {})
-    job = Job(
-        target=target,
+    target = resolve_config(
+        "gateway:m", EmbeddingOptions(api_key="sk-any", base_url="https://host.example", dimensions=SIZE), {}
+    )
+    job = CallContext(
+        config=target,
         role="document",
-        lessons=Lessons(),
+        learned=LearnedLimits(),
         limiter=limiter,
-        ceilings=Ceilings(in_flight=8),
-        count=len,
+        account_limits=AccountLimits(in_flight=8),
+        count_tokens=len,
         max_retries=MAX_RETRIES,
-        patience=PATIENCE,
+        outage_patience=PATIENCE,
         timeout=60.0,
         deadline_at=None,
         clock=loop.time,
-        wall=loop.time,
-        chance=chances.random,
+        wall_time=loop.time,
+        random=chances.random,
     )
     sent, outcomes = [], []
 
@@ -156,11 +158,11 @@ def test_an_outage_of_thirty_seconds_costs_no_text_and_a_fifth_more_requests_at_
         if 2.0 <= loop.now < 32.0:
             if kind == "connection":
                 return TransportFailure("connection", "reset by peer")
-            return WireReply(kind, {}, b"")
+            return HttpResponse(kind, {}, b"")
         texts = json.loads(request.body)["input"]
         rows = embed(texts, SIZE).tolist()
         data = [{"index": index, "embedding": row} for index, row in enumerate(rows)]
-        return WireReply(200, {}, json.dumps({"data": data}).encode())
+        return HttpResponse(200, {}, json.dumps({"data": data}).encode())
 
     plan = iter([Batch(range(n * size, (n + 1) * size), [f"{n} {m}" for m in range(size)]) for n in range(batches)])
     source = Batches(job, lambda: next(plan, None), max_workers=8, done=lambda _, outcome: outcomes.append(outcome))
@@ -169,7 +171,7 @@ def test_an_outage_of_thirty_seconds_costs_no_text_and_a_fifth_more_requests_at_
     finally:
         loop.close()
     assert all(not outcome.failures for outcome in outcomes)
-    places = [place for outcome in outcomes for some, _ in outcome.believed for place in some]
+    places = [place for outcome in outcomes for some, _ in outcome.accepted for place in some]
     assert sorted(places) == list(range(batches * size))
     assert len(sent) <= 1.2 * batches
     assert loop.now > 32.0
@@ -178,7 +180,7 @@ def test_an_outage_of_thirty_seconds_costs_no_text_and_a_fifth_more_requests_at_
 def test_a_limiter_is_shared_by_provider_host_key_and_model_only():
     def limiter(model="gateway:m", **options):
         settings = {"api_key": "sk-any", "base_url": "https://host.example", **options}
-        return limiter_for(account_of(aim(model, EmbeddingOptions(**settings), {})))
+        return limiter_for(account_id(resolve_config(model, EmbeddingOptions(**settings), {})))
 
     assert limiter() is limiter(dimensions=64) is limiter(max_concurrency=3)
     assert limiter() is not limiter("gateway:other")

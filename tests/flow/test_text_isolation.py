@@ -17,7 +17,7 @@ from llamaindex_multiembed import MultiEmbedding
 from multiembed import EmbeddingClient, PartialFailureError, no_waits
 from multiembed.errors import MalformedResponseError, ServerError
 from multiembed.flow.isolation import FailureCount, is_this_text
-from multiembed.providers.types import Fault
+from multiembed.providers.types import ApiFailure
 from multiembed.ratelimit.limiter import AccountLimiter
 
 KEY = "sk-of-the-tests-of-bad-texts"
@@ -189,7 +189,7 @@ def test_a_server_that_always_leaves_a_row_empty_is_given_up(count):
     play = Play(max_retries=5)
     outcome = play.run([f"text {number}" for number in range(count)], last_row_null)
     assert len(outcome.failures) == count
-    assert not outcome.believed
+    assert not outcome.accepted
     assert len(play.sent) <= 40  # it was twice as many as texts, or a RecursionError
 
 
@@ -200,7 +200,7 @@ def test_a_half_that_was_refused_is_not_sent_again():
     play.limiter.report_success(None, None)
     outcome = play.run(texts, [DOWN] * 3 + [BUSY] * 6 + [DOWN] + [good] * 9)
     assert set(outcome.failures) == {0, 1}
-    assert [list(places) for places, _ in outcome.believed] == [[2, 3]]
+    assert [list(places) for places, _ in outcome.accepted] == [[2, 3]]
 
 
 def test_a_text_without_a_usable_row_is_a_malformed_response():
@@ -234,7 +234,7 @@ def test_isolation_fails_only_bad_texts_while_others_succeed(bad, healthy):
 def test_a_text_alone_is_not_given_up_while_others_fail_too():
     limiter = AccountLimiter()
     failing = FailureCount()
-    fault = Fault("server")
+    fault = ApiFailure("server")
     for _ in range(4):
         failing.add(fault, 0.0, limiter)
         limiter.report_failure(0.0)
@@ -250,5 +250,5 @@ def test_a_text_alone_is_not_given_up_while_others_fail_too():
 def test_a_rate_limit_is_no_texts_fault():
     limiter = AccountLimiter()
     failing = FailureCount(failures=9, inherited=9, isolated=True)
-    assert not is_this_text(Fault("rate_limit"), replace(failing), limiter)
-    assert is_this_text(Fault("connection"), replace(failing), limiter)
+    assert not is_this_text(ApiFailure("rate_limit"), replace(failing), limiter)
+    assert is_this_text(ApiFailure("connection"), replace(failing), limiter)

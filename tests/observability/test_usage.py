@@ -45,12 +45,12 @@ from multiembed import (
     Usage,
     no_waits,
 )
-from multiembed.execution.runtime import account_of
+from multiembed.execution.runtime import account_id
 from multiembed.observability import tracing
-from multiembed.observability.stats import Tally
+from multiembed.observability.stats import StatsCollector
 from multiembed.providers.local import embed
 from multiembed.ratelimit.limiter import limiter_for
-from multiembed.ratelimit.pacer import Ceilings
+from multiembed.ratelimit.pacer import AccountLimits
 from multiembed.simulator.messages import Answer
 
 PRICES = {
@@ -234,7 +234,7 @@ def test_calls_at_the_same_time_add_up(simulator, options, every_door):
 
 @given(st.lists(st.floats(1e-4, 1e3), min_size=1, max_size=60))
 def test_latencies_are_told_within_one_percent(seconds):
-    tally = Tally()
+    tally = StatsCollector()
     tally.add(Usage(), seconds=seconds)
     report = tally.report()
     assert report.p50 == pytest.approx(np.quantile(seconds, 0.50, method="inverted_cdf"), rel=0.01)
@@ -300,7 +300,7 @@ async def test_what_a_cancelled_task_had_sent_is_counted(options, door):
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(hold)) as mine:
         embedder = door.make(DASHSCOPE, max_concurrency=4, http_async_client=mine, **options)
-        limiter_for(account_of(client_of(embedder).target)).permit(Ceilings()).report_success()
+        limiter_for(account_id(client_of(embedder).target)).permit(AccountLimits()).report_success()
         tasks = [asyncio.create_task(door.embed(embedder, [f"text {number}"])) for number in range(6)]
         async with asyncio.timeout(30):
             await four.wait()

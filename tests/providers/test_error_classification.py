@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 import multiembed
 from multiembed import errors
 from multiembed.config.options import EmbeddingOptions
-from multiembed.config.request_config import aim
+from multiembed.config.request_config import resolve_config
 from multiembed.providers import PROVIDERS
-from multiembed.providers.types import Fault
-from multiembed.responses.interpret import MEANINGS, error_of, judge
-from multiembed.transport.types import TransportFailure, WireReply
+from multiembed.providers.types import ApiFailure
+from multiembed.responses.interpret import ERROR_POLICIES, build_error, interpret_response
+from multiembed.transport.types import HttpResponse, TransportFailure
 
 KEY = "sk-abcdefghijklmnopqrstuvwxyz-0123456789"
 REMOTE = sorted(PROVIDERS.keys() - {"local"})
@@ -36,7 +36,7 @@ def target(provider):
     options = EmbeddingOptions(
         api_key=KEY, base_url="https://host.example" if PROVIDERS[provider].needs_address else None
     )
-    return aim(MODELS[provider], options, {})
+    return resolve_config(MODELS[provider], options, {})
 
 
 def kind(provider, status, body):
@@ -214,7 +214,9 @@ def test_dashscopes_codes_mean_the_same_in_both_envelopes_and_inside_a_200(provi
 
 @pytest.mark.parametrize("status", [400, 404])
 def test_a_workspace_that_does_not_exist_is_never_asked_again(status):
-    assert MEANINGS[kind("dashscope", status, {"code": "WorkSpaceNotFound", "message": "", "request_id": ""})].fatal
+    assert ERROR_POLICIES[
+        kind("dashscope", status, {"code": "WorkSpaceNotFound", "message": "", "request_id": ""})
+    ].fatal
 
 
 @pytest.mark.parametrize("code", [{"code": ""}, {"code": None}, {}])
@@ -326,7 +328,7 @@ def test_a_body_that_says_nothing_leaves_the_status_to_speak(provider, body, sta
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 408, 429])
 def test_a_code_that_nobody_knows_leaves_the_status_to_speak(provider, status):
     for body in (zhipu("987654"), silicon(987654, "new"), {"code": "New.Code", "message": "new"}):
-        assert MEANINGS[kind(provider, status, body)].retry
+        assert ERROR_POLICIES[kind(provider, status, body)].retry
 
 
 @pytest.mark.parametrize(
@@ -350,7 +352,7 @@ def test_a_cap_is_read_from_the_words_in_either_language(provider, status, messa
     code = codes.get(provider, "InvalidParameter")
     flat = {"code": code, "message": message, "request_id": "r-1"}
     fault = PROVIDERS[provider].classify(status, {"error": flat} if provider in ("zhipu", "gateway") else flat)
-    assert (fault.kind, fault.cap) == ("too_many_items", cap)
+    assert (fault.kind, fault.max_items) == ("too_many_items", cap)
 
 
 @pytest.mark.parametrize("provider", REMOTE)
@@ -361,14 +363,14 @@ def test_words_that_name_no_sensible_cap_teach_none(provider, message):
     codes = {"zhipu": "1214", "siliconflow": 20042}
     flat = {"code": codes.get(provider, "InvalidParameter"), "message": message, "request_id": "r-1"}
     fault = PROVIDERS[provider].classify(400, {"error": flat} if provider == "zhipu" else flat)
-    assert fault.cap is None
+    assert fault.max_items is None
 
 
 def test_a_length_of_one_text_is_not_taken_for_a_number_of_texts():
     for message in (LENGTH, "input must have less than 512 tokens"):
         for provider in REMOTE:
             flat = {"code": "InvalidParameter", "message": message, "request_id": "r-1"}
-            assert PROVIDERS[provider].classify(400, {"error": flat}).cap is None
+            assert PROVIDERS[provider].classify(400, {"error": flat}).max_items is None
 
 
 JSON = st.recursive(
@@ -388,7 +390,7 @@ def test_every_answer_has_a_meaning_and_only_a_200_may_be_a_success(provider, st
     if fault is None:
         assert status == 200
     else:
-        assert fault.kind in MEANINGS
+        assert fault.kind in ERROR_POLICIES
         assert fault.code is None or type(fault.code) is str
         assert fault.message is None or type(fault.message) is str
 
@@ -397,14 +399,14 @@ def test_every_answer_has_a_meaning_and_only_a_200_may_be_a_success(provider, st
 
 
 def verdict(provider, status, body, **headers):
-    answer = WireReply(status, headers, body if isinstance(body, bytes) else orjson.dumps(body))
-    return judge(answer, target(provider), texts=1, dimensions=2), answer
+    answer = HttpResponse(status, headers, body if isinstance(body, bytes) else orjson.dumps(body))
+    return interpret_response(answer, target(provider), texts=1, dimensions=2), answer
 
 
 def error(provider, status, body, **headers):
     fault, answer = verdict(provider, status, body, **headers)
-    assert isinstance(fault, Fault)
-    return error_of(fault, target(provider), answer=answer, indices=(3,), retry_after=None)
+    assert isinstance(fault, ApiFailure)
+    return build_error(fault, target(provider), answer=answer, indices=(3,), retry_after=None)
 
 
 ONE = b'{"index":0,"text_index":0,"embedding":[1.0,2.0]}'
@@ -442,7 +444,7 @@ def test_a_200_without_vectors_is_malformed_and_shows_how_it_begins(provider, sp
     body = spoil(LISTS[provider])
     caught = error(provider, 200, body)
     assert type(caught) is errors.MalformedResponseError
-    assert MEANINGS["malformed"].retry
+    assert ERROR_POLICIES["malformed"].retry
     begin = re.findall(r"[a-zA-Z]{4,}|^\d$", body[:60].decode("utf-8", "replace"))
     assert all(word in str(caught).split("API.")[1].split("[provider=")[0] for word in begin)
 
@@ -498,11 +500,11 @@ def test_an_error_says_all_that_support_will_ask_for(provider, header):
         assert fact in str(caught)
 
 
-@pytest.mark.parametrize("found", sorted(MEANINGS))
+@pytest.mark.parametrize("found", sorted(ERROR_POLICIES))
 @pytest.mark.parametrize("provider", REMOTE)
 def test_every_kind_of_fault_has_an_error_that_tells_what_to_do(provider, found):
-    answer = TransportFailure("connection", "reset") if found in ("connection", "tls") else WireReply(400, {}, b"")
-    caught = error_of(Fault(found), target(provider), answer=answer, indices=(0,), retry_after=2.5)
+    answer = TransportFailure("connection", "reset") if found in ("connection", "tls") else HttpResponse(400, {}, b"")
+    caught = build_error(ApiFailure(found), target(provider), answer=answer, indices=(0,), retry_after=2.5)
     assert isinstance(caught, errors.MultiEmbedError)
     assert len(caught.message) > 30
     assert "{" not in caught.message

@@ -18,15 +18,15 @@ from support.scripted_server import Reply, dashscope_reply, openai_reply, script
 
 from multiembed import CacheWarning, EmbeddingClient, PartialFailureError, errors
 from multiembed.batching.token_count import estimate_tokens
-from multiembed.cache.failure_policy import Guard
+from multiembed.cache.failure_policy import StoreHealth
 from multiembed.config.options import EmbeddingOptions
-from multiembed.config.request_config import aim
+from multiembed.config.request_config import resolve_config
 from multiembed.providers import PROVIDERS
 from multiembed.providers.error_words import size_in, speaks_of_money
-from multiembed.providers.types import Fault
+from multiembed.providers.types import ApiFailure
 from multiembed.redaction import clean, redact, safe_words
-from multiembed.responses.interpret import MEANINGS, error_of, judge
-from multiembed.transport.types import TransportFailure, WireReply
+from multiembed.responses.interpret import ERROR_POLICIES, build_error, interpret_response
+from multiembed.transport.types import HttpResponse, TransportFailure
 
 KEY = "sk-4f9QzT7wLmXc2VbN8rYkPd6HsJgA1eUo"
 REPLIES = {"dashscope": dashscope_reply}
@@ -175,7 +175,7 @@ def test_words_for_long_text_mean_it_at_every_provider(words, tokens):
     bodies = ({"error": {"message": words}}, {"code": "x", "message": words}, {"detail": words}, words)
     for provider, status, body in product(REMOTE, (400, 413, 422, 500), bodies):
         fault = PROVIDERS[provider].classify(status, body)
-        assert (fault.kind, fault.token_limit, fault.cap) == ("too_long", tokens, None), (provider, status, body)
+        assert (fault.kind, fault.token_limit, fault.max_items) == ("too_long", tokens, None), (provider, status, body)
 
 
 TOO_MANY = [
@@ -202,7 +202,7 @@ def test_words_for_many_texts_name_a_sensible_cap(words, cap):
     bodies = ({"error": {"message": words}}, {"code": "x", "message": words}, {"detail": [{"msg": words}]})
     for provider, body in product(REMOTE, bodies):
         fault = PROVIDERS[provider].classify(400, body)
-        assert (fault.kind, fault.cap, fault.token_limit) == ("too_many_items", cap, None)
+        assert (fault.kind, fault.max_items, fault.token_limit) == ("too_many_items", cap, None)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_words_for_large_request_mean_all_texts_together(status, words):
     for provider in REMOTE:
         fault = PROVIDERS[provider].classify(status, {"error": {"message": words}})
         assert fault.kind in ("request_too_large", "too_long" if provider == "siliconflow" else "")
-        assert (fault.cap, fault.token_limit) == (None, None)
+        assert (fault.max_items, fault.token_limit) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_words_about_something_else_leave_invalid_alone(words):
     assert size_in(words) is None
     for provider in REMOTE:
         fault = PROVIDERS[provider].classify(400, {"error": {"message": words}})
-        assert (fault.kind, fault.cap, fault.token_limit) == ("invalid", None, None)
+        assert (fault.kind, fault.max_items, fault.token_limit) == ("invalid", None, None)
 
 
 def test_texts_repeated_by_a_server_are_not_its_words():
@@ -276,7 +276,7 @@ def test_words_for_long_text_do_not_change_other_statuses(status):
     plain = {provider: PROVIDERS[provider].classify(status, "no").kind for provider in REMOTE}
     for provider in REMOTE:
         fault = PROVIDERS[provider].classify(status, {"error": {"message": CONTEXT}})
-        assert (fault.kind, fault.cap, fault.token_limit) == (plain[provider], None, None)
+        assert (fault.kind, fault.max_items, fault.token_limit) == (plain[provider], None, None)
 
 
 def test_dimension_refusal_does_not_shrink_the_next_request(door):
@@ -502,8 +502,8 @@ def test_control_characters_of_headers_and_transport_are_cleaned():
     moved = judged_error("gateway", 302, b"", location="http://ho\x1b[31mst\u202e.example/path")
     assert not raw_in(str(moved))
     broken = TransportFailure("connection", f"RemoteProtocolError: {RAW}")
-    fault = judge(broken, target("gateway"), texts=1, dimensions=2)
-    caught = error_of(fault, target("gateway"), answer=broken, indices=(0,), retry_after=None)
+    fault = interpret_response(broken, target("gateway"), texts=1, dimensions=2)
+    caught = build_error(fault, target("gateway"), answer=broken, indices=(0,), retry_after=None)
     assert not raw_in(str(caught))
     assert "red" in str(caught)
 
@@ -563,7 +563,7 @@ def test_end_of_key_repeated_by_a_server_is_not_shown(provider, door):
 
 
 def test_warning_about_a_store_shows_no_control_characters():
-    guard = Guard("redis")
+    guard = StoreHealth("redis")
     with pytest.warns(CacheWarning) as caught:
         guard.cannot_read(OSError("\x1b[31mred\u202e\r"))
     assert str(caught[0].message).isprintable()
@@ -619,7 +619,7 @@ ANY_JSON = st.recursive(
 @example(status=200, body={"code": "１２"})
 def test_classification_of_any_body_never_raises(provider, status, body):
     fault = PROVIDERS[provider].classify(status, body)
-    assert fault is None or fault.kind in MEANINGS
+    assert fault is None or fault.kind in ERROR_POLICIES
     assert status == 200 or fault is not None
 
 
@@ -631,7 +631,7 @@ def test_classification_of_any_number_never_raises(provider, number):
     for body in ({"code": number}, {"error": {"code": number, "message": number}}, [number], number):
         for status in (200, 400, 500):
             fault = PROVIDERS[provider].classify(status, body)
-            assert fault is None or fault.kind in MEANINGS
+            assert fault is None or fault.kind in ERROR_POLICIES
 
 
 RAW_BODIES = [
@@ -650,9 +650,9 @@ RAW_BODIES = [
 @pytest.mark.parametrize("provider", REMOTE)
 @given(status=st.integers(200, 599), body=st.sampled_from(RAW_BODIES) | st.binary(max_size=60))
 def test_judgement_of_any_bytes_never_raises(provider, status, body):
-    verdict = judge(WireReply(status, {}, body), target(provider), texts=1, dimensions=2)
-    assert isinstance(verdict, Fault)
-    assert verdict.kind in MEANINGS
+    verdict = interpret_response(HttpResponse(status, {}, body), target(provider), texts=1, dimensions=2)
+    assert isinstance(verdict, ApiFailure)
+    assert verdict.kind in ERROR_POLICIES
 
 
 @pytest.mark.parametrize("body", RAW_BODIES, ids=range(len(RAW_BODIES)))
@@ -680,20 +680,22 @@ def test_a_refusal_that_breaks_its_reader_keeps_its_meaning(monkeypatch):
     object.__setattr__(
         aimed, "provider", PROVIDERS["gateway"].__class__(**{**vars(aimed.provider), "classify": broken})
     )
-    verdict = judge(WireReply(401, {}, b'{"why":"no"}'), aimed, texts=1, dimensions=2)
+    verdict = interpret_response(HttpResponse(401, {}, b'{"why":"no"}'), aimed, texts=1, dimensions=2)
     assert (verdict.kind, verdict.message) == ("authentication", '{"why":"no"}')
-    assert judge(WireReply(200, {}, b'{"why":"no"}'), aimed, texts=1, dimensions=2).kind == "malformed"
+    assert interpret_response(HttpResponse(200, {}, b'{"why":"no"}'), aimed, texts=1, dimensions=2).kind == "malformed"
 
 
 # ── without a socket ─────────────────────────────────────────────────────────────────────────────
 
 
 def target(provider, key=KEY, **options):
-    return aim(f"{provider}:m", EmbeddingOptions(api_key=key, base_url="https://host.example", **options), {})
+    return resolve_config(
+        f"{provider}:m", EmbeddingOptions(api_key=key, base_url="https://host.example", **options), {}
+    )
 
 
 def judged_error(provider, status, body, key=KEY, options=None, **headers):
     """The error of one answer, without a socket."""
-    aimed, reply = target(provider, key, **(options or {})), WireReply(status, headers, body)
-    fault = judge(reply, aimed, texts=1, dimensions=2)
-    return error_of(fault, aimed, answer=reply, indices=(0,), retry_after=None)
+    aimed, reply = target(provider, key, **(options or {})), HttpResponse(status, headers, body)
+    fault = interpret_response(reply, aimed, texts=1, dimensions=2)
+    return build_error(fault, aimed, answer=reply, indices=(0,), retry_after=None)

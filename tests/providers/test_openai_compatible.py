@@ -30,7 +30,7 @@ from multiembed import (
     MultiEmbedError,
 )
 from multiembed.config.options import EmbeddingOptions
-from multiembed.config.request_config import aim
+from multiembed.config.request_config import resolve_config
 from multiembed.providers import PROVIDERS
 
 TEXTS = ["first text", "第二", "third"]
@@ -161,17 +161,19 @@ def test_query_reaches_the_wire_of_the_users_own_client(make):
 
 def test_query_option_wins_over_the_query_of_base_url():
     options = EmbeddingOptions(base_url="https://h.example/v1?a=1&b=2", query={"a": "3"})
-    target = aim("openai-compatible:m", options, {})
+    target = resolve_config("openai-compatible:m", options, {})
     assert target.request_url == "https://h.example/v1/embeddings?a=3&b=2"
     assert target.url == target.base_url + "/embeddings" == "https://h.example/v1/embeddings"
 
 
 def test_address_and_key_come_from_the_environment():
     environ = {"OPENAI_COMPATIBLE_BASE_URL": "https://env.example/v1", "OPENAI_COMPATIBLE_API_KEY": KEY}
-    target = aim("openai-compatible:m", EmbeddingOptions(), environ)
-    assert (target.url, target.key.reveal()) == ("https://env.example/v1/embeddings", KEY)
-    given = aim("openai-compatible:m", EmbeddingOptions(base_url="https://own.example", api_key="sk-own"), environ)
-    assert (given.url, given.key.reveal()) == ("https://own.example/embeddings", "sk-own")
+    target = resolve_config("openai-compatible:m", EmbeddingOptions(), environ)
+    assert (target.url, target.key.get()) == ("https://env.example/v1/embeddings", KEY)
+    given = resolve_config(
+        "openai-compatible:m", EmbeddingOptions(base_url="https://own.example", api_key="sk-own"), environ
+    )
+    assert (given.url, given.key.get()) == ("https://own.example/embeddings", "sk-own")
 
 
 @pytest.mark.parametrize("empty", ["", "  "])
@@ -346,7 +348,7 @@ BAD_ADDRESSES = {
 def test_bad_address_is_refused_by_its_name(base, variable):
     options = EmbeddingOptions(base_url=None if variable else base, api_key=KEY)
     with pytest.raises(ConfigurationError) as caught:
-        aim("openai-compatible:m", options, {variable or "other": base})
+        resolve_config("openai-compatible:m", options, {variable or "other": base})
     assert_tells(caught.value, BAD_ADDRESSES[base], variable or "base_url")
 
 

@@ -21,16 +21,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multiembed.providers import PROVIDERS, catalog
-from multiembed.providers.types import EmbedRequest, RawItem
-from multiembed.responses.validation import believe
+from multiembed.providers import PROVIDERS, list_models
+from multiembed.providers.types import DecodedItem, EncodeInput
+from multiembed.responses.validation import validate_vectors
 
 FIXTURES = {
     f"{path.parent.name}/{path.stem}": json.loads(path.read_text(encoding="utf-8"))
     for path in sorted((Path(__file__).parents[1] / "fixtures").glob("*/*.json"))
 }
 REMOTE = sorted(name for name, provider in PROVIDERS.items() if provider.compute is None)
-ROWS = {f"{provider.id}:{facts.name}": (provider, facts) for provider, facts in catalog()}
+ROWS = {f"{provider.id}:{facts.name}": (provider, facts) for provider, facts in list_models()}
 UNKNOWN = {f"{name}:of-tomorrow": (PROVIDERS[name], PROVIDERS[name].model("of-tomorrow")) for name in REMOTE}
 TEXTS = ("first", "第二", '🦊 \x00 " \\ \u2028', "first")
 
@@ -69,7 +69,7 @@ def test_a_documented_reply_is_decoded_and_believed(name):
     assert (raw.total_tokens, raw.request_id) == (fixture["total_tokens"], fixture["request_id"])
     dense, sparse = ("dense" in items[0], "sparse" in items[0])
     output = "dense&sparse" if dense and sparse else "dense" if dense else "sparse"
-    believed = believe(raw, texts=len(items), dimensions=None, output=output)
+    believed = validate_vectors(raw, texts=len(items), dimensions=None, output=output)
     if dense:
         np.testing.assert_array_equal(believed.dense, np.float32([item["dense"] for item in items]))
     if sparse:
@@ -122,7 +122,7 @@ def test_whatever_stands_in_a_reply_it_is_items_or_a_value_error(name, payload):
         raw = None
     assert payload == before
     if raw is not None:
-        assert all(isinstance(item, RawItem) for item in raw.items)
+        assert all(isinstance(item, DecodedItem) for item in raw.items)
         assert raw.total_tokens is None or (type(raw.total_tokens) is int and raw.total_tokens >= 0)
         assert raw.request_id is None or type(raw.request_id) is str
 
@@ -147,7 +147,7 @@ def test_a_request_is_plain_json_that_holds_the_texts_in_order_and_leaves_its_so
     for dimensions in (None, (facts.dimensions or (333,))[0]):
         for output in ("dense", "sparse", "dense&sparse") if facts.sparse else ("dense",):
             texts = list(TEXTS)
-            request = EmbedRequest(
+            request = EncodeInput(
                 model=facts,
                 texts=texts,
                 role=role,
@@ -174,7 +174,7 @@ def test_a_body_that_is_changed_afterwards_changes_no_later_one(row):
     if provider.compute is not None:
         assert provider.compute(["a"], 8).tolist() == provider.compute(["a"], 8).tolist()
         return
-    request = EmbedRequest(
+    request = EncodeInput(
         model=facts, texts=["a"], role="query", dimensions=None, output="dense", instruct=None, encoding="float",
         parameters={},
     )  # fmt: skip
@@ -226,7 +226,7 @@ def test_a_place_for_an_instruction_is_a_parameter_or_a_form_that_can_be_filled(
 
 
 def test_no_model_stands_twice_in_the_catalog():
-    assert len(catalog()) == len(ROWS)
+    assert len(list_models()) == len(ROWS)
 
 
 @pytest.mark.parametrize("name", PROVIDERS)

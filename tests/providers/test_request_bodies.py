@@ -11,7 +11,7 @@ import pytest
 
 from multiembed import PartialFailureError
 from multiembed.config.options import EmbeddingOptions
-from multiembed.config.request_config import aim
+from multiembed.config.request_config import resolve_config
 from multiembed.providers import local
 
 TEXTS = ["The wind is strong, the sky is high.", "渚清沙白鸟飞回"]
@@ -347,14 +347,16 @@ def test_the_key_comes_from_the_environment_the_first_variable_first(names, foun
     ],
 )
 def test_a_region_is_one_of_the_vendors_addresses(model, region, url):
-    assert aim(model, EmbeddingOptions(api_key="sk-1", region=region), {}).url == url
+    assert resolve_config(model, EmbeddingOptions(api_key="sk-1", region=region), {}).url == url
 
 
 @pytest.mark.parametrize("base", ["https://gw.example", "https://gw.example/", "https://gw.example/api/v1/embeddings"])
 def test_the_gateways_address_comes_from_the_option_or_the_environment(base):
     key = {"MULTIEMBED_GATEWAY_API_KEY": "sk-1"}
-    by_environment = aim("gateway:m", EmbeddingOptions(), {**key, "MULTIEMBED_GATEWAY_BASE_URL": base})
-    by_option = aim("gateway:m", EmbeddingOptions(base_url=base), {**key, "MULTIEMBED_GATEWAY_BASE_URL": "https://no"})
+    by_environment = resolve_config("gateway:m", EmbeddingOptions(), {**key, "MULTIEMBED_GATEWAY_BASE_URL": base})
+    by_option = resolve_config(
+        "gateway:m", EmbeddingOptions(base_url=base), {**key, "MULTIEMBED_GATEWAY_BASE_URL": "https://no"}
+    )
     assert by_environment.url == by_option.url == "https://gw.example/api/v1/embeddings"
 
 
@@ -378,7 +380,7 @@ def test_the_gateways_address_comes_from_the_option_or_the_environment(base):
     ],
 )  # fmt: skip
 def test_an_address_may_be_given_with_or_without_the_endpoints_path(model, base, url):
-    assert aim(model, EmbeddingOptions(api_key="sk-1", base_url=base), {}).url == url
+    assert resolve_config(model, EmbeddingOptions(api_key="sk-1", base_url=base), {}).url == url
 
 
 def test_a_model_of_the_catalog_that_asks_for_no_size_gets_its_documented_default():
@@ -387,5 +389,5 @@ def test_a_model_of_the_catalog_that_asks_for_no_size_gets_its_documented_defaul
         for case in CASES
         if not case.options and case.provider not in ("gateway", "openai-compatible")
     }
-    found = {model: aim(model, EmbeddingOptions(api_key="sk-1"), {}).expected_dimensions for model in sizes}
+    found = {model: resolve_config(model, EmbeddingOptions(api_key="sk-1"), {}).expected_dimensions for model in sizes}
     assert found == sizes

@@ -19,7 +19,7 @@ from multiembed import (
     RateLimitError,
     ServerError,
 )
-from multiembed.execution.runtime import account_of
+from multiembed.execution.runtime import account_id
 from multiembed.ratelimit import limiter as limiters
 from multiembed.ratelimit.limiter import limiter_for
 from multiembed.transport.failures import failure_of
@@ -82,11 +82,11 @@ def test_a_pause_after_failures_is_named_by_their_kind(door):
     with scripted(lambda _: DOWN) as server:
         client = EmbeddingClient("gateway:m", api_key=f"sk-account-{next(NUMBERS)}", base_url=server.url)
         target = client.target
-        limiter = limiter_for(account_of(target))
+        limiter = limiter_for(account_id(target))
         for _ in range(3):
             limiter.report_failure(19.0, "server")
         impatient = EmbeddingClient(
-            "gateway:m", api_key=target.key.reveal(), base_url=server.url, deadline=2, max_retries=0
+            "gateway:m", api_key=target.key.get(), base_url=server.url, deadline=2, max_retries=0
         )
         with pytest.raises(ServerError, match="Nothing was sent") as caught:
             door(impatient, ["text"])
@@ -99,19 +99,19 @@ def test_one_refusal_stops_an_account_for_twenty_seconds_at_most(seconds):
     play = Play(max_retries=0)
     play.run(["a"], [good])
     play.run(["b"], [always(reply(429, b"", **{"retry-after": str(seconds)}))])
-    weather = play.limiter.weather
-    assert weather.closed_until - play.now == 20.0
-    assert weather.room(play.now + 20.0, 8) == 1  # one request is sent to see
+    weather = play.limiter.breaker
+    assert weather.open_until - play.now == 20.0
+    assert weather.max_in_flight(play.now + 20.0, 8) == 1  # one request is sent to see
     play.now += 20.0
     play.run(["b"], [always(reply(429, b"", **{"retry-after": str(seconds)}))])
-    assert weather.closed_until - play.now == min(seconds, 120.0)
+    assert weather.open_until - play.now == min(seconds, 120.0)
 
 
 @pytest.mark.parametrize("status", [200, 500, 503])
 def test_one_failure_of_a_cold_account_stops_it_for_twenty_seconds_at_most(status):
     play = Play(max_retries=0)
     play.run(["a"], [always(reply(status, b"{}", **{"retry-after": "3600"}))])
-    assert play.limiter.weather.closed_until - play.now <= 20.0
+    assert play.limiter.breaker.open_until - play.now <= 20.0
 
 
 def test_a_short_timeout_is_not_the_providers_failure():
@@ -119,7 +119,7 @@ def test_a_short_timeout_is_not_the_providers_failure():
     late = always(TransportFailure("timeout", "no whole answer within 0.05 s"))
     play.run(["a"], [late, late, late, late, good])
     assert play.limiter.failures == 0
-    assert play.limiter.weather.closed_until == float("-inf")
+    assert play.limiter.breaker.open_until == float("-inf")
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL])
@@ -130,7 +130,7 @@ def test_a_machine_out_of_files_is_not_the_providers_failure(code):
     play = Play(max_retries=5)
     play.run(["a"], [always(failure)] * 4 + [good])
     assert play.limiter.failures == 0
-    assert play.limiter.weather.closed_until == float("-inf")
+    assert play.limiter.breaker.open_until == float("-inf")
     error = Play(max_retries=0).run(["a"], [always(failure)]).failures[0]
     assert "ulimit -n" in error.message
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multiembed.ratelimit.adaptive_limit import Learned, Meter
+from multiembed.ratelimit.adaptive_limit import AdaptiveLimit, ThroughputMeter
 
 STEP = 0.05
 """Seconds between two requests, where every one of them is held up."""
@@ -23,26 +23,26 @@ steps = st.lists(
 
 def fallen(at=100.0, **told):
     """One that was refused once, at this value."""
-    one = Learned(at, least=1.0, most=1000.0)
-    one.refused(at, **told)
+    one = AdaptiveLimit(at, least=1.0, most=1000.0)
+    one.decrease(at, **told)
     return one
 
 
 def use(one, seconds):
     """Let so many seconds of use pass, request by request."""
     for _ in range(round(seconds / STEP)):
-        one.used(STEP)
+        one.grow(STEP)
 
 
 def play(limit, *, start=8.0, seconds=60.0):
     """Against a limit that refuses what is above it: the value at each step, and whether it was refused there."""
-    one, values, refusals = Learned(start, least=1.0, most=256.0), [], []
+    one, values, refusals = AdaptiveLimit(start, least=1.0, most=256.0), [], []
     for _ in range(round(seconds / STEP)):
-        one.used(STEP)
+        one.grow(STEP)
         values.append(one.value)
         refusals.append(one.value > limit(len(values) * STEP))
         if refusals[-1]:
-            one.refused(one.value)
+            one.decrease(one.value)
     return values, refusals
 
 
@@ -50,7 +50,7 @@ def play(limit, *, start=8.0, seconds=60.0):
 
 
 def test_it_doubles_with_each_second_of_use_while_nothing_was_refused_and_ends_at_the_most():
-    one = Learned(8.0, least=1.0, most=50.0)
+    one = AdaptiveLimit(8.0, least=1.0, most=50.0)
     for expected in (16.0, 32.0, 50.0, 50.0):
         use(one, 1.0)
         assert one.value == pytest.approx(expected)
@@ -58,27 +58,27 @@ def test_it_doubles_with_each_second_of_use_while_nothing_was_refused_and_ends_a
 
 
 def test_what_is_not_used_does_not_grow():
-    searching, known = Learned(8.0, least=1.0, most=50.0), fallen()
+    searching, known = AdaptiveLimit(8.0, least=1.0, most=50.0), fallen()
     before = known.value
     for one in (searching, known):
         for _ in range(1000):
-            one.used(0.0)
+            one.grow(0.0)
     assert (searching.value, known.value) == (8.0, before)
 
 
 def test_a_limit_that_began_above_the_most_is_not_lowered_by_use():
-    one = Learned(80.0, least=1.0, most=50.0)
+    one = AdaptiveLimit(80.0, least=1.0, most=50.0)
     use(one, 1.0)
     assert one.value == 80.0
 
 
 def test_a_new_search_begins_where_it_is_told_and_never_below_the_least():
     one = fallen()
-    one.search(40.0)
+    one.restart_search(40.0)
     assert (one.value, one.searching) == (40.0, True)
     use(one, 1.0)
     assert one.value == pytest.approx(80.0)
-    one.search(0.1)
+    one.restart_search(0.1)
     assert one.value == 1.0
 
 
@@ -97,7 +97,7 @@ def test_refusals_that_follow_at_once_take_more_each_time_down_to_half():
         before = one.value
         use(one, 0.1)
         peak = one.value
-        one.refused(peak)
+        one.decrease(peak)
         left.append(one.value / peak)
         assert before <= peak
     assert left == pytest.approx([0.88, 0.75, 0.5, 0.5, 0.5])
@@ -106,32 +106,32 @@ def test_refusals_that_follow_at_once_take_more_each_time_down_to_half():
 def test_a_refusal_after_a_while_takes_a_little_again():
     one = fallen(100.0)
     use(one, 0.1)
-    one.refused(one.value)
+    one.decrease(one.value)
     use(one, 1.5)
     peak = one.value
-    one.refused(peak)
+    one.decrease(peak)
     assert one.value == pytest.approx(0.95 * peak)
 
 
 def test_it_does_not_fall_much_below_what_was_seen_to_pass():
     one = fallen(100.0)
-    one.refused(one.value, passed=90.0)
+    one.decrease(one.value, passed=90.0)
     assert one.value == pytest.approx(0.95 * 90.0)
-    one.refused(one.value, passed=1e9)  # nothing that passed lets it stay where it was refused
+    one.decrease(one.value, passed=1e9)  # nothing that passed lets it stay where it was refused
     assert one.value < 0.95 * 90.0
 
 
 def test_where_refusals_do_not_end_what_passed_is_believed_less():
     one = fallen(100.0)
     for _ in range(3):
-        one.refused(one.value, passed=90.0)
+        one.decrease(one.value, passed=90.0)
     assert 0.5 * 90.0 < one.value < 0.75 * 90.0
 
 
 def test_where_refusals_do_not_end_it_does_not_come_straight_back_to_where_the_last_one_was():
     once, often = fallen(100.0), fallen(200.0)
     for _ in range(2):
-        often.refused(often.value)
+        often.decrease(often.value)
     last = often.value / 0.75
     for one in (once, often):
         use(one, 2.0)
@@ -143,28 +143,28 @@ def test_once_it_is_known_a_refusal_far_above_counts_as_one_at_its_present_value
     one = fallen(100.0)
     use(one, 1.5)
     before = one.value
-    one.refused(400.0)
+    one.decrease(400.0)
     assert one.value == pytest.approx(0.95 * before)
 
 
 def test_a_refusal_far_below_is_believed():
     one = fallen(100.0)
     use(one, 1.5)
-    one.refused(10.0)
+    one.decrease(10.0)
     assert one.value == pytest.approx(9.5)
 
 
 @given(start=st.floats(1.0, 300.0), steps=steps)
 def test_only_a_refusal_lowers_it_only_use_raises_it_and_it_never_leaves_its_bounds(start, steps):
-    one = Learned(start, least=1.0, most=256.0)
+    one = AdaptiveLimit(start, least=1.0, most=256.0)
     for kind, amount, passed, pause in steps:
         before, searching = one.value, one.searching
         if kind == "used":
-            one.used(amount)
+            one.grow(amount)
             assert one.value >= before
             assert one.value <= max(before, 256.0) or not searching
         else:
-            one.refused(amount, passed, pause)
+            one.decrease(amount, passed, pause)
             assert 1.0 <= one.value <= max(amount if searching else before, 1.0)
             assert one.value < amount or amount <= 1.0
             assert not one.searching
@@ -187,7 +187,7 @@ def test_however_long_it_stayed_under_the_refused_value_it_is_far_beyond_it_soon
     one = fallen(100.0)
     for _ in range(4):
         use(one, 2.0)
-        one.refused(100.0)
+        one.decrease(100.0)
     use(one, 8.0)
     known = one.value
     use(one, 4.0)
@@ -214,7 +214,7 @@ def test_each_refusal_at_the_same_place_lets_more_time_pass_before_the_next_tria
             use(one, STEP)
             seconds += STEP
         waits.append(seconds)
-        one.refused(100.0)
+        one.decrease(100.0)
     assert waits == sorted(waits)
     assert waits[0] <= 2.0
     assert 4.0 < waits[-1] <= 8.0
@@ -224,9 +224,9 @@ def test_a_refusal_elsewhere_is_tried_again_soon():
     one = fallen(100.0)
     for _ in range(4):
         use(one, 8.0)
-        one.refused(100.0)
+        one.decrease(100.0)
     use(one, 2.0)
-    one.refused(50.0)
+    one.decrease(50.0)
     use(one, 2.1)
     assert one.value >= 50.0
 
@@ -252,7 +252,7 @@ def test_first_refusal_may_be_grown_back_from_sooner():
 
 
 def test_meter_tells_whether_it_holds_few():
-    meter = Meter()
+    meter = ThroughputMeter()
     for number in range(10):
         assert meter.holds_few(number / 10)
         meter.add(number / 10, 1.0)
@@ -295,21 +295,21 @@ def test_where_there_is_no_limit_it_ends_at_the_most():
 
 
 def test_a_meter_tells_the_amount_of_the_last_second():
-    meter = Meter()
+    meter = ThroughputMeter()
     for tick in range(300):
         meter.add(tick / 30, 2.0)
     assert meter.rate(300 / 30) == pytest.approx(60.0, rel=0.05)
 
 
 def test_a_slow_rate_is_told_from_up_to_ten_seconds():
-    meter = Meter()
+    meter = ThroughputMeter()
     for tick in range(40):
         meter.add(float(tick), 1.0)
     assert meter.rate(39.0) == pytest.approx(1.1, rel=0.1)
 
 
 def test_nothing_came_through_lately():
-    meter = Meter()
+    meter = ThroughputMeter()
     assert meter.rate(0.0) == 0.0
     meter.add(0.0, 5.0)
     assert meter.rate(0.0) == 5.0
@@ -318,7 +318,7 @@ def test_nothing_came_through_lately():
 
 @given(st.lists(st.tuples(st.floats(0.0, 3.0), st.floats(0.0, 100.0)), min_size=1, max_size=100))
 def test_a_rate_is_never_more_than_all_that_came_through_in_ten_seconds(added):
-    meter, now, log = Meter(), 0.0, []
+    meter, now, log = ThroughputMeter(), 0.0, []
     for gap, amount in added:
         now += gap
         meter.add(now, amount)

@@ -10,10 +10,10 @@ from support.virtual_clock import VirtualLoop
 from support.workers import until
 
 from multiembed import EmbeddingOptions
-from multiembed.config.request_config import aim
-from multiembed.execution.runtime import account_of
+from multiembed.config.request_config import resolve_config
+from multiembed.execution.runtime import account_id
 from multiembed.ratelimit.limiter import AccountLimiter, limiter_for
-from multiembed.ratelimit.pacer import Ceilings
+from multiembed.ratelimit.pacer import AccountLimits
 
 PATIENCE = 20.0
 
@@ -21,12 +21,12 @@ PATIENCE = 20.0
 def trusted_limiter(loop=None):
     """Of an account that has answered once."""
     limiter = AccountLimiter() if loop is None else AccountLimiter(loop.time)
-    limiter.permit(Ceilings()).report_success()
+    limiter.permit(AccountLimits()).report_success()
     return limiter
 
 
 def at_most(requests):
-    return Ceilings(in_flight=requests)
+    return AccountLimits(in_flight=requests)
 
 
 async def settle():
@@ -237,7 +237,7 @@ def test_configured_minute_is_kept():
         limiter, starts = trusted_limiter(loop), []
 
         async def one():
-            async with limiter.permit(Ceilings(requests_per_minute=3)) as admitted:
+            async with limiter.permit(AccountLimits(requests_per_minute=3)) as admitted:
                 assert admitted
                 starts.append(loop.now)
 
@@ -253,7 +253,7 @@ def test_configured_minute_is_kept():
 
 def account(model="dashscope:text-embedding-v4", **options):
     options = {"api_key": "sk-a", "base_url": "https://host.example", **options}
-    return limiter_for(account_of(aim(model, EmbeddingOptions(**options), {})))
+    return limiter_for(account_id(resolve_config(model, EmbeddingOptions(**options), {})))
 
 
 @pytest.mark.parametrize(
@@ -276,12 +276,12 @@ def test_limits_of_one_embedder_hold_for_others_while_it_lives():
     class Owner:
         pass
 
-    owner, own = Owner(), Ceilings()
+    owner, own = Owner(), AccountLimits()
     assert limiter.effective_limits(own) is own
-    limiter.register_limits(owner, Ceilings(in_flight=2, requests_per_minute=60))
-    assert limiter.effective_limits(own) == Ceilings(in_flight=2, requests_per_minute=60)
-    assert limiter.effective_limits(Ceilings(in_flight=9)).in_flight == 9
-    assert limiter.effective_limits(Ceilings(requests_per_minute=30)).requests_per_minute == 30
+    limiter.register_limits(owner, AccountLimits(in_flight=2, requests_per_minute=60))
+    assert limiter.effective_limits(own) == AccountLimits(in_flight=2, requests_per_minute=60)
+    assert limiter.effective_limits(AccountLimits(in_flight=9)).in_flight == 9
+    assert limiter.effective_limits(AccountLimits(requests_per_minute=30)).requests_per_minute == 30
     del owner
     gc.collect()
     assert limiter.effective_limits(own) is own

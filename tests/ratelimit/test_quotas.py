@@ -13,7 +13,7 @@ from support.virtual_clock import Account
 
 from multiembed import EmbeddingClient, InputTooLongError, PartialFailureError
 from multiembed.providers.local import embed
-from multiembed.ratelimit.pacer import Ceilings
+from multiembed.ratelimit.pacer import AccountLimits
 from multiembed.simulator import Simulator
 from multiembed.simulator.tokenizer import count_tokens
 
@@ -145,7 +145,7 @@ def test_stray_early_refusals_cost_at_most_three_seconds(provider, limit, crews,
 @pytest.mark.parametrize("numbers", [(1, 2), (3, 20), (9, 10, 11), (2, 5, 9, 14, 20)], ids=str)
 @pytest.mark.parametrize("provider", ["dashscope", "siliconflow"])
 def test_so_do_they_where_a_quota_is_told(provider, numbers):
-    told = Ceilings(requests_per_minute=6000, per_second=provider == "dashscope")
+    told = AccountLimits(requests_per_minute=6000, per_second=provider == "dashscope")
     assert seconds_of(provider, numbers, told=told) <= seconds_of(provider, told=told) + 3.0
 
 
@@ -159,7 +159,7 @@ def test_a_rate_that_is_told_is_used_and_never_exceeded(provider, kind):
     account = Account(provider, latency=0.05)
     account.limit(requests_per_minute=600, kind=kind)
     per_second = provider == "dashscope"
-    account.run(120.0, told=Ceilings(requests_per_minute=600, per_second=per_second), crews=2)
+    account.run(120.0, told=AccountLimits(requests_per_minute=600, per_second=per_second), crews=2)
     assert account.arrivals.rejected == 0
     assert account.arrivals.most_requests(60.0) <= 600
     assert account.arrivals.most_requests(1.0) <= (10 if per_second else 600)
@@ -174,7 +174,7 @@ def test_told_second_is_used_to_95_percent(limit, latency, kind, crews, jitter):
     account = Account("dashscope", latency=latency, jitter=jitter)
     quota = {f"{limit}_per_minute": 600 * each}
     account.limit(kind=kind, **quota)
-    account.run(60.0, crews=crews, told=Ceilings(per_second=True, **quota), write=same_length)
+    account.run(60.0, crews=crews, told=AccountLimits(per_second=True, **quota), write=same_length)
     assert account.failures == []
     assert account.served(0.0, 60.0) >= 0.95 * 600
     assert account.rejected_share(0.0, 60.0) <= 0.005
@@ -183,7 +183,7 @@ def test_told_second_is_used_to_95_percent(limit, latency, kind, crews, jitter):
 def test_told_second_is_widened_where_ways_differ():
     account = Account("dashscope", latency=0.3, way=0.05, jitter=0.05)
     account.limit(requests_per_minute=600)
-    account.run(60.0, told=Ceilings(requests_per_minute=600, per_second=True))
+    account.run(60.0, told=AccountLimits(requests_per_minute=600, per_second=True))
     assert account.failures == []
     assert account.served(0.0, 60.0) >= 0.88 * 600
     assert account.rejected_share(0.0, 60.0) <= 0.015
@@ -197,7 +197,7 @@ def same_length(number):
 def test_batches_that_a_bill_has_shown_to_be_too_dear_are_cut_before_they_are_sent():
     account = Account("dashscope", latency=0.05)
     a_second = 8 * max(map(count_tokens, dear_texts(100)))
-    told = Ceilings(tokens_per_minute=60 * a_second, per_second=True)
+    told = AccountLimits(tokens_per_minute=60 * a_second, per_second=True)
     account.run(1000.0, texts=6, told=told, write=lambda number: dear_texts(16)[: 8 + number])
     assert account.failures == []
     log = account.arrivals.log()

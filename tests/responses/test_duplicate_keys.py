@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multiembed.responses.duplicate_keys import says_twice
+from multiembed.responses.duplicate_keys import has_duplicate_keys
 
 WORDS = st.sampled_from(["a", "b", "", '":', '"', ":", "\\", '"a":'])
 PLAIN = WORDS.map(json.dumps) | st.sampled_from(["1", "-2.5e3", "null", "true"])
@@ -36,9 +36,9 @@ VALUES = st.recursive(PLAIN.map(lambda text: (text, False)), lambda inner: lists
 @given(VALUES)
 def test_a_key_that_stands_twice_in_an_object_is_found_and_no_other(value):
     text, twice = value
-    assert says_twice(text.encode(), orjson.loads(text)) is twice
+    assert has_duplicate_keys(text.encode(), orjson.loads(text)) is twice
 
 
 @pytest.mark.parametrize("text", ['[1,{"a":1,"a":2}]', '{"a":[null,[{"b":1,"b":1}]]}'])
 def test_also_in_a_list_that_begins_with_something_else(text):
-    assert says_twice(text.encode(), orjson.loads(text))
+    assert has_duplicate_keys(text.encode(), orjson.loads(text))

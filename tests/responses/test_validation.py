@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multiembed.providers.types import RawItem, RawReply
-from multiembed.responses.validation import believe
+from multiembed.providers.types import DecodedItem, DecodedResponse
+from multiembed.responses.validation import validate_vectors
 from multiembed.types import SparseVector
 
 RIGHT = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [-7.0, 0.0, 1e-3]]
@@ -27,23 +27,23 @@ def packed(numbers, form="<"):
 
 def reply(*vectors, indices=None, **more):
     indices = range(len(vectors)) if indices is None else indices
-    return RawReply([RawItem(index, dense) for index, dense in zip(indices, vectors, strict=True)], **more)
+    return DecodedResponse([DecodedItem(index, dense) for index, dense in zip(indices, vectors, strict=True)], **more)
 
 
 def dense(raw, *, texts=3, dimensions=3):
-    return believe(raw, texts=texts, dimensions=dimensions, output="dense").dense
+    return validate_vectors(raw, texts=texts, dimensions=dimensions, output="dense").dense
 
 
 def sparse(*weights, output="sparse"):
-    items = [RawItem(place, [1.0], weight) for place, weight in enumerate(weights)]
-    return believe(RawReply(items), texts=len(weights), dimensions=None, output=output)
+    items = [DecodedItem(place, [1.0], weight) for place, weight in enumerate(weights)]
+    return validate_vectors(DecodedResponse(items), texts=len(weights), dimensions=None, output=output)
 
 
 # ── what is believed ─────────────────────────────────────────────────────────────────────────────
 
 
 def test_vectors_become_one_float32_array_with_what_the_reply_tells_of_itself():
-    believed = believe(reply(*RIGHT, total_tokens=12, request_id="r-1"), texts=3, dimensions=3, output="dense")
+    believed = validate_vectors(reply(*RIGHT, total_tokens=12, request_id="r-1"), texts=3, dimensions=3, output="dense")
     np.testing.assert_array_equal(believed.dense, np.float32(RIGHT))
     assert (believed.dense.dtype, believed.total_tokens, believed.request_id) == (np.float32, 12, "r-1")
     assert believed.sparse is None
@@ -115,9 +115,9 @@ def test_a_vector_of_very_small_or_large_numbers_is_a_vector(tiny):
 )
 @pytest.mark.parametrize("output", ["dense", "sparse", "dense&sparse"])
 def test_items_must_be_one_for_each_text(vectors, indices, output):
-    items = [RawItem(index, vector, WEIGHTS) for index, vector in zip(indices, vectors, strict=True)]
+    items = [DecodedItem(index, vector, WEIGHTS) for index, vector in zip(indices, vectors, strict=True)]
     with pytest.raises(ValueError, match=r"vectors came back|index"):
-        believe(RawReply(items), texts=3, dimensions=3, output=output)
+        validate_vectors(DecodedResponse(items), texts=3, dimensions=3, output=output)
 
 
 @given(st.integers(1, 8), st.lists(st.integers(-2, 9), max_size=9))
@@ -221,9 +221,9 @@ JSON = st.recursive(
 
 @given(JSON, JSON, JSON, st.sampled_from(["dense", "sparse", "dense&sparse"]), st.none() | st.integers(1, 4))
 def test_whatever_json_stands_in_an_item_it_is_a_vector_or_a_value_error(index, vector, weights, output, dimensions):
-    raw = RawReply([RawItem(*orjson.loads(orjson.dumps([index, vector, weights])))])
+    raw = DecodedResponse([DecodedItem(*orjson.loads(orjson.dumps([index, vector, weights])))])
     try:
-        believed = believe(raw, texts=1, dimensions=dimensions, output=output)
+        believed = validate_vectors(raw, texts=1, dimensions=dimensions, output=output)
     except ValueError:
         return
     assert index == 0
@@ -261,8 +261,8 @@ def test_sparse_vectors_may_lack_tokens():
 def test_only_what_was_asked_for_is_read(output):
     believed = sparse(WEIGHTS if output != "dense" else "no weights", output=output)
     assert (believed.dense is None, believed.sparse is None) == (output == "sparse", output == "dense")
-    bad = RawReply([RawItem(0, "no vector" if output == "sparse" else [1.0], WEIGHTS)])
-    assert believe(bad, texts=1, dimensions=1, output=output)
+    bad = DecodedResponse([DecodedItem(0, "no vector" if output == "sparse" else [1.0], WEIGHTS)])
+    assert validate_vectors(bad, texts=1, dimensions=1, output=output)
 
 
 @pytest.mark.parametrize(

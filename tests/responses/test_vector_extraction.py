@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multiembed.config.options import EmbeddingOptions
-from multiembed.config.request_config import aim
+from multiembed.config.request_config import resolve_config
 from multiembed.providers import PROVIDERS
 from multiembed.responses import interpret as court
 from multiembed.responses import vector_extraction as room
-from multiembed.responses.validation import Believed
-from multiembed.responses.vector_extraction import cut, row_in
-from multiembed.transport.types import WireReply
+from multiembed.responses.validation import ValidatedVectors
+from multiembed.responses.vector_extraction import extract_vectors, parse_vector
+from multiembed.transport.types import HttpResponse
 
 MODELS = {
     "zhipu": "zhipu:embedding-3",
@@ -69,18 +69,18 @@ def judged(text, provider="siliconflow", *, texts=3, dimensions=3, output="dense
         base_url="https://host.example" if provider in ("gateway", "openai-compatible") else None,
         output=output,
     )
-    verdict = court.judge(
-        WireReply(200, {}, text), aim(MODELS[provider], options, {}), texts=texts, dimensions=dimensions
+    verdict = court.interpret_response(
+        HttpResponse(200, {}, text), resolve_config(MODELS[provider], options, {}), texts=texts, dimensions=dimensions
     )
-    if not isinstance(verdict, Believed):
+    if not isinstance(verdict, ValidatedVectors):
         return verdict
     dense = verdict.dense
     bits = None if dense is None else (dense.dtype.str, dense.shape, dense.flags.c_contiguous, dense.tobytes())
-    return Believed(bits, verdict.sparse, verdict.total_tokens, verdict.request_id)
+    return ValidatedVectors(bits, verdict.sparse, verdict.total_tokens, verdict.request_id)
 
 
 def judged_whole(text, *where, **how):
-    with swapped(court, "cut", lambda _: None):
+    with swapped(court, "extract_vectors", lambda _: None):
         return judged(text, *where, **how)
 
 
@@ -101,7 +101,7 @@ FORMS = {
 def test_a_plain_reply_is_read_without_its_vectors_ever_being_parsed_with_it(provider, rows, form, reader):
     text = body(provider, rows, dumps=FORMS[form])
     whole = judged_whole(text, provider)
-    assert isinstance(whole, Believed)
+    assert isinstance(whole, ValidatedVectors)
     parsed = []
 
     def parse(text):
@@ -111,7 +111,7 @@ def test_a_plain_reply_is_read_without_its_vectors_ever_being_parsed_with_it(pro
     before = court._parse
     with swapped(room, "floats", reader), swapped(court, "_parse", parse):
         assert judged(text, provider) == whole
-    assert parsed == [len(cut(text).rest)]
+    assert parsed == [len(extract_vectors(text).rest)]
 
 
 def test_every_provider_that_sends_is_tried_here():
@@ -124,14 +124,19 @@ def test_a_reply_with_sparse_vectors_is_worth_the_same(output):
     for place, element in enumerate(payload["output"]["embeddings"]):
         element["sparse_embedding"] = [{"index": 7 + place, "value": 0.5, "token": '":['}]
     text = orjson.dumps(payload)
-    assert isinstance(judged(text, "dashscope", output=output), Believed)
+    assert isinstance(judged(text, "dashscope", output=output), ValidatedVectors)
     assert judged(text, "dashscope", output=output) == judged_whole(text, "dashscope", output=output)
 
 
 def test_what_has_no_vector_or_breaks_off_in_one_is_not_cut():
-    assert cut(b"") is cut(b'{"error":{"code":"1113"}}') is cut(b'{"embedding":null}') is None
+    assert (
+        extract_vectors(b"")
+        is extract_vectors(b'{"error":{"code":"1113"}}')
+        is extract_vectors(b'{"embedding":null}')
+        is None
+    )
     text = body()
-    assert cut(text[: text.rindex(b"]}") - 1].rpartition(b"]")[0]) is None
+    assert extract_vectors(text[: text.rindex(b"]}") - 1].rpartition(b"]")[0]) is None
 
 
 # ── numbers ──────────────────────────────────────────────────────────────────────────────────────
@@ -175,13 +180,13 @@ def test_no_plain_list_is_refused(reader, row):
 )  # fmt: skip
 def test_a_text_that_is_no_plain_vector_is_refused(text, reader):
     with swapped(room, "floats", reader), pytest.raises(ValueError, match=r"."):
-        row_in(text.encode())
+        parse_vector(text.encode())
 
 
 @given(st.text("AZaz09+/=-_ \n", max_size=16))
 def test_base64_is_refused_or_read_as_the_standard_library_does(text):
     try:
-        row = row_in(f'"{text}"'.encode())
+        row = parse_vector(f'"{text}"'.encode())
     except ValueError:
         return
     assert row.tobytes() == base64.b64decode(text, validate=True)
@@ -297,7 +302,7 @@ def test_a_bare_list_is_worth_the_same():
     bare = orjson.dumps(orjson.loads(body())["data"])
     for provider in MODELS:
         assert judged(bare, provider) == judged_whole(bare, provider)
-    assert isinstance(judged(bare, "gateway"), Believed)
+    assert isinstance(judged(bare, "gateway"), ValidatedVectors)
 
 
 SHARDS = [

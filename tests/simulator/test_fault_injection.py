@@ -601,7 +601,7 @@ def test_a_batch_above_the_cap_is_refused_with_the_cap(simulator, client, provid
     seen = Seen(provider, b"", "whole")
     seen.reply = answer.json()
     assert (answer.status_code, seen.message) == TOO_MANY[provider]
-    assert PROVIDERS[provider].classify(answer.status_code, answer.json()).cap == 3
+    assert PROVIDERS[provider].classify(answer.status_code, answer.json()).max_items == 3
     assert post(simulator, client, provider, TEXTS[:3]).status_code == 200
 
 
@@ -611,7 +611,7 @@ def test_a_batch_above_the_cap_is_refused_without_the_cap(simulator, client, pro
     answer = post(simulator, client, provider)
     assert answer.status_code in (400, 413)
     assert "3" not in answer.json().get("error", answer.json())["message"]
-    assert PROVIDERS[provider].classify(answer.status_code, answer.json()).cap is None
+    assert PROVIDERS[provider].classify(answer.status_code, answer.json()).max_items is None
     assert post(simulator, client, provider, TEXTS[:3]).status_code == 200
 
 

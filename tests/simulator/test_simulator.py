@@ -23,12 +23,12 @@ import httpx
 import numpy as np
 import pytest
 
-from multiembed.config.endpoint import find_address
+from multiembed.config.endpoint import resolve_endpoint
 from multiembed.config.options import EmbeddingOptions
 from multiembed.errors import ConfigurationError
 from multiembed.providers import PROVIDERS
 from multiembed.providers.local import embed
-from multiembed.providers.types import EmbedRequest
+from multiembed.providers.types import EncodeInput
 from multiembed.simulator import RecordedRequest, Simulator, serve
 from multiembed.simulator import recorder as recorder_room
 from multiembed.simulator import vectors as vectors_room
@@ -91,7 +91,7 @@ def body_of(provider, texts, model=None, **fields):
 def request_of(provider, texts, **options):
     given = {"role": "document", "dimensions": 64, "output": "dense", "instruct": None, "encoding": "float"}
     facts = PROVIDERS[provider].model(options.pop("model", MODELS[provider]))
-    return EmbedRequest(model=facts, texts=texts, parameters={}, **{**given, **options})
+    return EncodeInput(model=facts, texts=texts, parameters={}, **{**given, **options})
 
 
 def vectors_in(answer, provider):
@@ -412,7 +412,7 @@ def test_a_refusal_is_judged_by_the_client_as_it_is_meant(
 ):
     answer = post(simulator, client, provider, body)
     fault = PROVIDERS[provider].classify(answer.status_code, answer.json())
-    assert (answer.status_code, fault.code, fault.kind, fault.cap) == (status, code, kind, cap)
+    assert (answer.status_code, fault.code, fault.kind, fault.max_items) == (status, code, kind, cap)
     assert words in (fault.message or "")
     assert simulator.requests[-1].status == status
 
@@ -690,7 +690,7 @@ def test_environment_names_every_key_and_address(simulator):
 
 @pytest.mark.parametrize("provider", MODELS)
 def test_environment_leads_every_provider_to_the_simulator(simulator, provider):
-    address = find_address(EmbeddingOptions(), PROVIDERS[provider], simulator.environment())
+    address = resolve_endpoint(EmbeddingOptions(), PROVIDERS[provider], simulator.environment())
     assert address.url == endpoint(simulator, provider)
 
 

@@ -53,7 +53,7 @@ def obey(path):
         "close": cache.close,
         "check": cache.check,
         "second cache": lambda: use_second_cache(path),
-        "info": lambda: CacheFile(path).spaces(),
+        "info": lambda: CacheFile(path).namespaces(),
         "export": lambda: list(CacheFile(path).vectors()),
         "half an export": lambda: next(CacheFile(path).vectors()),
         "prune": lambda begin: CacheFile(path).prune(written_before=begin),
@@ -85,7 +85,7 @@ def work(path, begin, known, seed):
             put(cache, batch.start, batch.stop)
             tell("kept", *missing)
         if chance.random() < 0.02:
-            chance.choice([cache.close, cache.check, CacheFile(path).spaces, lambda: use_second_cache(path)])()
+            chance.choice([cache.close, cache.check, CacheFile(path).namespaces, lambda: use_second_cache(path)])()
         batch = range(batch.stop, batch.stop + 10)
         time.sleep(0.002)  # so that the file stays small
 

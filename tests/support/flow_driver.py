@@ -12,13 +12,13 @@ import orjson
 from multiembed import errors
 from multiembed.batching.token_count import estimate_tokens
 from multiembed.config.options import EmbeddingOptions
-from multiembed.config.request_config import aim
-from multiembed.flow.batch import exchange
-from multiembed.flow.context import Batch, Job, Lessons, RunInThread, Send, Wait
+from multiembed.config.request_config import resolve_config
+from multiembed.flow.batch import batch_flow
+from multiembed.flow.context import Batch, CallContext, LearnedLimits, RunInThread, SendRequest, Sleep
 from multiembed.providers import local
 from multiembed.ratelimit.limiter import AccountLimiter
-from multiembed.ratelimit.pacer import Ceilings
-from multiembed.transport.types import TransportFailure, WireReply
+from multiembed.ratelimit.pacer import AccountLimits
+from multiembed.transport.types import HttpResponse, TransportFailure
 
 KEY = "sk-a-key-of-forty-characters-0123456789"
 
@@ -37,29 +37,29 @@ class Play:
     timeout: float = 60.0
     deadline: float | None = None
     now: float = 1000.0
-    ceilings: Ceilings = field(default_factory=lambda: Ceilings(in_flight=8))
+    account_limits: AccountLimits = field(default_factory=lambda: AccountLimits(in_flight=8))
     sent: list[list[str]] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
 
     def __post_init__(self):
         options = {"api_key": KEY, "dimensions": SIZE, "base_url": "https://host.example", **self.options}
-        self.lessons = Lessons()
+        self.learned = LearnedLimits()
         self.limiter = AccountLimiter(lambda: self.now)
-        self.job = Job(
-            target=aim(self.model, EmbeddingOptions(**options), {}),
+        self.job = CallContext(
+            config=resolve_config(self.model, EmbeddingOptions(**options), {}),
             role="document",
-            lessons=self.lessons,
+            learned=self.learned,
             limiter=self.limiter,
-            ceilings=self.ceilings,
-            count=estimate_tokens,
+            account_limits=self.account_limits,
+            count_tokens=estimate_tokens,
             max_retries=self.max_retries,
-            patience=self.patience,
+            outage_patience=self.patience,
             timeout=self.timeout,
             deadline_at=None if self.deadline is None else self.now + self.deadline,
             clock=lambda: self.now,
-            wall=lambda: 1_800_000_000.0 + self.now,
-            chance=lambda: 0.5,
+            wall_time=lambda: 1_800_000_000.0 + self.now,
+            random=lambda: 0.5,
         )
 
     def run(self, texts, answer, first=0):
@@ -67,18 +67,18 @@ class Play:
         if not callable(answer):
             answers = iter(answer)
             answer = lambda texts: next(answers)(texts)  # noqa: E731
-        flow = exchange(Batch(range(first, first + len(texts)), texts), self.job)
+        flow = batch_flow(Batch(range(first, first + len(texts)), texts), self.job)
         try:
             step = next(flow)
             while True:
-                if isinstance(step, Wait):
+                if isinstance(step, Sleep):
                     self.waits.append(step.seconds)
                     self.now += step.seconds
                     step = next(flow)
                 elif isinstance(step, RunInThread):
                     step = self._call(step.function, flow)
                 else:
-                    assert isinstance(step, Send)
+                    assert isinstance(step, SendRequest)
                     self.requests.append(step.request)
                     self.sent.append(texts_in(step.request))
                     step = flow.send(answer(self.sent[-1]))
@@ -100,7 +100,7 @@ def texts_in(request):
 
 def reply(status, body, **headers):
     body = body if isinstance(body, bytes) else orjson.dumps(body)
-    return WireReply(status, headers, body, 0.1)
+    return HttpResponse(status, headers, body, 0.1)
 
 
 def good(texts, size=SIZE):
@@ -132,7 +132,7 @@ LATE = always(TransportFailure("timeout", "no whole answer within 60 s"))
 def rows_of(outcome, texts, size=SIZE):
     """The believed vectors by place, and a check that each is the right one."""
     found = {}
-    for places, believed in outcome.believed:
+    for places, believed in outcome.accepted:
         for place, row in zip(places, believed.dense, strict=True):
             assert place not in found
             np.testing.assert_array_equal(row, local.embed([texts[place]], size)[0])

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from multiembed.transport.client import Transport
 from multiembed.transport.settings import TransportSettings
-from multiembed.transport.types import WireRequest
+from multiembed.transport.types import HttpRequest
 
 
 def run(function, **settings):
@@ -35,7 +35,7 @@ def run(function, **settings):
 
 def wire_request(url, **changes):
     given = {"headers": {}, "body": b"{}", "timeout": 5.0, "max_reply_bytes": 10_000, **changes}
-    return WireRequest(url=url, **given)
+    return HttpRequest(url=url, **given)
 
 
 def send(url, *, settings=None, **changes):

@@ -9,18 +9,18 @@ import selectors
 
 from multiembed import EmbeddingOptions
 from multiembed.batching.token_count import estimate_tokens
-from multiembed.config.request_config import aim
+from multiembed.config.request_config import resolve_config
 from multiembed.execution.workers import WorkerPool
-from multiembed.flow.context import MAX_RETRIES, PATIENCE, Batch, Job, Lessons
+from multiembed.flow.context import MAX_RETRIES, PATIENCE, Batch, CallContext, LearnedLimits
 from multiembed.ratelimit.limiter import AccountLimiter
-from multiembed.ratelimit.pacer import Ceilings
+from multiembed.ratelimit.pacer import AccountLimits
 from multiembed.simulator.api_format import texts_of
 from multiembed.simulator.messages import Request
 from multiembed.simulator.quotas import Excess, Quota, Quotas
 from multiembed.simulator.request_log import Arrival, Arrivals
 from multiembed.simulator.responder import FORMS, Answerer, over_quota
 from multiembed.simulator.tokenizer import count_tokens
-from multiembed.transport.types import WireReply
+from multiembed.transport.types import HttpResponse
 from support.workers import Batches
 
 KEY = "sk-simulator"
@@ -87,7 +87,7 @@ class Account:
         self._latency, self._way, self._jitter = latency, way, jitter
         self._chances = random.Random(seed)
         size = _DIMENSIONS.get(provider, SIZE)
-        self._target = aim(
+        self._target = resolve_config(
             MODELS[provider], EmbeddingOptions(api_key=KEY, base_url="https://host.example", dimensions=size), {}
         )
 
@@ -132,20 +132,20 @@ class Account:
 
     def _work(self, take, told):
         per_second = self._target.provider.per_second
-        job = Job(
-            target=self._target,
+        job = CallContext(
+            config=self._target,
             role="document",
-            lessons=Lessons(),
+            learned=LearnedLimits(),
             limiter=self.limiter,
-            ceilings=self.limiter.effective_limits(told or Ceilings(per_second=per_second)),
-            count=estimate_tokens,
+            account_limits=self.limiter.effective_limits(told or AccountLimits(per_second=per_second)),
+            count_tokens=estimate_tokens,
             max_retries=MAX_RETRIES,
-            patience=PATIENCE,
+            outage_patience=PATIENCE,
             timeout=60.0,
             deadline_at=None,
             clock=self.loop.time,
-            wall=self.loop.time,
-            chance=self._chances.random,
+            wall_time=self.loop.time,
+            random=self._chances.random,
         )
         return Batches(job, take, done=lambda _, outcome: self.failures.extend(outcome.failures.values()))
 
@@ -173,7 +173,7 @@ class Account:
         if excess is None:
             self._quotas.leave(self._form)
         await asyncio.sleep(self._one_way())
-        return WireReply(answer.status, dict(answer.headers), answer.body, latency + 2 * self._way)
+        return HttpResponse(answer.status, dict(answer.headers), answer.body, latency + 2 * self._way)
 
     def _one_way(self):
         return self._way + (self._chances.uniform(0.0, self._jitter) if self._jitter else 0.0)

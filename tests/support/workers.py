@@ -42,7 +42,7 @@ class Batches:
         self.cancelled.append((batch, outcome))
 
     def fail_rest(self):
-        self.failed_rest.append(self.job.fatal)
+        self.failed_rest.append(self.job.fatal_error)
 
     def count_workers(self, change):
         self.workers += change

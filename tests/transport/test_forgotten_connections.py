@@ -12,7 +12,7 @@ import pytest
 from support.transport import Server, http, read_request
 
 from multiembed import EmbeddingClient
-from multiembed.execution.runtime import account_of
+from multiembed.execution.runtime import account_id
 from multiembed.ratelimit.limiter import limiter_for
 
 WIDTH = 50
@@ -58,6 +58,6 @@ def test_pool_of_forgotten_connections_counts_no_failure(door, first_door, end):
         assert [row[0] for row in result.vectors.tolist()] == [float(text) for text in again]
         assert client.usage.retries == 0
         assert client.usage.requests == 1 + 3 * WIDTH
-        assert limiter_for(account_of(client.target)).failures == 0
+        assert limiter_for(account_id(client.target)).failures == 0
         assert server.connections <= opened + WIDTH
         client.close()

@@ -14,7 +14,7 @@ from support.transport import OK, Server, http, read_request, run, send, send_of
 
 from multiembed.simulator.tls import certified
 from multiembed.transport import client, tls
-from multiembed.transport.types import TransportFailure, WireReply
+from multiembed.transport.types import HttpResponse, TransportFailure
 
 
 def reset(peer):
@@ -81,7 +81,7 @@ def test_forgotten_pool_is_replaced_once(context, end, pools):
 
     with Server(serve, context) as server:
         for answers in run(ask):
-            assert all(isinstance(answer, WireReply) and answer.requests == 1 for answer in answers)
+            assert all(isinstance(answer, HttpResponse) and answer.requests == 1 for answer in answers)
         assert server.connections <= 2 * count
     assert set(seen.values()) == {2}
     assert len(pools) == 2

@@ -23,7 +23,7 @@ from multiembed.simulator.tls import certified
 from multiembed.transport import httpx_client
 from multiembed.transport.body import Body
 from multiembed.transport.failures import failure_of
-from multiembed.transport.types import TransportFailure, WireReply
+from multiembed.transport.types import HttpResponse, TransportFailure
 
 SECRET = {"Authorization": "Bearer sk-secret"}
 
@@ -34,7 +34,7 @@ SECRET = {"Authorization": "Bearer sk-secret"}
 def test_answer_is_returned_as_it_is():
     with saying(http(200, b"hello", content_length=5, X_Request_Id="r-1")) as server:
         answer = send(server.url)
-    assert isinstance(answer, WireReply)
+    assert isinstance(answer, HttpResponse)
     assert (answer.status, answer.body, answer.headers["x-request-id"]) == (200, b"hello", "r-1")
     assert answer.seconds > 0
     assert answer.requests == 1
@@ -137,7 +137,7 @@ def test_body_of_any_size_is_whole(size, framing):
         said = http(200, body)
     with saying(said, closes=framing == "end") as server:
         answers = send_often(server.url, 2, max_reply_bytes=size)
-    assert all(isinstance(answer, WireReply) and answer.body == body for answer in answers)
+    assert all(isinstance(answer, HttpResponse) and answer.body == body for answer in answers)
 
 
 def test_answers_in_pieces_by_turns_are_each_their_own():
@@ -726,7 +726,7 @@ HTTPX = {
 def test_own_client_is_read_alike(by_httpx, said, outcome):
     with saying(said, closes=True) as server:
         answer = by_httpx(wire_request(server.url, max_reply_bytes=100), trust_env=False)
-    assert (answer.body if isinstance(answer, WireReply) else answer.kind) == outcome
+    assert (answer.body if isinstance(answer, HttpResponse) else answer.kind) == outcome
 
 
 def test_own_client_keeps_kinds_of_failure_apart(by_httpx):

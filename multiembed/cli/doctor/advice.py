@@ -87,7 +87,7 @@ def advise(error: MultiEmbedError, message: str, setup: Setup, client: Embedding
 
 def _key(setup: Setup, client: EmbeddingClient) -> str:
     """What may be wrong with a key that was refused."""
-    short = client.target.key is not None and is_short(client.target.key.reveal())
+    short = client.target.key is not None and is_short(client.target.key.get())
     lost = " The key is shorter than keys usually are: was a part of it lost?" if short else ""
     region = setup.region(client)
     if not region:

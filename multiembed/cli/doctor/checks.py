@@ -88,7 +88,7 @@ def _check_calls(setup: Setup, client: EmbeddingClient, timeout: float, *, try_r
         yield _check_regions(setup, client, timeout)
         return
     yield call
-    if call.state == "ok" and target.facts.role_parameter:
+    if call.state == "ok" and target.model.role_parameter:
         yield _call("query", setup, client, "query")
     if call.state == "ok" and setup.provider.key_env:
         yield _cost(client.usage)
@@ -108,7 +108,7 @@ def _call(name: str, setup: Setup, client: EmbeddingClient, role: Literal["docum
 
 def _failure(name: str, setup: Setup, client: EmbeddingClient, error: MultiEmbedError) -> Finding:
     """The finding for an error of a call."""
-    key = client.target.key.reveal() if client.target.key else ""
+    key = client.target.key.get() if client.target.key else ""
     facts = {
         "error": type(error).__name__,
         "status": error.status,

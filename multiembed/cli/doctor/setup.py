@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from multiembed import ConfigurationError, EmbeddingClient, catalog
+from multiembed import ConfigurationError, EmbeddingClient, list_models
 from multiembed.cli.console import printable
 from multiembed.cli.models import UNUSED, WITHOUT_MODELS
 from multiembed.redaction import redact
@@ -92,7 +92,7 @@ def setup_of(provider: str, model: str | None = None, options: Mapping[str, Any]
 
 def all_setups() -> list[Setup]:
     """All providers: those of the catalog, with those without models before the one without a network."""
-    ids = list(dict.fromkeys(owner.id for owner, _ in catalog()))
+    ids = list(dict.fromkeys(owner.id for owner, _ in list_models()))
     return [setup_of(name) for name in (*ids[:-1], *WITHOUT_MODELS, ids[-1])]
 
 
@@ -128,7 +128,7 @@ def check_key(client: EmbeddingClient) -> Finding:
     target = client.target
     if target.key is None:
         return Finding("key", "ok", "none, so requests are sent without one")
-    key, variable = target.key.reveal(), target.key.source
+    key, variable = target.key.get(), target.key.source
     facts = {"variable": variable}
     unusable = ""
     if _PLACEHOLDER.search(key) or key.upper() == variable:
@@ -156,7 +156,7 @@ def check_address(setup: Setup, client: EmbeddingClient) -> Finding:
     target = client.target
     region = setup.region(client)
     source = "--base-url" if setup.options.get("base_url") else target.url_variable or (region and f"region {region}")
-    url = without_key(target.key.reveal() if target.key else "", target.shown_url)
+    url = without_key(target.key.get() if target.key else "", target.shown_url)
     says = f"{url}{f' ({source})' if source else ''}"
     return Finding("address", "ok", says, facts={"region": region or None, "source": source or None})
 

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from multiembed.errors import ConfigurationError
-from multiembed.simulator.fault_injection.base import Fault, Occasion
+from multiembed.simulator.fault_injection.base import InjectedFault, Occasion
 from multiembed.simulator.fault_injection.bodies import BODIES
 from multiembed.simulator.fault_injection.conditions import CONDITIONS
 from multiembed.simulator.fault_injection.headers import PROXIES, RETRY_AFTERS
@@ -27,9 +27,9 @@ from multiembed.simulator.fault_injection.sockets import SOCKETS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["FAULTS", "Fault", "Occasion", "fault_named"]
+__all__ = ["FAULTS", "InjectedFault", "Occasion", "fault_named"]
 
-FAULTS: Mapping[str, Fault] = MappingProxyType(
+FAULTS: Mapping[str, InjectedFault] = MappingProxyType(
     {
         fault.name: fault
         for room in (ITEMS, VECTORS, BODIES, STATUSES, CONDITIONS, PROXIES, RETRY_AFTERS, SOCKETS)
@@ -38,7 +38,7 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
 )
 
 
-def fault_named(name: str) -> Fault:
+def fault_named(name: str) -> InjectedFault:
     """The fault of that name.
 
     Raises:

@@ -68,7 +68,7 @@ def unaltered(occasion: Occasion) -> Answer:
 
 
 @dataclass(frozen=True)
-class Fault:
+class InjectedFault:
     """One thing that goes wrong, by the name that tests and the command line know it by."""
 
     name: str

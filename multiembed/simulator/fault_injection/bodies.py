@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from multiembed.simulator.fault_injection.base import OPENAI_FORMS, Fault, asks_for_base64, has_vectors, is_good
+from multiembed.simulator.fault_injection.base import OPENAI_FORMS, InjectedFault, asks_for_base64, has_vectors, is_good
 from multiembed.simulator.fault_injection.items import holder_of, in_base64, middle_of, numbers, wrong
 from multiembed.simulator.fault_injection.refusals import BAD_KEY, MONEY, RATE_LIMIT, SERVER_ERROR
 from multiembed.simulator.messages import Answer
@@ -36,14 +36,14 @@ _TWIN = "#twin"
 
 def _bytes(
     name: str, does: str, change: Callable[[bytes], bytes], *headers: tuple[str, str], harmless: bool = False
-) -> Fault:
+) -> InjectedFault:
     """A fault that changes the bytes of a good answer's body."""
 
     def alter(occasion: Occasion) -> Answer:
         answer = occasion.answer
         return Answer(200, (*answer.headers, *headers), change(answer.body))
 
-    return Fault(name, does, "body", harmless=harmless, when=is_good, alter=alter)
+    return InjectedFault(name, does, "body", harmless=harmless, when=is_good, alter=alter)
 
 
 def _html(_occasion: Occasion) -> Answer:
@@ -82,7 +82,7 @@ def _with_twins(answer: Answer, payload: object) -> Answer:
 # ── errors inside a 200 ──────────────────────────────────────────────────────────────────────────
 
 
-def _inside_200(name: str, does: str, refusals: Refusals) -> Fault:
+def _inside_200(name: str, does: str, refusals: Refusals) -> InjectedFault:
     """A refusal whose status is 200; only the envelopes that have a code can say it so."""
     speaking = {provider: refusal for provider, refusal in refusals.items() if refusal.code not in (None, NO_CODE)}
 
@@ -90,7 +90,7 @@ def _inside_200(name: str, does: str, refusals: Refusals) -> Fault:
         refusal = replace(speaking[occasion.form.provider], status=200)
         return refused(occasion.form, refusal, occasion.request)
 
-    return Fault(name, does, "body", applies_to=tuple(speaking), alter=alter)
+    return InjectedFault(name, does, "body", applies_to=tuple(speaking), alter=alter)
 
 
 # ── another encoding than the one that was asked for ─────────────────────────────────────────────
@@ -107,13 +107,15 @@ def _in_numbers(occasion: Occasion) -> Answer:
 # ── a gateway's other replies ────────────────────────────────────────────────────────────────────
 
 
-def _gateway(name: str, does: str, change: Callable[[dict[str, Any]], object], *, harmless: bool = True) -> Fault:
+def _gateway(
+    name: str, does: str, change: Callable[[dict[str, Any]], object], *, harmless: bool = True
+) -> InjectedFault:
     """A fault that puts something else in the place of the envelope with OpenAI's list in it."""
 
     def alter(occasion: Occasion) -> Answer:
         return replace(occasion.answer, body=orjson.dumps(change(orjson.loads(occasion.answer.body))))
 
-    return Fault(name, does, "body", applies_to=("gateway",), harmless=harmless, when=has_vectors, alter=alter)
+    return InjectedFault(name, does, "body", applies_to=("gateway",), harmless=harmless, when=has_vectors, alter=alter)
 
 
 def _in_base64(reply: dict[str, Any]) -> dict[str, Any]:
@@ -128,8 +130,8 @@ def _bare(reply: dict[str, Any]) -> dict[str, Any]:
 
 
 BODIES = (
-    Fault("html-200", "A sign-in page in HTML, with status 200.", "body", alter=_html),
-    Fault(
+    InjectedFault("html-200", "A sign-in page in HTML, with status 200.", "body", alter=_html),
+    InjectedFault(
         "empty-200",
         "No body, with status 200.",
         "body",
@@ -141,14 +143,14 @@ BODIES = (
         lambda body: body[: len(body) // 2],
     ),
     _bytes("bom", "A byte order mark before the JSON.", lambda body: b"\xef\xbb\xbf" + body, harmless=True),
-    Fault(
+    InjectedFault(
         "duplicate-keys",
         "The list of items comes twice under the same key, the second time with wrong vectors.",
         "body",
         when=has_vectors,
         alter=_list_twice,
     ),
-    Fault(
+    InjectedFault(
         "duplicate-keys-in-item",
         "The middle item has two vectors under the same key, and the second one is wrong.",
         "body",
@@ -159,7 +161,7 @@ BODIES = (
     _inside_200("auth-in-200", "The envelope of a wrong key, with status 200.", BAD_KEY),
     _inside_200("money-in-200", "The envelope of an account in arrears, with status 200.", MONEY),
     _inside_200("rate-limit-in-200", "The envelope of a rate limit, with status 200.", RATE_LIMIT),
-    Fault(
+    InjectedFault(
         "base64-ignored",
         "The vectors in numbers, though base64 was asked for.",
         "body",
@@ -168,7 +170,7 @@ BODIES = (
         when=asks_for_base64,
         alter=_in_numbers,
     ),
-    Fault(
+    InjectedFault(
         "base64-honored",
         "The vectors in base64 where it was asked for. Without this fault, Zhipu ignores encoding_format.",
         "body",

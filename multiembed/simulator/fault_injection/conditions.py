@@ -6,7 +6,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from multiembed.simulator.api_format import Refusal
-from multiembed.simulator.fault_injection.base import EVERY_PROVIDER, OPENAI_FORMS, Fault, asks_for_base64, is_good
+from multiembed.simulator.fault_injection.base import (
+    EVERY_PROVIDER,
+    OPENAI_FORMS,
+    InjectedFault,
+    asks_for_base64,
+    is_good,
+)
 from multiembed.simulator.fault_injection.refusals import INVALID_PARAMETER, MODERATED
 from multiembed.simulator.messages import Answer
 from multiembed.simulator.responder import refused
@@ -32,11 +38,11 @@ def _conditional(
     *,
     applies_to: Sequence[str] = EVERY_PROVIDER,
     **settings: Any,
-) -> Fault:
+) -> InjectedFault:
     def alter(occasion: Occasion) -> Answer:
         return refused(occasion.form, refusal(occasion), occasion.request)
 
-    return Fault(
+    return InjectedFault(
         name,
         does,
         "status",
@@ -134,7 +140,7 @@ CONDITIONS = (
         lambda occasion: occasion.form.refusals["too_large"],
         bytes=10_000,
     ),
-    Fault(
+    InjectedFault(
         "request-too-large-html",
         "Refuses a request of more than `bytes` bytes: 413 with a proxy's HTML.",
         "status",

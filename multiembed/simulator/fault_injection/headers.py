@@ -8,7 +8,7 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from multiembed.simulator.fault_injection.base import Fault
+from multiembed.simulator.fault_injection.base import InjectedFault
 from multiembed.simulator.fault_injection.refusals import RATE_LIMIT
 from multiembed.simulator.messages import Answer
 from multiembed.simulator.responder import refused
@@ -38,46 +38,46 @@ def _redirect(location: Callable[[Occasion], str]) -> Callable[[Occasion], Answe
     return alter
 
 
-def _limited(name: str, does: str, header: str, value: Callable[[Settings], str], **settings: Any) -> Fault:
+def _limited(name: str, does: str, header: str, value: Callable[[Settings], str], **settings: Any) -> InjectedFault:
     """Each vendor's rate limit with one more header."""
 
     def alter(occasion: Occasion) -> Answer:
         answer = refused(occasion.form, RATE_LIMIT[occasion.form.provider], occasion.request)
         return Answer(answer.status, (*answer.headers, (header, value(occasion.settings))), answer.body)
 
-    return Fault(name, does, "headers", settings=MappingProxyType(settings), alter=alter)
+    return InjectedFault(name, does, "headers", settings=MappingProxyType(settings), alter=alter)
 
 
-def _after(name: str, does: str, value: Callable[[Settings], str], **settings: Any) -> Fault:
+def _after(name: str, does: str, value: Callable[[Settings], str], **settings: Any) -> InjectedFault:
     return _limited(name, does, "retry-after", value, **settings)
 
 
 PROXIES = (
-    Fault("bad-gateway-html", "502 with a load balancer's HTML.", "status", alter=_page(502, "nginx")),
-    Fault("gateway-timeout-html", "504 with a load balancer's HTML.", "status", alter=_page(504, "nginx")),
-    Fault("server-error-empty", "500 without a body.", "status", alter=lambda _: Answer(500, (), b"")),
-    Fault(
+    InjectedFault("bad-gateway-html", "502 with a load balancer's HTML.", "status", alter=_page(502, "nginx")),
+    InjectedFault("gateway-timeout-html", "504 with a load balancer's HTML.", "status", alter=_page(504, "nginx")),
+    InjectedFault("server-error-empty", "500 without a body.", "status", alter=lambda _: Answer(500, (), b"")),
+    InjectedFault(
         "proxy-407",
         "A proxy wants a password: 407 with HTML.",
         "status",
         alter=_page(407, "squid", ("proxy-authenticate", 'Basic realm="proxy"')),
         on_connect=True,
     ),
-    Fault(
+    InjectedFault(
         "proxy-502",
         "A proxy does not reach the server: 502 with HTML.",
         "status",
         alter=_page(502, "squid", ("via", "1.1 proxy (squid)"), ("x-squid-error", "ERR_CONNECT_FAIL 111")),
         on_connect=True,
     ),
-    Fault(
+    InjectedFault(
         "redirect-same-host",
         "A redirect (`status`) to another path of this server.",
         "headers",
         settings=MappingProxyType({"status": 307}),
         alter=_redirect(lambda occasion: f"/moved{occasion.request.path}"),
     ),
-    Fault(
+    InjectedFault(
         "redirect-other-host",
         "A redirect (`status`) to the same path of `target`, for instance a second simulator's url.",
         "headers",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from multiembed.simulator.fault_injection.base import Fault, has_vectors
+from multiembed.simulator.fault_injection.base import InjectedFault, has_vectors
 from multiembed.simulator.vectors import as_base64
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def middle_of(items: list[Any]) -> int:
 
 def _listed(
     name: str, does: str, change: Callable[[list[Any], str], object], *, least: int = 1, harmless: bool = False
-) -> Fault:
+) -> InjectedFault:
     """A fault that changes the list of items in place, given the name of the index too."""
 
     def alter(occasion: Occasion) -> Answer:
@@ -72,7 +72,7 @@ def _listed(
     def when(occasion: Occasion) -> bool:
         return has_vectors(occasion) and len(occasion.texts) >= least
 
-    return Fault(name, does, "items", harmless=harmless, when=when, alter=alter)
+    return InjectedFault(name, does, "items", harmless=harmless, when=when, alter=alter)
 
 
 def _without_middle(items: list[Any], _index: str) -> None:
@@ -122,7 +122,7 @@ ITEMS = (
 # ── a vector ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _vector(name: str, does: str, change: Callable[[Any], object]) -> Fault:
+def _vector(name: str, does: str, change: Callable[[Any], object]) -> InjectedFault:
     """A fault that puts something else in the place of a vector; `which` is "middle", "all", or a place."""
 
     def alter(occasion: Occasion) -> Answer:
@@ -140,7 +140,7 @@ def _vector(name: str, does: str, change: Callable[[Any], object]) -> Fault:
         return has_vectors(occasion) and (which in ("middle", "all") or -texts <= which < texts)
 
     settings = MappingProxyType({"which": "middle"})
-    return Fault(name, does, "vectors", settings=settings, when=when, alter=alter)
+    return InjectedFault(name, does, "vectors", settings=settings, when=when, alter=alter)
 
 
 def _numbers(change: Callable[[list[float]], list[float]]) -> Callable[[Any], object]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from multiembed.simulator.api_format import Refusal
-from multiembed.simulator.fault_injection.base import Fault
+from multiembed.simulator.fault_injection.base import InjectedFault
 from multiembed.simulator.responder import FORMS, refused
 from multiembed.simulator.siliconflow import NO_CODE
 
@@ -39,13 +39,13 @@ def both(status: int, code: str, message: str, *, compatible: str | None = None)
     }
 
 
-def refusal_fault(name: str, does: str, refusals: Refusals) -> Fault:
+def refusal_fault(name: str, does: str, refusals: Refusals) -> InjectedFault:
     """A fault that refuses whatever comes."""
 
     def alter(occasion: Occasion) -> Answer:
         return refused(occasion.form, refusals[occasion.form.provider], occasion.request)
 
-    return Fault(name, does, "status", applies_to=tuple(refusals), alter=alter)
+    return InjectedFault(name, does, "status", applies_to=tuple(refusals), alter=alter)
 
 
 RATE_LIMIT: Refusals = {

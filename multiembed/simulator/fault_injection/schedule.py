@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from multiembed.errors import ConfigurationError
 from multiembed.simulator.fault_injection import fault_named
-from multiembed.simulator.fault_injection.base import EVERY_PROVIDER, Fault, Occasion
+from multiembed.simulator.fault_injection.base import EVERY_PROVIDER, InjectedFault, Occasion
 from multiembed.simulator.gateway import GATEWAY
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Entry:
     """A fault, when it is due, and how often it was."""
 
-    fault: Fault
+    fault: InjectedFault
     settings: Mapping[str, Any] = field(default_factory=dict)
     providers: tuple[str, ...] = EVERY_PROVIDER
     times: int | None = None
@@ -63,7 +63,7 @@ class Entry:
 class Made:
     """A fault that is to be made now."""
 
-    fault: Fault
+    fault: InjectedFault
     occasion: Occasion
 
 
@@ -141,9 +141,9 @@ def entry_of(
     )
 
 
-def _own(function: Callable[[Request, Answer], Answer]) -> Fault:
+def _own(function: Callable[[Request, Answer], Answer]) -> InjectedFault:
     """The caller's function as a fault."""
-    return Fault(
+    return InjectedFault(
         getattr(function, "__name__", "function"),
         "A function of the caller's.",
         "body",

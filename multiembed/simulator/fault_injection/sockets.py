@@ -12,7 +12,7 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from multiembed.simulator.fault_injection.base import Fault, is_good
+from multiembed.simulator.fault_injection.base import InjectedFault, is_good
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -150,8 +150,8 @@ async def _bomb(connection: Connection, answer: Answer, settings: Settings) -> N
     await writer.drain()
 
 
-def _socket(name: str, does: str, act: Act, **more: Any) -> Fault:
-    return Fault(name, does, "socket", act=act, **more)
+def _socket(name: str, does: str, act: Act, **more: Any) -> InjectedFault:
+    return InjectedFault(name, does, "socket", act=act, **more)
 
 
 _SLOWLY = MappingProxyType({"interval": 0.05})
