@@ -1,1 +1,1 @@
-"""Texts into batches: input checks, token estimates, truncation and packing. No I/O."""
+"""Texts into batches: validation, token estimates, truncation and batch packing. No I/O."""

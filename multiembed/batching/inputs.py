@@ -1,4 +1,4 @@
-"""What may be embedded: texts are checked, cleaned and named by their position before anything is sent."""
+"""Validation of input texts, before anything is sent."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ if TYPE_CHECKING:
 def check_texts(
     texts: Iterable[str], *, refuses: Literal["empty", "blank"], first: int = 0
 ) -> tuple[list[str], list[int]]:
-    """The texts as plain `str` that UTF-8 can carry, in order, and the positions of those that the API refuses.
+    """Validate texts. `first` is the position of the first one, for the error.
 
-    Args:
-        texts: any iterable of text, but not one text alone.
-        refuses: which texts the API does not embed.
-        first: the position of the first text, for the words of an error.
+    Returns:
+        The texts as plain `str` that UTF-8 can encode, and the positions of those that the API refuses.
 
     Raises:
-        ConfigurationError: it is one text, no iterable, or holds something that is no text.
+        ConfigurationError: `texts` is one text, is not iterable, or an item is not a `str`.
     """
     checked = list(iter_texts(texts))
-    refused = []
+    rejected = []
     for index, text in enumerate(checked):
         if not isinstance(text, str):
             raise ConfigurationError(
@@ -36,32 +34,31 @@ def check_texts(
         if type(text) is not str:  # a subclass may have an encode of its own
             checked[index] = text = str.__str__(text)
         if not (text.strip() if refuses == "blank" else text):
-            refused.append(index)
+            rejected.append(index)
         elif not text.isascii():
             checked[index] = replace_surrogates(text)
-    return checked, refused
+    return checked, rejected
 
 
 def iter_texts(texts: Iterable[str]) -> Iterator[str]:
-    """An iterator over texts.
+    """Iterate over texts.
 
     Raises:
-        ConfigurationError: it is one text, or no iterable.
+        ConfigurationError: it is one text, a mapping or table, or not iterable.
     """
     if isinstance(texts, (str, bytes)):
         raise ConfigurationError("Give a list of texts, not one text: [text], or embed_query(text) for a query.")
-    if isinstance(texts, Mapping) or hasattr(texts, "columns"):  # both give their names and not their texts
-        raise ConfigurationError(
-            f"Give a list of texts, not {type(texts).__name__}: its values(), or one column of it."
-        )
+    given = f"Give a list of texts, not {type(texts).__name__}"
+    if isinstance(texts, Mapping) or hasattr(texts, "columns"):  # both iterate over names
+        raise ConfigurationError(f"{given}: its values(), or one column of it.")
     try:
         return iter(texts)
     except TypeError:
-        raise ConfigurationError(f"Give a list of texts, not {type(texts).__name__}.") from None
+        raise ConfigurationError(f"{given}.") from None
 
 
 def replace_surrogates(text: str) -> str:
-    """Lone surrogates become U+FFFD, because UTF-8 has no place for them."""
+    """Replace lone surrogates, which UTF-8 cannot encode, by U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:

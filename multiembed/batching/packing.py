@@ -1,4 +1,4 @@
-"""Texts into batches: no request holds more items, tokens or bytes than the model takes; few go half empty. Pure."""
+"""Batch packing: texts into batches that fit the model's limits of one request, few of them half empty. No I/O."""
 
 from __future__ import annotations
 
@@ -10,59 +10,47 @@ if TYPE_CHECKING:
 
     from multiembed.types import Limits
 
-# JSON around one text: quotes, comma, and now and then an escape.
-_BYTES_AROUND_TEXT = 8
+_BYTES_AROUND_TEXT = 8  # in JSON: quotes, comma, and an occasional escape
 _BYTES_AROUND_BODY = 1024
-_MOST_OPEN = 8
-"""Batches that are filled side by side: enough for long and short texts to find each other."""
+_MAX_OPEN = 8  # open batches: enough to combine long and short texts
 
 
 @dataclass(slots=True)
 class OpenBatch:
-    """A batch that is being filled, or is full."""
+    """A batch that is being packed: positions of its texts, ascending, their estimated tokens, and bytes."""
 
     positions: list[int] = field(default_factory=list)
-    """Positions of its texts, ascending."""
     tokens: int = 0
-    """Of all of them, as estimated."""
     size: int = _BYTES_AROUND_BODY
 
 
 def pack_batches(sizes: Iterable[tuple[int, int]], limits: Limits) -> Iterator[OpenBatch]:
-    """Put texts into batches that fit one request each.
+    """Pack texts, given as (estimated tokens, UTF-8 bytes) in order, into batches that fit one request each.
 
-    Each text goes into the first of a few open batches that has room for it, so that a long one does not leave those
-    before it half empty. A text that alone is over a limit gets a batch of its own: the estimate may err, and the
-    server decides. If it refuses, no neighbour has to be sent again.
-
-    Args:
-        sizes: (estimated tokens, UTF-8 bytes) of each text, in order.
-        limits: what one request may hold.
-
-    Yields:
-        The batches, in which each position stands once.
+    Each text goes into the first of a few open batches that it fits into. A text that is over a limit alone gets its
+    own batch: the estimate may be wrong, so the server decides, and a rejection affects no other text.
     """
-    most = limits.max_tokens_per_item or float("inf")
-    token_room = limits.max_tokens_per_request or float("inf")
-    byte_room = limits.max_bytes_per_request or float("inf")
-    bins: list[OpenBatch] = []
-    for place, (tokens, size) in enumerate(sizes):
+    max_tokens = limits.max_tokens_per_request or float("inf")
+    max_tokens_alone = min(limits.max_tokens_per_item or max_tokens, max_tokens)
+    max_bytes = limits.max_bytes_per_request or float("inf")
+    open_batches: list[OpenBatch] = []
+    for position, (tokens, size) in enumerate(sizes):
         size += _BYTES_AROUND_TEXT
-        if tokens > most or tokens > token_room:
-            yield OpenBatch([place], tokens, _BYTES_AROUND_BODY + size)
+        if tokens > max_tokens_alone:
+            yield OpenBatch([position], tokens, _BYTES_AROUND_BODY + size)
             continue
-        for bin_ in bins:
-            if bin_.tokens + tokens <= token_room and bin_.size + size <= byte_room:
+        for batch in open_batches:
+            if batch.tokens + tokens <= max_tokens and batch.size + size <= max_bytes:
                 break
         else:
-            if len(bins) == _MOST_OPEN:
-                yield bins.pop(0)
-            bin_ = OpenBatch()
-            bins.append(bin_)
-        bin_.positions.append(place)
-        bin_.tokens += tokens
-        bin_.size += size
-        if len(bin_.positions) >= limits.max_items:
-            bins.remove(bin_)
-            yield bin_
-    yield from bins
+            if len(open_batches) == _MAX_OPEN:
+                yield open_batches.pop(0)
+            batch = OpenBatch()
+            open_batches.append(batch)
+        batch.positions.append(position)
+        batch.tokens += tokens
+        batch.size += size
+        if len(batch.positions) >= limits.max_items:
+            open_batches.remove(batch)
+            yield batch
+    yield from open_batches

@@ -1,74 +1,55 @@
-"""A text that is too long, made shorter or cut into pieces, at places where no character is torn. Pure."""
+"""Truncation and splitting of a text that is too long, without tearing a character apart. No I/O."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_ENDS = re.compile(r"\n\s*\n|[。！？!?]|\.\s|\n|\s")
-"""Where a piece may end, the better places first in the alternation but the last one found wins."""
-_SLACK = 0.2
-"""The share of a piece, at its end, in which a better place to cut is looked for."""
+_BREAKS = re.compile(r"\n\s*\n|[。！？!?]|\.\s|\n|\s")
+"""Where a piece may end; the last one found is used."""
+_BREAK_SEARCH = 0.2  # share of a piece, at its end, that is searched for a break
 _JOINERS = frozenset("\u200d\ufe0e\ufe0f")
 
 
-def truncate(text: str, most: int, count: Callable[[str], int]) -> str:
-    """The longest beginning of a text that has at most so many tokens; at least one character.
+def truncate(text: str, maximum: int, count: Callable[[str], int]) -> str:
+    """Truncate a text to its longest beginning of at most so many tokens, and at least one character.
 
-    Args:
-        text: any text.
-        most: tokens.
-        count: tokens of a text; must not fall when a text grows.
+    `count` counts tokens. A longer text must not have fewer.
     """
-    return text[: _end(text, 0, most, count)]
+    return text[: _end(text, 0, maximum, count)]
 
 
-def split_text(text: str, most: int, count: Callable[[str], int]) -> list[str]:
-    """Pieces of at most so many tokens each, together the text; cut between sentences or words where possible."""
+def split_text(text: str, maximum: int, count: Callable[[str], int]) -> list[str]:
+    """Split a text into pieces of at most so many tokens each, between sentences or words where possible."""
     pieces = []
     start = 0
     while start < len(text):
-        end = _end(text, start, most, count)
+        end = _end(text, start, maximum, count)
         if end < len(text):
-            slack = end - int((end - start) * _SLACK)
-            end = max((found.end() for found in _ENDS.finditer(text, slack, end)), default=end)
+            search = end - int((end - start) * _BREAK_SEARCH)
+            end = max((found.end() for found in _BREAKS.finditer(text, search, end)), default=end)
         pieces.append(text[start:end])
         start = end
     return pieces
 
 
-def _end(text: str, start: int, most: int, count: Callable[[str], int]) -> int:
-    """Where the longest piece from `start` ends that has at most so many tokens; at least one character further.
-
-    The search widens from a guess, so that what lies far behind is never counted.
-    """
-    width = max(most, 16)
-    while start + width < len(text) and count(text[start : start + width]) <= most:
+def _end(text: str, start: int, maximum: int, count: Callable[[str], int]) -> int:
+    """End of the longest piece from `start`. The search widens from a guess, so that it never counts a long rest."""
+    width = max(maximum, 16)
+    while count(text[start : start + width]) <= maximum:
+        if start + width >= len(text):
+            return len(text)
         width *= 2
-    high = min(start + width, len(text))
-    if count(text[start:high]) <= most:
-        return high
-    low = start + 1  # text[start:low] is allowed, or the least there is; text[start:high] is not
-    while high - low > 1:
-        middle = (low + high) // 2
-        if count(text[start:middle]) <= most:
-            low = middle
-        else:
-            high = middle
-    return _whole(text, start, low)
-
-
-def _whole(text: str, start: int, end: int) -> int:
-    """An end at or before `end` that parts no combining mark or joined emoji from what it belongs to."""
-    best = end
-    while best > start + 1 and best < len(text) and (_clings(text[best]) or text[best - 1] == "\u200d"):
-        best -= 1
-    return best if best > start + 1 else end
-
-
-def _clings(character: str) -> bool:
-    return character in _JOINERS or unicodedata.combining(character) != 0
+    ends = range(start + 2, min(start + width, len(text)))
+    end = start + 1 + bisect_right(ends, maximum, key=lambda end: count(text[start:end]))
+    whole = end  # before a combining mark or a joined emoji, the character that it belongs to is left out, too
+    while whole > start + 1 and (
+        text[whole] in _JOINERS or unicodedata.combining(text[whole]) or text[whole - 1] == "\u200d"
+    ):
+        whole -= 1
+    return whole if whole > start + 1 else end

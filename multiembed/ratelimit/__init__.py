@@ -1,1 +1,1 @@
-"""Decides when the next request of an account and model may start."""
+"""Rate limiter of an account and model: permits, limits, circuit breaker and retry budget."""

@@ -1,127 +1,122 @@
-"""A limit that nobody tells, learned from the provider's refusals: it falls a little at each and grows back. Pure."""
+"""Adaptive limit: learns a quota that is not configured from the provider's rejections, as TCP CUBIC does. No I/O."""
 
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
-_FALLS = (0.95, 0.88, 0.75, 0.5)
-"""What is left after a refusal: little is taken at first, more when the next one follows at once."""
-_BELIEVED = (0.95, 0.95, 0.8, 0.8)
-"""What is left at least of what was seen to pass. Some of that passed before the quota fell, if refusals do not end."""
-_AT_ONCE = 1.0
-"""Seconds of use after a fall within which another refusal means that it was too small."""
-BACK = 2.0
-"""Seconds of use from a fall until the limit is again where it was refused."""
-_MOST_BACK = 8.0
-"""The most of them: they double with each refusal at the same place."""
-_BEYOND = 4.0
-"""Seconds of use from there until the limit is a twentieth higher, at most."""
-_FAR = 1.25
-"""The ratio to the refused value from which that is not the limit, and a search begins: the cubic curve alone takes 43
-seconds of use from 0.2 requests a second to 100."""
-_SAME = 0.15
-"""The share by which two refusals may lie apart and still be at the same place."""
-_PAUSES = 20.0
-"""An asked-for pause may cost a twentieth of the time: so many times its length passes before the next trial."""
-_DOUBLES = 1.0
-"""Seconds of use in which a limit doubles while none is known."""
+if TYPE_CHECKING:
+    from multiembed.ratelimit.sliding_window import InFlightRecord
+    from multiembed.types import LimitKind
+
+# Factors of consecutive rejections, and the shares of the recent throughput that remain at least. Part of the
+# throughput may have passed before the quota fell. A rejection is consecutive within so many seconds of use after the
+# last one.
+_DECREASES = (0.95, 0.88, 0.75, 0.5)
+_MIN_OF_THROUGHPUT = (0.95, 0.95, 0.8, 0.8)
+_CONSECUTIVE = 1.0
+
+# Seconds of use from a decrease until the limit is again at the rejected value. They double, up to the maximum, with
+# each rejection that differs by at most 15 % from the one before. A requested pause takes at most 5 % of the time.
+RECOVERY = 2.0
+_MAX_RECOVERY = 8.0
+_SAME_VALUE = 0.15
+_RECOVERY_PER_PAUSE = 20.0
+
+# Maximum of seconds of use from there until the limit is 5 % higher. At 1.25 times the rejected value a new search
+# begins: the cubic curve alone takes 43 seconds of use from 0.2 requests a second to 100.
+_MAX_PROBING = 4.0
+_NEW_SEARCH = 1.25
 
 
 class AdaptiveLimit:
-    """A limit on its way to where the provider's lies.
+    """Adaptive limit that converges to the provider's quota.
 
-    Until the first refusal it doubles with each second of use. After one it follows a cubic curve, as TCP CUBIC and the
-    adaptive retry mode of the AWS SDKs do: steep at first, flat near the value that was refused, and steep again beyond
-    it, where a higher quota would be found. Well above that value it doubles again. Only time in which the limit holds
-    somebody up counts as use, so an idle account learns nothing.
-
-    Args:
-        start: the first value.
-        least: it never falls below this.
-        most: no more is tried while none is known.
-        rests: where it rests, as a share of what was refused last.
+    Until the first rejection it doubles with each second of use, up to `maximum`. After one it follows a cubic curve,
+    as TCP CUBIC and the adaptive retry mode of the AWS SDKs do: steep at first, flat near `target` times the rejected
+    value, and steep again beyond it. Well above that value it doubles again. Only time in which the limit delays a
+    request counts as use.
     """
 
-    def __init__(self, start: float, *, least: float, most: float, rests: float = 1.0) -> None:
+    def __init__(self, start: float, *, minimum: float, maximum: float, target: float = 1.0) -> None:
         self.value = start
         self.searching = True
-        self._least = least
-        self._rests = rests
-        self._most = most
+        self._minimum = minimum
+        self._maximum = maximum
+        self._target = target
         self._low = self._peak = start
         self._age = 0.0
-        self._back = BACK
-        self._falls = 0
+        self._recovery = RECOVERY
+        self._consecutive = 0
 
     def grow(self, seconds: float) -> None:
-        """So many seconds passed in which it held somebody up."""
+        """Raise the limit after so many seconds of use."""
         self._age += seconds
         if self.searching:
-            self.value = max(self.value, min(self.value * 2.0 ** (seconds / _DOUBLES), self._most))
+            self.value = max(self.value, min(self.value * 2.0**seconds, self._maximum))
+            return
+        if self._age < self._recovery:
+            span, scale = max(self._peak - self._low, (1.0 - _DECREASES[0]) * self._peak), self._recovery
         else:
-            span, past, over = (1.0 - _FALLS[0]) * self._peak, self._age - self._back, min(self._back, _BEYOND)
-            if past < 0.0:
-                span, over = max(self._peak - self._low, span), self._back
-            self.value = max(self.value, self._peak + span * (past / over) ** 3)
-            if self.value > _FAR * self._peak:
-                self.searching = True
+            span, scale = (1.0 - _DECREASES[0]) * self._peak, min(self._recovery, _MAX_PROBING)
+        self.value = max(self.value, self._peak + span * ((self._age - self._recovery) / scale) ** 3)
+        self.searching = self.value > _NEW_SEARCH * self._peak
 
-    def decrease(self, at: float, passed: float = 0.0, pause: float = 0.0, back: float = BACK) -> None:
-        """The provider refused at this value.
+    def decrease(self, at: float, throughput: float = 0.0, pause: float = 0.0, recovery: float = RECOVERY) -> None:
+        """Lower the limit after a rejection at a value; after a search, at most the present value counts.
 
-        Args:
-            at: where the refusal was met. Once a limit is known, at most its present value counts.
-            passed: what is known to have passed lately; it does not fall much below.
-            pause: seconds for which the provider wants to be left alone.
-            back: seconds of use until the limit is again here, where no refusal at the same place came before.
+        It does not fall much below the recent `throughput`. In `recovery` seconds of use it is at the rejected value
+        again, unless that was rejected before or the provider asks for a `pause`.
         """
-        again = not self.searching and self._age < _AT_ONCE
-        self._falls = min(self._falls + 1, len(_FALLS) - 1) if again else 0
-        before = self._peak
-        reached = at if self.searching else min(self.value, at)
-        self._peak = max(self._rests * reached, self._least)
-        known = not self.searching and not again and abs(self._peak - before) <= _SAME * before
-        back = min(self._back * 2.0, _MOST_BACK) if known else back
-        believed = min(passed, self._peak) * _BELIEVED[self._falls]
-        self._low = max(reached * _FALLS[self._falls], believed, self._least)
-        if again:  # the limit lies well below what was refused
-            self._peak = max((self._peak + self._low) / 2.0, self._least)
+        again = not self.searching and self._age < _CONSECUTIVE
+        self._consecutive = min(self._consecutive + 1, len(_DECREASES) - 1) if again else 0
+        rejected = at if self.searching else min(self.value, at)
+        before, self._peak = self._peak, max(self._target * rejected, self._minimum)
+        if not self.searching and not again and abs(self._peak - before) <= _SAME_VALUE * before:
+            recovery = min(self._recovery * 2.0, _MAX_RECOVERY)
+        self._recovery = max(recovery, pause * _RECOVERY_PER_PAUSE)
+        passed = min(throughput, self._peak) * _MIN_OF_THROUGHPUT[self._consecutive]
+        self._low = self.value = max(rejected * _DECREASES[self._consecutive], passed, self._minimum)
+        if again:  # the quota lies well below the rejected value
+            self._peak = max((self._peak + self._low) / 2.0, self._minimum)
         self._age = 0.0
-        self._back = max(back, pause * _PAUSES)
         self.searching = False
-        self.value = self._low
 
-    def restart_search(self, start: float) -> None:
-        """Nothing is known any more: look for the limit anew from here."""
+    def restart_search(self, factor: float = 1.0) -> None:
+        """Forget the rejected value and search from the present one, times `factor`."""
         self.searching = True
-        self.value = min(max(start, self._least), self._most)
+        self.value = min(max(self.value * factor, self._minimum), self._maximum)
         self._age = 0.0
 
 
 class ThroughputMeter:
-    """How much came through lately, for instance requests a second."""
+    """Successful requests of up to ten seconds: how many a second, with how many tokens, and how many in flight."""
 
     _WINDOW = 10.0
-    _FEW = 10
-    _KEPT = 4096
+    _MIN_SUCCESSES = 10
 
     def __init__(self) -> None:
-        self._passed: deque[tuple[float, float]] = deque(maxlen=self._KEPT)
+        self.successes: deque[tuple[float, InFlightRecord]] = deque(maxlen=4096)
 
-    def add(self, now: float, amount: float) -> None:
-        """So much came through now."""
-        self._passed.append((now, amount))
+    def add(self, now: float, record: InFlightRecord) -> None:
+        """Record a success."""
+        self.successes.append((now, record))
 
     def holds_few(self, now: float) -> bool:
-        """Whether less came through in ten seconds than a rate can be inferred from."""
-        return len(self._passed) < self._FEW or now - self._passed[-self._FEW][0] > self._WINDOW
+        """Whether ten seconds hold too few successes to infer a rate from."""
+        minimum = self._MIN_SUCCESSES
+        return len(self.successes) < minimum or now - self.successes[-minimum][0] > self._WINDOW
 
-    def rate(self, now: float) -> float:
-        """A second's amount: of the last second, or of up to ten where that holds too little to tell."""
+    def rate(self, now: float, kind: LimitKind) -> float:
+        """Requests or tokens per second in the last second, or in up to ten seconds while that holds few successes."""
         amount, span = 0.0, 0.0
-        for count, (when, its) in enumerate(reversed(self._passed)):
-            if now - when > self._WINDOW or (now - when > 1.0 and count >= self._FEW):
+        for count, (when, record) in enumerate(reversed(self.successes)):
+            if now - when > self._WINDOW or (now - when > 1.0 and count >= self._MIN_SUCCESSES):
                 break
-            amount += its
+            amount += record.tokens if kind == "tokens" else 1.0
             span = now - when
         return amount / max(span, 1.0)
+
+    def max_concurrency(self, since: float) -> int:
+        """Maximum of requests in flight when a request started that succeeded since then; 0 if none did."""
+        return max((record.concurrency for when, record in self.successes if when >= since), default=0)

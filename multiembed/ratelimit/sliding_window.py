@@ -1,80 +1,68 @@
-"""What an account has sent within a second or a minute, counted so that the server never counts more. Pure."""
+"""Sliding-window counter of requests and tokens. It never counts less than the server does. No I/O."""
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_right, insort
 from dataclasses import dataclass
+from itertools import chain
 from operator import itemgetter
 
 _ROUNDING = 1e-6
-_MOST_SPREAD = 0.5
-_LEAST_SPREAD = 0.02
-"""Seconds by which ways to the server differ, at first and at least. The least costs 2 % of a quota of one second."""
-_KEPT_AT_FIRST = 0.8
-"""What a success leaves of the first spread: 14 successes, until the connections are set up, bring it to the least."""
-_KEPT_LATER = 0.5 ** (1 / 250)
-"""What a success leaves of a spread that a refusal has widened: at most one in 250 requests is refused for it."""
-_ENOUGH_BILLS = 4
-_PART_OF_ONE_BILL = 1 / 16
+_MAX_SPREAD = 0.5
+_MIN_SPREAD = 0.02
+"""Seconds; the minimum costs 2 % of a quota of one second."""
+_INITIAL_SHRINK = 0.8
+"""Factor of each success at first: 14 successes reach the minimum."""
+_SHRINK_AFTER_REJECTION = 0.5 ** (1 / 250)
+"""The same after a rejection. So at most one in 250 requests is rejected for a bound that is too small."""
+_MIN_BILLS = 4
+_MIN_WEIGHT = 1 / 16
 
 
 @dataclass(slots=True, eq=False)
 class InFlightRecord:
-    """One request that was let go."""
+    """One request that was started."""
 
     sent: float
     tokens: float
     """Reserved by estimate, then as billed."""
     concurrency: int
-    """Requests in flight when it went, itself among them."""
+    """Requests in flight when it started, including itself."""
     estimated: float = 0.0
     """Tokens that the caller estimated."""
+    in_flight: bool = True
 
 
-class Transit:
-    """By how many seconds two requests may differ in their time on the way to the server: a bound that is learned.
+class TransitSpread:
+    """Learned bound, in seconds, on how much longer one request travels to the server than another.
 
-    Only this difference matters: where all requests take equally long to arrive, they arrive as far apart as they went,
-    however long the way is and the server works. It cannot be read from round trips, in which the server's work differs
-    more than the network. So it is 0.5 s at first, while connections are set up, and shrinks with each success. A
-    refusal means that it was too small, and doubles it, up to the round trip of the refusal, on which the server does
-    no work. With DashScope's 600 requests a minute told, and 0.1, 0.3 and 0.6 s of latency, 98, 98 and 97 % are used in
-    the first minute and none is refused; with a constant half second it was 90, 77 and 67 % (2026-11-28).
+    Only this difference matters: requests that travel equally long arrive as far apart as they were sent. Round trips
+    do not show it, because the server's work differs more than the network. So it is 0.5 s at first, while connections
+    are opened, and shrinks with each success. A rejection doubles it, up to the round trip of the rejection, in which
+    the server does no work. With DashScope's 600 requests a minute configured and 0.1, 0.3 and 0.6 s of latency, 98, 98
+    and 97 % are used in the first minute and none is rejected. A constant 0.5 s used 90, 77 and 67 % (2026-11-28).
     """
 
-    def __init__(self) -> None:
-        self.spread = _MOST_SPREAD
-        self._kept = _KEPT_AT_FIRST
+    def __init__(self, seconds: float = _MAX_SPREAD) -> None:
+        self.seconds = seconds
+        self._shrink = _INITIAL_SHRINK
 
-    def answered(self) -> float:
-        """Take in a success.
+    def on_success(self) -> None:
+        """Shrink the bound."""
+        self.seconds = max(self.seconds * self._shrink, _MIN_SPREAD)
 
-        Returns:
-            The bound from now on, in seconds.
-        """
-        self.spread = max(self.spread * self._kept, _LEAST_SPREAD)
-        return self.spread
-
-    def refused(self, round_trip: float) -> float:
-        """Take in the refusal of a request for its rate.
-
-        Args:
-            round_trip: seconds from its sending to the refusal.
-
-        Returns:
-            The bound from now on, in seconds.
-        """
-        widest = min(max(round_trip, _LEAST_SPREAD), _MOST_SPREAD)
-        if self.spread < widest:
-            self.spread = min(2.0 * self.spread, widest)
-            self._kept = _KEPT_LATER
-        return self.spread
+    def on_rate_limited(self, round_trip: float) -> None:
+        """Double the bound, up to the seconds from sending the request to its rejection."""
+        maximum = min(max(round_trip, _MIN_SPREAD), _MAX_SPREAD)
+        if self.seconds < maximum:
+            self.seconds = min(2.0 * self.seconds, maximum)
+            self._shrink = _SHRINK_AFTER_REJECTION
 
 
-class BilledShare:
-    """Tokens billed for each estimated one: the running mean and mean deviation added, as TCP estimates round trips.
+class BilledRatio:
+    """Learned bound on billed tokens per estimated token: running mean plus mean deviation, as for TCP's round trips.
 
-    A second's window holds some ten requests without a bill, whose sum deviates less than that.
+    A second's window holds about ten requests without a bill. Their sum deviates less than that.
     """
 
     def __init__(self) -> None:
@@ -86,86 +74,77 @@ class BilledShare:
         """Compare a bill with its estimate."""
         if estimated <= 0.0:
             return
-        share = billed / estimated
+        ratio = billed / estimated
         self._bills += 1
-        part = max(1.0 / self._bills, _PART_OF_ONE_BILL)
-        self._deviation += part * (abs(share - self._mean) - self._deviation) if self._bills > 1 else 0.0
-        self._mean += part * (share - self._mean)
-        if self._bills >= _ENOUGH_BILLS:
+        weight = max(1.0 / self._bills, _MIN_WEIGHT)
+        self._deviation += weight * (abs(ratio - self._mean) - self._deviation) if self._bills > 1 else 0.0
+        self._mean += weight * (ratio - self._mean)
+        if self._bills >= _MIN_BILLS:
             self.value = min(1.0, self._mean + self._deviation)
 
 
 class SlidingWindow:
-    """What went within a span of time, as the server may count it.
+    """Sliding window of one account: requests and tokens of the last seconds, as the server may count them.
 
-    A request reaches the server at some time between our sending and its answer. Counting it until the span has passed
-    since its answer, no span of the server's own clock can hold more than was allowed here. A short span has no time
-    for that: there it counts from `on_the_way` seconds after its sending, if that is sooner.
+    A request reaches the server at some time between its sending and its response. It counts until `span` seconds
+    after the response, or after the latest time of its arrival if that is sooner. So no span of the server's own clock
+    can hold more than was allowed here.
 
     Args:
         span: seconds.
-        on_the_way: by how much the times from sending to arrival differ at most; may be changed.
+        spread: bound on the difference of the times from sending to arrival.
     """
 
-    def __init__(self, span: float, on_the_way: float) -> None:
+    def __init__(self, span: float, spread: TransitSpread) -> None:
         self._span = span
-        self.on_the_way = on_the_way
+        self._spread = spread
         self._unanswered: dict[InFlightRecord, None] = {}
-        self._leaving: list[tuple[float, InFlightRecord]] = []
-        """By the time at which they no longer count."""
-        self._inside: set[InFlightRecord] = set()
+        self._answered: list[tuple[float, InFlightRecord]] = []
+        """Sorted by the time at which they no longer count."""
+        self._counted: set[InFlightRecord] = set()
         self._tokens = 0.0
 
-    def sent(self, ticket: InFlightRecord, now: float) -> None:
-        """It went."""
-        self._let_go(now)
-        self._unanswered[ticket] = None
-        self._inside.add(ticket)
-        self._tokens += ticket.tokens
+    def start(self, record: InFlightRecord) -> None:
+        """Count a request that is sent now."""
+        self._expire(record.sent)
+        self._unanswered[record] = None
+        self._counted.add(record)
+        self._tokens += record.tokens
 
-    def answered(self, ticket: InFlightRecord, now: float) -> None:
-        """Nothing more is awaited of it, so that it has reached the server."""
-        if ticket in self._unanswered:
-            self._leave(ticket, min(now, ticket.sent + self.on_the_way))
+    def finish(self, record: InFlightRecord, now: float) -> None:
+        """Note that a request has reached the server, because it has ended."""
+        if record in self._unanswered:
+            del self._unanswered[record]
+            arrived = min(now, record.sent + self._spread.seconds)
+            insort(self._answered, (arrived + self._span, record), key=itemgetter(0))
 
-    def billed(self, ticket: InFlightRecord, tokens: float) -> None:
-        """It had so many tokens. To be told before the ticket itself is."""
-        if ticket in self._inside:
-            self._tokens += tokens - ticket.tokens
+    def bill(self, record: InFlightRecord, tokens: float) -> None:
+        """Count the billed tokens. The record itself is changed afterwards, by the caller."""
+        if record in self._counted:
+            self._tokens += tokens - record.tokens
 
-    def wait(self, now: float, requests: float, tokens: float) -> float:
-        """Seconds until it holds no more than these; infinite when somebody must be answered first."""
-        self._let_go(now)
-        excess, held = len(self._inside) - requests, self._tokens - tokens
-        if excess <= 0 and held <= _ROUNDING:
+    def delay(self, now: float, requests: float, tokens: float) -> float:
+        """Seconds until no more than these are counted; infinite if a request must end first."""
+        self._expire(now)
+        excess, excess_tokens = len(self._counted) - requests, self._tokens - tokens
+        if excess <= 0 and excess_tokens <= _ROUNDING:
             return 0.0
-        for when, ticket in self._leaving:
+        spread = self._spread.seconds
+        unanswered = self._unanswered if spread < self._span else ()
+        for expires, record in chain(self._answered, ((each.sent + spread + self._span, each) for each in unanswered)):
             excess -= 1
-            held -= ticket.tokens
-            if excess <= 0 and held <= _ROUNDING:
-                return when - now
-        if self.on_the_way < self._span:
-            for ticket in self._unanswered:
-                excess -= 1
-                held -= ticket.tokens
-                if excess <= 0 and held <= _ROUNDING:
-                    return ticket.sent + self.on_the_way + self._span - now
+            excess_tokens -= record.tokens
+            if excess <= 0 and excess_tokens <= _ROUNDING:
+                return expires - now
         return float("inf")
 
-    def _let_go(self, now: float) -> None:
-        while self._unanswered and (first := next(iter(self._unanswered))).sent + self.on_the_way <= now:
-            self._leave(first, first.sent + self.on_the_way)
-        over = 0
-        for when, ticket in self._leaving:
-            if when > now:
-                break
-            over += 1
-            self._inside.discard(ticket)
-            self._tokens -= ticket.tokens
-        del self._leaving[:over]
-        if not self._inside:
-            self._tokens = 0.0  # what rounding has left, which a bill out of all reason makes large
-
-    def _leave(self, ticket: InFlightRecord, arrived: float) -> None:
-        del self._unanswered[ticket]
-        insort(self._leaving, (arrived + self._span, ticket), key=itemgetter(0))
+    def _expire(self, now: float) -> None:
+        while self._unanswered and (first := next(iter(self._unanswered))).sent + self._spread.seconds <= now:
+            self.finish(first, now)
+        expired = bisect_right(self._answered, now, key=itemgetter(0))
+        for _, record in self._answered[:expired]:
+            self._counted.discard(record)
+            self._tokens -= record.tokens
+        del self._answered[:expired]
+        if not self._counted:
+            self._tokens = 0.0  # a rounding error, which an absurd bill makes large
