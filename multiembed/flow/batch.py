@@ -1,4 +1,4 @@
-"""The flow of one batch, without I/O: what to send, when to split, and what to do about a text that is too long.
+"""Flow of one batch, without I/O: what to send, when to split, isolate or truncate.
 
 `batch_flow` is a generator. It yields effects (SendRequest, Sleep, RunInThread) and is sent their results. It never
 sleeps, opens a socket or reads a clock that it was not given. `execution.workers` runs it.
@@ -9,264 +9,198 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 from multiembed.batching.packing import pack_batches
 from multiembed.batching.truncation import split_text, truncate
 from multiembed.errors import InputTooLongError, MalformedResponseError, MultiEmbedError
 from multiembed.flow.backoff import backoff_delay
 from multiembed.flow.context import Batch, BatchOutcome, Sleep
-from multiembed.flow.isolation import HALVES, FailureCount
-from multiembed.flow.request import Isolate, ProbeShortest, Separate, Split, counted, request_flow
+from multiembed.flow.isolation import HALVES
+from multiembed.flow.request import Isolate, RequestFlow, Split, counted
 from multiembed.responses.validation import ValidatedVectors, weighted_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Sequence
 
-    from multiembed.flow.context import CallContext, Effect
-    from multiembed.flow.request import RequestFlow, Result
+    from multiembed.flow.context import CallContext, Flow
+    from multiembed.flow.isolation import FailureCount
+    from multiembed.flow.request import Result
 
 logger = logging.getLogger("multiembed")
 _SHRINK = 0.7
-"""What is left of a text that the server still finds too long."""
+"""Share that is kept of a text that the server still finds too long."""
 
 
-def batch_flow(
-    batch: Batch, job: CallContext, outcome: BatchOutcome | None = None
-) -> Generator[Effect, Any, BatchOutcome]:
-    """Embed one batch: every text of it has a vector or an error afterwards.
+def batch_flow(batch: Batch, context: CallContext, outcome: BatchOutcome | None = None) -> Flow[BatchOutcome]:
+    """Embed one batch: afterwards every text of it has a vector or an error.
 
-    Args:
-        batch: its texts.
-        job: what all batches of the call share.
-        outcome: where results go as they come. It is complete only at the end, and correct also before.
+    The outcome gets the results as they come. It is complete only at the end, and correct also before.
     """
     outcome = BatchOutcome() if outcome is None else outcome
-    compute = job.config.provider.compute
+    compute = context.config.provider.compute
     if compute is None:
-        yield from _settle(batch, job, outcome)
+        yield from _BatchFlow(context, outcome).embed(batch)
     else:
-        yield Sleep(0)  # lets an event loop breathe between batches
-        vectors = compute(job.config.format_texts(batch.texts, job.role), job.config.expected_dimensions)
+        yield Sleep(0)  # other tasks of the event loop run between batches
+        vectors = compute(context.config.format_texts(batch.texts, context.role), context.config.expected_dimensions)
         outcome.accepted.append((batch.positions, ValidatedVectors(vectors, None, 0, None)))
     return outcome
 
 
-def _settle(
-    part: Batch,
-    job: CallContext,
-    outcome: BatchOutcome,
-    *,
-    known_ill: bool = False,
-    failing: FailureCount | None = None,
-) -> Generator[Effect, Any, bool]:
-    """Embed what can be embedded of a part. Returns: True if no text of it was refused or shortened.
+class _BatchFlow:
+    """Embeds parts of a batch, and splits them where needed. The outcome gets vectors and errors."""
 
-    Args:
-        part: some texts.
-        job: what all parts share.
-        outcome: where vectors and errors go.
-        known_ill: one of the texts is known to be refused, so that they need not be sent together again.
-        failing: how often these texts have failed already, alone or with others.
-    """
-    shortened = outcome.shortened
-    came = yield from _embed(part, job, outcome, known_ill=known_ill, failing=failing)
-    well = yield from _follow(part, came, job, outcome)
-    return well and outcome.shortened == shortened
+    def __init__(self, context: CallContext, outcome: BatchOutcome) -> None:
+        self._context = context
+        self._outcome = outcome
 
+    def embed(self, part: Batch, failing: FailureCount | None = None, *, must_fail: bool = False) -> Flow[bool | None]:
+        """Embed a part, whose texts have failed before, alone or with others, as often as `failing` says.
 
-def _embed(
-    part: Batch,
-    job: CallContext,
-    outcome: BatchOutcome,
-    *,
-    known_ill: bool = False,
-    failing: FailureCount | None = None,
-) -> RequestFlow:
-    """Send a part, unless it is known already what would come of it."""
-    count = len(part.texts)
-    cap = job.learned.max_items_at(job.clock())
-    if job.fatal_error is not None:
-        return job.fatal_error
-    if known_ill and count > 1:
-        return Split(count // 2, one_culprit=True)
-    if cap is not None and count > cap:
-        return Split(cap, one_culprit=False)
-    return (yield from (request_flow if count > 1 else _alone)(part, job, outcome, failing))
+        With `must_fail`, one of the texts will be rejected, so that they need not be sent together again. Returns True
+        if no text was rejected or shortened; None for a probe that failed, whose texts have no result yet.
+        """
+        context, outcome = self._context, self._outcome
+        shortened = outcome.shortened
+        result = yield from self._request(part, failing, must_fail=must_fail)
+        match result:
+            case ValidatedVectors():
+                outcome.accepted.append((part.positions, result))
+                context.any_success, context.lost_batches = True, 0
+                if context.blind_isolation == "failed":
+                    context.blind_isolation = "allowed"
+                return outcome.shortened == shortened
+            case MultiEmbedError():
+                outcome.failures.update(dict.fromkeys(part.positions, result))
+                return False
+            case Isolate():
+                if result.failing.probing:
+                    return None
+                yield from self._isolate_bad_texts(part, result)
+                return False
+            case Split(parts, one_bad_text):
+                all_good = True
+                for each, failing in zip_longest(parts, result.failing):
+                    must_fail = one_bad_text and all_good and each is parts[-1]
+                    is_good = yield from self.embed(each, failing, must_fail=must_fail)
+                    all_good = all_good and bool(is_good)
+                return all_good and outcome.shortened == shortened
 
+    def _request(self, part: Batch, failing: FailureCount | None, *, must_fail: bool) -> Flow[Result]:
+        """Send a part, unless its result is known."""
+        context = self._context
+        count, maximum = len(part.texts), context.learned.max_items_at(context.clock())
+        if context.fatal_error is not None:
+            return context.fatal_error
+        if must_fail and count > 1:
+            return Split(part.split_at(count // 2), one_bad_text=True)
+        if maximum is not None and count > maximum:
+            return Split(part.pieces(maximum))
+        if count == 1 and context.config.on_too_long != "error":
+            return (yield from self._embed_single(part, failing))
+        return (yield from RequestFlow(part, context, self._outcome, failing).run())
 
-def _follow(part: Batch, came: Result, job: CallContext, outcome: BatchOutcome) -> Generator[Effect, Any, bool]:
-    """Do what follows from what came of a part; True when no text of it was ill."""
-    if isinstance(came, ValidatedVectors):
-        outcome.accepted.append((part.positions, came))
-        job.any_success, job.lost_batches, job.isolated_in_vain = True, 0, False
-        return True
-    if isinstance(came, MultiEmbedError):
-        outcome.failures.update(dict.fromkeys(part.positions, came))
-        return False
-    if isinstance(came, Isolate):
-        yield from _isolate(part, came, job, outcome)
-        return False
-    if isinstance(came, Separate):
-        others = part.select(at for at in range(len(part.texts)) if at not in came.rows)
-        yield from _settle(others, job, outcome, failing=FailureCount(separations=came.failing.separations + 1))
-        yield from _settle(
-            part.select(came.rows), job, outcome, failing=came.failing.divided(probing=False, isolated=True)
+    def _isolate_bad_texts(self, part: Batch, found: Isolate) -> Flow[None]:
+        """Halve a failing part, and the halves that fail, until the texts that make requests fail are alone.
+
+        The halves of a round are sent one after another, each once and without backoff: one bad text of n takes about
+        2 * log2(n) requests. Where both halves fail and no other request of the account succeeds meanwhile, the
+        shortest text is sent alone. If that fails too, it is an outage, and the part goes on with its retries.
+        """
+        context = self._context
+        logger.info("%s: %d texts fail together and are halved", context.config.name, len(part.texts))
+        context.event("halved", multiembed__texts=len(part.texts))
+        if found.delay:
+            yield Sleep(found.delay)
+        suspects, failing, successes = [part], found.failing, context.limiter.successes
+        while suspects:
+            failing = failing.divided(probing=True)
+            failed: list[Batch] = []
+            for half in [half for suspect in suspects for half in suspect.split_at(len(suspect.texts) // 2)]:
+                is_decided = yield from self.embed(half, replace(failing))
+                failed += [half] if is_decided is None else []
+            failing = replace(failing, failures=1)
+            if failed and context.limiter.successes == successes:
+                failed = yield from self._probe_shortest(failed, found)
+            if found.blindly and context.blind_isolation == "running":
+                context.blind_isolation = "allowed"
+            suspects = [each for each in failed if len(each.texts) > 1]
+            for single in [each for each in failed if len(each.texts) == 1]:
+                yield from self.embed(single, failing.divided(probing=False))
+
+    def _probe_shortest(self, suspects: Sequence[Batch], found: Isolate) -> Flow[list[Batch]]:
+        """Send the shortest text of a failing part alone, to tell bad texts from an outage.
+
+        Returns the suspects that are left; none after an outage, in which the part has gone on with its retries.
+        """
+        context, failing, limiter = self._context, found.failing, self._context.limiter
+
+        def pause() -> Sleep:
+            seconds = context.sleep_filter(backoff_delay(failures, context.random()))
+            # Without time before the deadline, one more request at once tells the reason.
+            return Sleep(0.0 if context.is_past_deadline(seconds) else seconds)
+
+        part = Batch(
+            [each for part in suspects for each in part.positions], [each for part in suspects for each in part.texts]
         )
-        return False
-    if isinstance(came, ProbeShortest):
-        shortest, pieces = _around_the_shortest(part)
-        one_culprit = yield from _settle(shortest, job, outcome)
-    else:
-        pieces, one_culprit = _pieces(part, came.size, halves=came.one_culprit), came.one_culprit
-    well = True
-    for piece in pieces:
-        ill = one_culprit and well and piece is pieces[-1]
-        well = (yield from _settle(piece, job, outcome, known_ill=ill)) and well
-    return well
+        failures = failing.failures + HALVES
+        if not found.blindly or failures < context.max_retries:
+            shortest, *others = part.around_shortest()
+            yield pause()
+            failures += 1
+            if (yield from self.embed(shortest, failing.divided(probing=True))) is not None:
+                return others
+        context.blind_isolation = "failed"
+        yield pause()
+        yield from self.embed(part, failing.restarted(failures, limiter))
+        return []
 
+    def _embed_single(self, part: Batch, failing: FailureCount | None) -> Flow[Result]:
+        """Embed one text; truncate or split it where it is longer than the model takes."""
+        context, config, count_tokens = self._context, self._context.config, self._context.count_tokens
+        (text,) = part.texts
+        maximum = config.limits.max_tokens_per_item
+        if maximum is not None:
+            maximum = max(1, maximum - (yield from counted(context, config.prompt_tokens, context.role, count_tokens)))
+        while True:
+            if maximum is not None and (yield from counted(context, count_tokens, text)) > maximum:
+                if config.on_too_long == "split" and len(text) > 1:
+                    pieces = yield from counted(context, split_text, text, maximum, count_tokens)
+                    return (yield from self._embed_pieces(pieces, part))
+                text = yield from counted(context, truncate, text, maximum, count_tokens)
+            result = yield from RequestFlow(Batch(part.positions, (text,)), context, self._outcome, failing).run()
+            # A rejection by the account's quota has no status. The text is not shortened for it: vectors must not
+            # depend on the account.
+            if not isinstance(result, InputTooLongError) or result.status is None or len(text) == 1:
+                return result
+            # The estimate was too low, or the limit is not known: the rejected length is the measure now.
+            self._outcome.shortened += 1
+            tokens = yield from counted(context, count_tokens, text)
+            maximum = max(1, min(int(tokens * _SHRINK), context.learned.token_limit or sys.maxsize))
+            if config.on_too_long == "truncate" and tokens <= maximum:  # the counter cannot tell: cut by characters
+                text = text[: max(1, int(len(text) * _SHRINK))]
 
-def _isolate(part: Batch, found: Isolate, job: CallContext, outcome: BatchOutcome) -> Generator[Effect, Any, None]:
-    """Halve a failing part, and the halves that fail, until the texts that make requests fail stand alone.
-
-    The halves of a round go out one after another, each once and without a back-off: one bad text of n takes about
-    2 * log2(n) requests. Where both halves fail and no other request of the account succeeds meanwhile, the shortest
-    text alone is tried. If that fails too, it is an outage, and the part goes on with its retries.
-    """
-    logger.info("%s: %d texts fail together and are halved", job.config.name, len(part.texts))
-    job.event("halved", multiembed__texts=len(part.texts))
-    if found.delay:
-        yield Sleep(found.delay)
-    suspects, failing, successes = [part], found.failing, job.limiter.successes
-    while suspects:
-        failing = failing.divided(probing=True)
-        suspects = yield from _probe(suspects, failing, job, outcome)
-        failing = replace(failing, failures=1)
-        if suspects and job.limiter.successes == successes:
-            suspects = yield from _try_shortest(_joined(suspects), found, job, outcome)
-        job.isolating_blindly = job.isolating_blindly and not found.blindly
-        for each in [each for each in suspects if len(each.texts) == 1]:
-            suspects.remove(each)
-            yield from _settle(each, job, outcome, failing=failing.divided(probing=False, isolated=True))
-
-
-def _try_shortest(
-    part: Batch, found: Isolate, job: CallContext, outcome: BatchOutcome
-) -> Generator[Effect, Any, list[Batch]]:
-    """Send the shortest text of a failing part alone, to tell bad texts from an outage.
-
-    Returns:
-        The suspects that are left; none after an outage, in which the part has gone on with its retries.
-    """
-    failing = found.failing
-    failures = failing.failures + HALVES
-    if not found.blindly or failures < job.max_retries:
-        shortest, others = _around_the_shortest(part)
-        yield Sleep(_pause(failures, job))
-        failures += 1
-        came = yield from _embed(shortest, job, outcome, failing=failing.divided(probing=True))
-        if not isinstance(came, Isolate):
-            yield from _follow(shortest, came, job, outcome)
-            return others
-    job.isolated_in_vain = True
-    yield Sleep(_pause(failures, job))
-    again = replace(
-        failing, failures=failures, successes_before=job.limiter.successes, failures_before=job.limiter.failures
-    )
-    yield from _settle(part, job, outcome, failing=again)
-    return []
-
-
-def _pause(failures: int, job: CallContext) -> float:
-    """The seconds of a back-off; 0 where the deadline leaves no time: one more request then tells the reason."""
-    seconds = job.sleep_filter(backoff_delay(failures, job.random()))
-    return 0.0 if job.no_time_left(seconds) else seconds
-
-
-def _probe(
-    suspects: Sequence[Batch], failing: FailureCount, job: CallContext, outcome: BatchOutcome
-) -> Generator[Effect, Any, list[Batch]]:
-    """Send the halves of each part once; those that fail again, as one of their texts may be the cause."""
-    failed = []
-    for suspect in suspects:
-        for half in _pieces(suspect, len(suspect.texts) // 2, halves=True):
-            came = yield from _embed(half, job, outcome, failing=replace(failing))
-            if isinstance(came, Isolate):
-                failed.append(half)
-            else:
-                yield from _follow(half, came, job, outcome)
-    return failed
-
-
-def _alone(part: Batch, job: CallContext, outcome: BatchOutcome, failing: FailureCount | None = None) -> RequestFlow:
-    """Embed one text, which may be longer than the model takes."""
-    if job.config.on_too_long == "error":
-        return (yield from request_flow(part, job, outcome, failing))
-    (text,) = part.texts
-    most = job.config.limits.max_tokens_per_item
-    if most is not None:
-        most = max(1, most - (yield from counted(job, job.config.prompt_tokens, job.role, job.count_tokens)))
-    while True:
-        if most is not None and (yield from counted(job, job.count_tokens, text)) > most:
-            if job.config.on_too_long == "split" and len(text) > 1:  # one character is as short as it gets
-                pieces = yield from counted(job, split_text, text, most, job.count_tokens)
-                return (yield from _in_pieces(pieces, part, job, outcome))
-            text = yield from counted(job, truncate, text, most, job.count_tokens)
-        came = yield from request_flow(Batch(part.positions, (text,)), job, outcome, failing)
-        # What no quota has room for has no status, and is not cut for it: a vector must not tell of its account.
-        if not isinstance(came, InputTooLongError) or came.status is None or len(text) == 1:
-            return came
-        # The estimate was too low, or the limit is not known: what was refused is the measure now.
-        outcome.shortened += 1
-        text, most = yield from counted(job, _less, text, job)
-
-
-def _less(text: str, job: CallContext) -> tuple[str, int]:
-    """A text to go on with after it was refused as too long, and the tokens that it, or its pieces, may have."""
-    most = max(1, min(int(job.count_tokens(text) * _SHRINK), job.learned.token_limit or sys.maxsize))
-    if (
-        job.config.on_too_long == "truncate" and job.count_tokens(text) <= most
-    ):  # a counter that cannot tell: go by characters
-        return text[: max(1, int(len(text) * _SHRINK))], most
-    return text, most
-
-
-def _in_pieces(pieces: Sequence[str], part: Batch, job: CallContext, outcome: BatchOutcome) -> RequestFlow:
-    """Embed the pieces of one text: their mean, weighted by length, is its vector."""
-    inner = BatchOutcome()
-    sizes = yield from counted(job, lambda: [(job.count_tokens(piece), len(piece.encode())) for piece in pieces])
-    for bin_ in pack_batches(sizes, job.config.limits):
-        yield from _settle(Batch(bin_.positions, [pieces[place] for place in bin_.positions]), job, inner)
+    def _embed_pieces(self, pieces: Sequence[str], part: Batch) -> Flow[Result]:
+        """Embed the pieces of one text: their mean, weighted by length, is its vector."""
+        context, outcome, inner = self._context, self._outcome, BatchOutcome(seconds=self._outcome.seconds)
+        tokens = yield from counted(context, lambda: list(map(context.count_tokens, pieces)))
+        sizes = [(count, len(piece.encode())) for count, piece in zip(tokens, pieces, strict=True)]
+        for packed in pack_batches(sizes, context.config.limits):
+            batch = Batch(packed.positions, [pieces[position] for position in packed.positions])
+            yield from _BatchFlow(context, inner).embed(batch)
+            if inner.failures:
+                break  # the mean needs every piece, so the others need not be paid for
+        outcome.requests += inner.requests
+        outcome.retries += inner.retries
+        outcome.rate_errors += inner.rate_errors
         if inner.failures:
-            break  # without this piece there is no mean, so the others need not be paid for
-    outcome.requests += inner.requests
-    outcome.retries += inner.retries
-    outcome.rate_errors += inner.rate_errors
-    outcome.seconds += inner.seconds
-    if inner.failures:
-        error = inner.failures[min(inner.failures)]
-        error.indices = tuple(part.positions)
-        return error
-    mean = weighted_mean(inner.accepted, [tokens for tokens, _ in sizes])
-    return mean or MalformedResponseError(
-        "The vectors of a long text's pieces cancel each other out: there is no mean. Take on_too_long='truncate'.",
-        **job.details(part),
-    )
-
-
-def _around_the_shortest(part: Batch) -> tuple[Batch, list[Batch]]:
-    """The shortest text, and the texts before and after it."""
-    count = len(part.texts)
-    at = min(range(count), key=lambda each: len(part.texts[each]))
-    return part.select([at]), [part.select(side) for side in (range(at), range(at + 1, count)) if side]
-
-
-def _pieces(part: Batch, size: int, *, halves: bool) -> list[Batch]:
-    """The part in pieces of `size` texts; as two when `halves`."""
-    count = len(part.texts)
-    starts = (0, size) if halves else range(0, count, size)
-    return [part.select(range(start, end)) for start, end in zip(starts, [*starts[1:], count], strict=True)]
-
-
-def _joined(parts: Sequence[Batch]) -> Batch:
-    return Batch([place for part in parts for place in part.positions], [text for part in parts for text in part.texts])
+            error = inner.failures[min(inner.failures)]
+            error.indices = tuple(part.positions)
+            return error
+        return weighted_mean(inner.accepted, tokens) or MalformedResponseError(
+            "The vectors of a long text's pieces cancel each other out, so they have no mean. Take "
+            "on_too_long='truncate'.",
+            **context.error_details(part),
+        )

@@ -1,14 +1,17 @@
-"""What the batches of one call share, what a batch asks of its driver, and what becomes of it. No behaviour of note."""
+"""Values that the flow of a batch works on: call context, effects, learned limits and outcome. No I/O."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
+from multiembed.responses.validation import sum_tokens
 from multiembed.transport.types import HttpRequest, TransportFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from multiembed.config.request_config import RequestConfig
     from multiembed.errors import MultiEmbedError
@@ -16,37 +19,54 @@ if TYPE_CHECKING:
     from multiembed.ratelimit.pacer import AccountLimits
     from multiembed.responses.validation import ValidatedVectors
     from multiembed.transport.types import HttpResponse
-    from multiembed.types import Role
+    from multiembed.types import ErrorKind, Role
 
 MAX_RETRIES = 5
-"""Retries of one request, unless the user says."""
-CAP_SECONDS = 300.0
-"""Seconds for which a number of texts that a refusal named is kept to."""
+"""Default retries of one request."""
+MAX_ITEMS_TTL = 300.0
+"""Seconds for which a maximum of texts that a rejection named is kept: a server may name it in error."""
 PATIENCE = 60.0
-"""Seconds that a request outlasts an outage or a rate limit beyond these, where the account once worked."""
+"""Seconds beyond the retries that a request outlasts an outage or a rate limit, where the account once worked."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Texts that go out in one request."""
+    """Texts of one request."""
 
     positions: Sequence[int]
-    """The position of each text among its block's texts."""
+    """Position of each text among the texts of its chunk."""
     texts: Sequence[str]
     tokens: int | None = None
-    """Of all texts, as estimated; None where it was not counted."""
+    """Token estimate of all texts; None if not counted."""
     chunk: Any = None
-    """The `execution.chunk.Block` whose texts they are. The flow does not look into it."""
+    """The `execution.chunk.Chunk` of the texts. The flow does not use it."""
 
-    def select(self, positions: Iterable[int]) -> Batch:
-        """The texts at some positions, in that order."""
-        positions = list(positions)
-        return Batch([self.positions[at] for at in positions], [self.texts[at] for at in positions])
+    def select(self, rows: Iterable[int]) -> Batch:
+        """Return the texts at some rows, in that order."""
+        rows = list(rows)
+        return Batch([self.positions[row] for row in rows], [self.texts[row] for row in rows])
+
+    def split_at(self, row: int) -> list[Batch]:
+        """Return the texts before a row, and the others."""
+        return [self.select(range(row)), self.select(range(row, len(self.texts)))]
+
+    def pieces(self, size: int) -> list[Batch]:
+        """Return the texts in pieces of at most `size`."""
+        rows = range(len(self.texts))
+        return [self.select(rows[start : start + size]) for start in rows[::size]]
+
+    def around_shortest(self) -> list[Batch]:
+        """Return the shortest text, then the texts before and after it."""
+        rows = range(len(self.texts))
+        shortest = min(rows, key=lambda row: len(self.texts[row]))
+        return [self.select(part) for part in ([shortest], rows[:shortest], rows[shortest + 1 :]) if part]
 
 
 @dataclass(frozen=True, slots=True)
 class SendRequest:
-    """Send this once there is permission, and return the answer."""
+    """Effect: send the request once the permit is granted, and return the response."""
 
     request: HttpRequest
     permit: Permit
@@ -54,14 +74,14 @@ class SendRequest:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """Wait this many seconds."""
+    """Effect: wait some seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class RunInThread:
-    """Call the user's code (a key function, a token counter) in a thread, and return or raise what it does."""
+    """Effect: call the user's function (API key, token counter) in a thread; return its result or raise its error."""
 
     function: Callable[[], Any]
 
@@ -70,49 +90,46 @@ NOT_SENT = TransportFailure("connection", "not sent, because the call had failed
 
 Effect: TypeAlias = SendRequest | Sleep | RunInThread
 TransportResult: TypeAlias = "HttpResponse | TransportFailure"
+if TYPE_CHECKING:
+    Flow: TypeAlias = Generator[Effect, Any, _T]
 
 
 @dataclass(slots=True)
 class LearnedLimits:
-    """What the server has taught, for the life of an embedder in this process."""
+    """What the responses of the server showed, for the life of a client in this process."""
 
     dimensions: int | None = None
-    """The length of its vectors, once one was believed."""
+    """Length of the vectors, once one was validated."""
     max_items: int | None = None
-    """The texts per request that it named when it refused more; see `max_items_at`."""
+    """Texts per request that a rejection named; see `max_items_at`."""
     max_items_until: float = 0.0
-    """When that is forgotten: a server that named it in error must not be believed for ever."""
     token_limit: int | None = None
-    """The tokens of one text that it named when it last refused a longer one."""
+    """Tokens of one text that the last rejection of a long text named."""
     mean_latency: float | None = None
-    """A running mean of the time from request to answer."""
+    """Running mean of the seconds from request to response."""
     billed_ratio: float | None = None
-    """Tokens billed for each one estimated: a running mean, None before the first bill."""
+    """Running mean of billed tokens per estimated token; None before the first bill."""
     max_billed_ratio: float = 1.0
-    """The most of them lately: what is reserved and packed by."""
+    """Recent maximum of that ratio. Requests are packed and permits requested by it."""
 
-    def learn_max_items(self, cap: int, now: float) -> None:
-        """The server refused more texts than `cap` in one request."""
-        self.max_items, self.max_items_until = min(cap, self.max_items_at(now) or cap), now + CAP_SECONDS
+    def learn_max_items(self, maximum: int, now: float) -> None:
+        """Note that the server accepts at most `maximum` texts per request."""
+        self.max_items, self.max_items_until = min(maximum, self.max_items_at(now) or maximum), now + MAX_ITEMS_TTL
 
     def max_items_at(self, now: float) -> int | None:
-        """The most texts in one request as the server named it; None when it did not, or some minutes ago."""
+        """Return the maximum of texts per request that the server named; None if it named none in the last minutes."""
         return self.max_items if now < self.max_items_until else None
 
     def record_latency(self, seconds: float) -> None:
-        """Take one answered request into the mean."""
+        """Add one response to the mean latency."""
         self.mean_latency = seconds if self.mean_latency is None else 0.9 * self.mean_latency + 0.1 * seconds
 
     def record_billing(self, tokens: int, estimated: int) -> None:
-        """Compare a bill with its estimate."""
+        """Compare the billed tokens of a request with their estimate."""
         if tokens > 0 and estimated > 0:
-            share = tokens / estimated
-            self.billed_ratio = share if self.billed_ratio is None else 0.95 * self.billed_ratio + 0.05 * share
-            self.max_billed_ratio = max(share, 0.99 * self.max_billed_ratio + 0.01 * share)
-
-
-def _no_event(_: str, **__: object) -> None:
-    """There is no span."""
+            ratio = tokens / estimated
+            self.billed_ratio = ratio if self.billed_ratio is None else 0.95 * self.billed_ratio + 0.05 * ratio
+            self.max_billed_ratio = max(ratio, 0.99 * self.max_billed_ratio + 0.01 * ratio)
 
 
 @dataclass(slots=True)
@@ -125,76 +142,79 @@ class CallContext:
     limiter: AccountLimiter
     account_limits: AccountLimits
     count_tokens: Callable[[str], int]
-    """Tokens of a text."""
     max_retries: int
     outage_patience: float
-    """Seconds beyond the retries that an outage or a rate limit of a known account is waited out."""
     timeout: float
     deadline_at: float | None
-    """On `clock`; None for no deadline."""
+    """On `clock`; None without a deadline."""
     clock: Callable[[], float]
     wall_time: Callable[[], float]
     """Seconds since the epoch, for dates in headers."""
     random: Callable[[], float]
-    """A random number in [0, 1)."""
+    """Random number in [0, 1)."""
     sleep_filter: Callable[[float], float] = float
-    """What becomes of a wait; tests make it zero."""
+    """Maps the seconds of a backoff; the test mode makes them zero."""
+    event: Callable[..., object] = lambda *_, **__: None
+    """Adds an event to the span of the call: its name, and attributes."""
+    configured_retries: int = 0
+    """`max_retries` where the user configured it."""
+    counts_in_thread: bool = False
+    """Whether `count_tokens` is the user's, and must not run on the I/O loop."""
     any_success: bool = False
     """Whether any text of the call has a vector."""
-    single_rejections: int = 0
-    """Texts that were refused alone, for whatever reason, before any was served."""
-    malformed: int = 0
-    """Batches given up for a fault of the answers' form before any text was served."""
-    answering_model: str | None = None
-    """The model that the call's first answer named."""
-    event: Callable[..., object] = _no_event
-    """Notes a decision in the call's span: its name, and attributes."""
-    asked_retries: int = 0
-    """`max_retries` where the user gave it."""
-    counts_in_thread: bool = False
-    """Whether `count` is the user's, and must not run on the I/O loop."""
-    isolating_blindly: bool = False
-    """Whether a batch is being divided to find out whether the provider works. One of the call will do."""
-    isolated_in_vain: bool = False
-    """Whether a failing batch was divided without any part of it, or any other request, succeeding."""
+    early_failures: Counter[ErrorKind] = field(default_factory=Counter)
+    """Before any success: texts that were rejected alone, and batches that failed by the format of the responses."""
     lost_batches: int = 0
-    """Batches given up as unreachable since one was served."""
+    """Batches that failed in an outage since the last success."""
+    response_model: str | None = None
+    """Model that the first response of the call named."""
+    blind_isolation: Literal["allowed", "running", "failed"] = "allowed"
+    """Whether a failing batch may be halved to find out whether the provider works. One at a time; none after a failure
+    until a request succeeds."""
     last_retryable_error: MultiEmbedError | None = None
-    """The last reason why a batch was given up though it might have passed: what kept the others from being sent."""
+    """Error of the last batch that failed for a temporary reason: why the others were not sent."""
     fatal_error: MultiEmbedError | None = None
-    """Set once by the batch that found that no other can succeed."""
+    """Error of the whole call; set once, by the batch that found that no other can succeed."""
 
-    def no_time_left(self, delay: float = 0.0) -> bool:
-        """Whether the call's deadline comes before a delay is over."""
-        return self.deadline_at is not None and self.clock() + delay >= self.deadline_at
+    def fail_call(self, error: MultiEmbedError) -> MultiEmbedError:
+        """Fail the whole call. Returns: its error, which is the first one."""
+        self.fatal_error = self.fatal_error or error
+        return self.fatal_error
 
-    def details(self, part: Batch) -> dict[str, Any]:
-        """What an error of these texts says of itself besides its message."""
+    def time_left(self) -> float:
+        """Return the seconds before the deadline of the call."""
+        return math.inf if self.deadline_at is None else self.deadline_at - self.clock()
+
+    def is_past_deadline(self, delay: float = 0.0) -> bool:
+        """Whether the deadline of the call passes within `delay` seconds."""
+        return delay >= self.time_left()
+
+    def error_details(self, part: Batch) -> dict[str, Any]:
+        """Return the attributes of an error of these texts."""
         return {"provider": self.config.provider.id, "model": self.config.model.name, "indices": part.positions}
 
 
 @dataclass(slots=True)
 class BatchOutcome:
-    """What became of one batch."""
+    """Vectors, failures and cost of one batch."""
 
     accepted: list[tuple[Sequence[int], ValidatedVectors]] = field(default_factory=list)
     failures: dict[int, MultiEmbedError] = field(default_factory=dict)
     requests: int = 0
     retries: int = 0
     rate_errors: int = 0
-    """Refusals for being too fast."""
+    """Responses that reported a rate limit."""
     seconds: list[float] = field(default_factory=list)
-    """From request to answer, of each request that was answered."""
+    """Latency of each response."""
     shortened: int = 0
-    """Texts that the server found too long and that went on cut or in pieces."""
+    """Texts that the server found too long and that were truncated or split."""
 
     def fail_rest(self, batch: Batch, error: MultiEmbedError) -> None:
-        """Give the texts of the batch that have neither vector nor error this error."""
-        done = {place for places, _ in self.accepted for place in places} | self.failures.keys()
-        self.failures.update(dict.fromkeys((place for place in batch.positions if place not in done), error))
+        """Fail the texts of the batch that have neither vector nor error."""
+        done = {position for positions, _ in self.accepted for position in positions} | self.failures.keys()
+        self.failures.update((position, error) for position in batch.positions if position not in done)
 
     @property
     def total_tokens(self) -> int | None:
-        """Tokens billed; None when a reply did not tell."""
-        told = [vectors.total_tokens for _, vectors in self.accepted]
-        return None if None in told else sum(filter(None, told))
+        """Tokens billed; None if a response did not name them."""
+        return sum_tokens(self.accepted)

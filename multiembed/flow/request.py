@@ -1,9 +1,11 @@
-"""One request until it is answered for good: sent, waited for, sent again, judged hopeless, or to be split."""
+"""Flow of one request, without I/O: sends a part of a batch until it succeeds, fails permanently or must be split.
+
+Transient errors are retried with backoff, or after the pause that Retry-After names. `flow.batch` acts on the result.
+"""
 
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -12,416 +14,354 @@ import orjson
 
 from multiembed.batching.token_count import max_tokens_bound
 from multiembed.errors import ConfigurationError, DeadlineExceededError, InputTooLongError, MultiEmbedError
-from multiembed.flow.backoff import LONGEST_ASKED, LONGEST_WAIT, backoff_delay, retry_after
+from multiembed.flow.backoff import MAX_DELAY, MAX_RETRY_AFTER, backoff_delay, retry_after
 from multiembed.flow.context import NOT_SENT, RunInThread, SendRequest, Sleep
-from multiembed.flow.isolation import (
-    MAX_SEPARATIONS,
-    FailureCount,
-    is_form_for_good,
-    is_this_text,
-    is_to_halve,
-    is_to_halve_blindly,
-    may_be_one_text,
-)
+from multiembed.flow.isolation import MAX_SEPARATIONS, FailureCount, may_be_one_text
 from multiembed.observability.log import log_request
 from multiembed.providers.types import ApiFailure
-from multiembed.responses.interpret import ERROR_POLICIES, build_error, interpret_response
+from multiembed.responses.error_policy import ERRORS_BY_KIND, FATAL, OF_ONE_TEXT, OF_WHOLE_BATCH, RETRYABLE, build_error
+from multiembed.responses.interpret import interpret_response
 from multiembed.responses.validation import ValidatedVectors
 from multiembed.transport.types import HttpRequest, TransportFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Sequence
 
-    from multiembed.config.request_config import RequestConfig
-    from multiembed.flow.context import Batch, BatchOutcome, CallContext, Effect, TransportResult
+    from multiembed.flow.context import Batch, BatchOutcome, CallContext, Flow, TransportResult
     from multiembed.ratelimit.limiter import Permit
     from multiembed.types import ErrorKind
 
 logger = logging.getLogger("multiembed")
 _T = TypeVar("_T")
 
-# A number on the wire takes at most about 25 bytes; four times that for names and escapes, and room for an error page.
 _BYTES_PER_NUMBER = 100
-_BYTES_ROOM = 1_000_000
+"""Response cap: a number takes at most about 25 bytes, four times that leaves space for names and escapes."""
+_BYTES_PER_RESPONSE = 1_000_000
+"""Response cap: bytes besides the numbers, for instance of an error page."""
 _UNKNOWN_DIMENSIONS = 8192
-_NAME_SHOWN = 60
-_ALONE = "The provider fails at this text, while it embeds others: shorten it, clean it or leave it out."
+_MAX_MODEL_NAME = 60
+"""Characters of a model name in an error."""
+_BAD_TEXT = "The provider fails at this text, while it embeds others: shorten it, clean it or leave it out."
 _SHORT_TIMEOUT = 5.0
-"""Seconds: what does not answer within less may be healthy, and only slower than this embedder allows."""
-_LONGEST = 1e6
-"""Seconds that an attempt may have, whatever was told: no system waits for a socket much longer at once."""
+"""Seconds: a server that needs more than a shorter timeout may be healthy."""
+_MAX_TIMEOUT = 1e6
+"""Seconds: operating systems wait for a socket not much longer at once."""
 _TOKENS_AROUND_TEXT = 16
-"""Tokens that a tokenizer's marks and a prompt of the server's own may add to a text."""
+"""Tokens that a tokenizer's marks and a prompt of the server may add to a text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A refusal that smaller requests may escape."""
+    """Result that needs smaller requests."""
 
-    size: int
-    """The most texts that the next request should hold."""
-    one_culprit: bool
-    """It is one text's fault: when one half is well, the other is known to be ill without being sent."""
-
-
-class ProbeShortest:
-    """A refusal that may be one text's fault or the whole call's: the shortest text alone tells."""
+    parts: Sequence[Batch]
+    one_bad_text: bool = False
+    """Whether one text is the cause: if all other parts succeed, the last one must fail, and is not sent as a whole."""
+    failing: Sequence[FailureCount] = ()
+    """Of each part, where the texts have failed before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Isolate:
-    """A failure that one text of the part may cause: the part is to be halved until that text stands alone."""
+    """Failure that one text of the part may cause: the part is to be halved until that text is alone."""
 
     failing: FailureCount
     delay: float = 0.0
     """Seconds to wait before."""
     blindly: bool = False
-    """Nothing shows yet whether the provider works."""
+    """Whether no other request shows yet that the provider works."""
 
 
-@dataclass(frozen=True, slots=True)
-class Separate:
-    """An answer in which only some texts have no usable vector: they and the others are to be sent apart."""
-
-    rows: tuple[int, ...]
-    """Positions of these texts in the part."""
-    failing: FailureCount
+Result: TypeAlias = ValidatedVectors | MultiEmbedError | Split | Isolate
 
 
-Result: TypeAlias = "ValidatedVectors | MultiEmbedError | Split | ProbeShortest | Isolate | Separate"
-RequestFlow: TypeAlias = "Generator[Effect, Any, Result]"
-
-
-def request_flow(
-    part: Batch, job: CallContext, outcome: BatchOutcome, failing: FailureCount | None = None
-) -> RequestFlow:
-    """Send a part until it is answered for good.
-
-    Args:
-        part: some texts.
-        job: what all parts of the call share.
-        outcome: where requests and retries are counted.
-        failing: how often these texts have failed already, alone or with others.
-    """
-    ill = failing or FailureCount()
-    estimated = part.tokens
-    if estimated is None:
-        overhead = job.config.prompt_tokens
-        estimated = yield from counted(
-            job, lambda: sum(map(job.count_tokens, part.texts)) + len(part.texts) * overhead(job.role, job.count_tokens)
-        )
-    tokens = estimated * job.learned.max_billed_ratio
-    over = _over(part, job, tokens, estimated)
-    if over is not None:
-        return over
-    sent = 0
-    while True:
-        prepared = yield from _prepare(part, job)
-        if isinstance(prepared, MultiEmbedError):
-            return prepared
-        target, request = prepared
-        permit = job.limiter.permit(job.account_limits, tokens, job.deadline_at)
-        answer = yield SendRequest(request, permit)
-        if answer is NOT_SENT:
-            return job.fatal_error or _paused(part, job) or job.last_retryable_error or deadline_error(part, job)
-        outcome.requests += answer.requests
-        outcome.retries += answer.requests - 1 + (ill.failures + ill.inherited > 0)
-        if not isinstance(answer, TransportFailure):
-            job.learned.record_latency(answer.seconds)
-            outcome.seconds.append(answer.seconds)
-        judged = _interpret(answer, part, job, target, timeout=request.timeout)
-        sent += 1
-        fault = judged if isinstance(judged, ApiFailure) else None
-        log_request(
-            target,
-            answer,
-            texts=len(part.texts),
-            attempt=ill.inherited + sent,
-            fault=fault,
-            tokens=None if isinstance(judged, ApiFailure) else judged.total_tokens,
-            request_id=judged.request_id,
-        )
-        if isinstance(judged, ValidatedVectors):
-            permit.report_success(judged.total_tokens)
-            job.learned.record_billing(judged.total_tokens or 0, estimated)
-            if judged.dense is not None:
-                job.learned.dimensions = judged.dense.shape[1]
-            return judged
-        if not ERROR_POLICIES[judged.kind].retry:
-            return _refused(judged, part, job, target, answer, permit)
-        outcome.rate_errors += judged.kind == "rate_limit"
-        after = _after_failure(judged, part, job, target, answer, permit, ill)
-        if not isinstance(after, float):
-            return after
-        yield Sleep(after)
-        if job.fatal_error is not None:
-            return job.fatal_error
-
-
-def _prepare(
-    part: Batch, job: CallContext
-) -> Generator[Effect, Any, tuple[RequestConfig, HttpRequest] | MultiEmbedError]:
-    """The target with the key of this moment, and the request; or why there is none."""
-    try:
-        target = job.config
-        if target.has_key_function:
-            target = yield RunInThread(target.with_current_key)
-        request = _write(part, job, target)
-    except ConfigurationError as error:  # the api_key function
-        job.fatal_error = job.fatal_error or error
-        return job.fatal_error
-    return deadline_error(part, job) if request is None else (target, request)
-
-
-def _after_failure(
-    fault: ApiFailure,
-    part: Batch,
-    job: CallContext,
-    target: RequestConfig,
-    answer: TransportResult,
-    permit: Permit,
-    ill: FailureCount,
-) -> float | MultiEmbedError | Isolate | Separate:
-    """What follows from a failure that may be temporary: the seconds to wait before the next attempt, or an end."""
-    ill.add(fault, job.clock(), job.limiter)
-    several = len(part.texts) > 1
-    some_rows = 0 < len(fault.bad_rows) < len(part.texts)
-    if some_rows and ill.separations < MAX_SEPARATIONS:
-        permit.report_success()
-        return Separate(fault.bad_rows, ill)
-    if not some_rows and not job.no_time_left():
-        if (ill.probing and may_be_one_text(fault)) or (several and is_to_halve(fault, ill, job.limiter)):
-            return Isolate(ill)
-        if not several and is_this_text(fault, ill, job.limiter, retries=job.asked_retries):
-            return _text_error(fault, part, target, answer)
-    asked = retry_after(answer.status, answer.headers, job.wall_time())
-    delay = _delay(fault, ill, asked, permit, job)
-    if _hopeless(fault, ill, delay, job):
-        if fault.kind == "timeout" and job.no_time_left(delay):
-            return deadline_error(part, job)
-        return _give_up(fault, part, job, target, answer=answer, asked=asked)
-    job.event("retry", error__type=fault.kind, http__response__status_code=answer.status, multiembed__delay=delay)
-    if several and not some_rows and not job.isolating_blindly and not job.isolated_in_vain:
-        left = job.max_retries + 1 - ill.failures
-        if is_to_halve_blindly(fault, ill, retries_left=left, cold=not job.any_success):
-            job.isolating_blindly = True
-            return Isolate(ill, delay, blindly=True)
-    return delay
-
-
-def _interpret(
-    answer: TransportResult, part: Batch, job: CallContext, target: RequestConfig, *, timeout: float
-) -> ValidatedVectors | ApiFailure:
-    """What an answer is worth in this call."""
-    dimensions = job.config.expected_dimensions or job.learned.dimensions
-    judged = interpret_response(answer, target, texts=len(part.texts), dimensions=dimensions)
-    if not isinstance(judged, ValidatedVectors):
-        short = judged.kind == "timeout" and timeout < _SHORT_TIMEOUT
-        return replace(judged, local=True) if short else judged
-    first = job.answering_model = job.answering_model or judged.model
-    if judged.model is not None and first is not None and judged.model != first:
-        reason = (
-            f"the model {judged.model[:_NAME_SHOWN]!r} answers, and {first[:_NAME_SHOWN]!r} answered "
-            "before: vectors of two models cannot be compared"
-        )
-        return ApiFailure("malformed", message=reason, format_error=reason)
-    return replace(judged, total_tokens=_plausible(judged.total_tokens, part, job))
-
-
-def _plausible(tokens: int | None, part: Batch, job: CallContext) -> int | None:
-    """The tokens billed; None where no tokenizer can make so many of these texts."""
-    if tokens is None or tokens <= sum(map(len, part.texts)):
-        return tokens
-    around = job.config.format_texts([""], job.role)[0] + (job.config.instruct or "")
-    bound = sum(max_tokens_bound(text + around) + _TOKENS_AROUND_TEXT for text in part.texts)
-    return tokens if tokens <= bound else None
-
-
-def _delay(fault: ApiFailure, ill: FailureCount, asked: float | None, permit: Permit, job: CallContext) -> float:
-    """Tell the account of a failure; the seconds before the next attempt."""
-    asks = min(asked or 0.0, LONGEST_ASKED)
-    if fault.kind == "rate_limit":  # the account is too fast, which is no fault of this request: it goes again soon
-        delay = job.sleep_filter(max(backoff_delay(job.limiter.breaker.rejected_probes + 1, job.random()), asks))
-        permit.report_rate_limited(delay, asked=asks > 0.0, quota=fault.limit_kind, usual=job.config.provider.quota)
-        return delay
-    if fault.local:
-        return job.sleep_filter(backoff_delay(ill.failures, job.random()))
-    if job.limiter.may_retry():
-        wait = backoff_delay(ill.failures, job.random())
-    else:  # the account's retry budget is spent: the longest wait, but less where the deadline would pass meanwhile
-        left = math.inf if job.deadline_at is None else job.deadline_at - job.clock()
-        wait = max(0.0, min(LONGEST_WAIT, left / 2))
-    delay = job.sleep_filter(max(wait, asks))
-    permit.report_failure(delay, fault.kind)
-    return delay
-
-
-def _refused(
-    fault: ApiFailure, part: Batch, job: CallContext, target: RequestConfig, answer: TransportResult, permit: Permit
-) -> MultiEmbedError | Split | ProbeShortest:
-    """What follows from a refusal that would come again: smaller requests, or an error."""
-    meaning = ERROR_POLICIES[fault.kind]
-    if not meaning.fatal:
-        permit.report_success()
-    count = len(part.texts)
-    if fault.kind == "too_many_items" and fault.max_items and fault.max_items < count:
-        job.learned.learn_max_items(fault.max_items, job.clock())
-        logger.info("%s: the server takes %d texts in a request", target.name, fault.max_items)
-    if fault.token_limit is not None:
-        job.learned.token_limit = fault.token_limit
-    if fault.kind == "invalid_or_too_long":
-        fault = replace(fault, kind=_what_may_be_too_long(part, job))
-        meaning = ERROR_POLICIES[fault.kind]
-    if count > 1 and meaning.one_text:
-        return Split(count // 2, one_culprit=True)
-    if count > 1 and fault.kind == "invalid":
-        return Split(count // 2, one_culprit=True) if job.any_success else ProbeShortest()
-    if count > 1 and meaning.split:
-        return Split(min(fault.max_items or count, (count + 1) // 2), one_culprit=False)
-    return _give_up(fault, part, job, target, answer=answer, asked=None)
-
-
-def _what_may_be_too_long(part: Batch, job: CallContext) -> ErrorKind:
-    """What a refusal means that may be for length or for anything: a text, all of them together, or neither."""
-    limits = job.config.limits
-    most = [max_tokens_bound(text) for text in part.texts]
-    if limits.max_tokens_per_item is not None and max(most) > limits.max_tokens_per_item:
-        return "too_long"
-    if limits.max_tokens_per_request is not None and sum(most) > limits.max_tokens_per_request:
-        return "request_too_large"
-    return "invalid"
-
-
-def _hopeless(fault: ApiFailure, ill: FailureCount, delay: float, job: CallContext) -> bool:
-    """Whether another attempt is out of the question.
-
-    Beyond its retries, a request waits out an outage of everything, or a rate limit, for a while: but only where the
-    account has been seen to work, because a wrong address never heals.
-    """
-    if job.no_time_left(delay) or is_form_for_good(fault, ill, job.limiter):
-        return True
-    if ill.failures <= job.max_retries:
-        return False
-    now = job.clock()
-    weather = job.limiter.breaker
-    general = fault.kind == "rate_limit" or not weather.is_closed
-    return not (general and weather.ever_succeeded and now - (ill.since or now) < job.outage_patience)
-
-
-def counted(job: CallContext, function: Callable[..., _T], *args: Any) -> Generator[Effect, Any, _T]:
+def counted(context: CallContext, function: Callable[..., _T], *args: Any) -> Flow[_T]:
     """Call a function that counts tokens, in a thread where the counter is the user's."""
-    if job.counts_in_thread:
-        found: _T = yield RunInThread(partial(function, *args))
-        return found
+    if context.counts_in_thread:
+        result: _T = yield RunInThread(partial(function, *args))
+        return result
     return function(*args)
 
 
-def _over(part: Batch, job: CallContext, tokens: float, estimated: int) -> MultiEmbedError | Split | None:
-    """What becomes of texts that no minute, or second, has room for; None when they may go.
+class RequestFlow:
+    """Sends a part of a batch until its result is final, and counts requests and retries in the outcome."""
 
-    Several are parted by the dearest bill lately. One alone is refused only by the estimate itself, or by the mean of
-    bills where they were lower: the dearest may have been of a few words, where a tokenizer's marks weigh most.
-    """
-    if tokens <= job.account_limits.max_tokens_per_request:
-        return None
-    if len(part.texts) > 1:
-        return Split((len(part.texts) + 1) // 2, one_culprit=False)
-    tokens = estimated * min(1.0, job.learned.billed_ratio or 1.0)
-    if tokens <= job.account_limits.max_tokens_per_request:
-        return None
-    most = int(job.account_limits.max_tokens_per_request)
-    each = f"{most:,} a second" if job.account_limits.per_second else f"{most:,} a minute"
-    return InputTooLongError(
-        f"The text has about {tokens:,.0f} tokens, and "
-        f"tokens_per_minute={job.account_limits.tokens_per_minute} allows no "
-        f"more than {each}: it could never be sent. Raise tokens_per_minute, or shorten the text or cut it up.",
-        **job.details(part),
-    )
+    def __init__(self, part: Batch, context: CallContext, outcome: BatchOutcome, failing: FailureCount | None) -> None:
+        self._part = part
+        self._texts = len(part.texts)
+        self._context = context
+        self._outcome = outcome
+        self._failing = failing or FailureCount()
+        self._attempts = self._failing.inherited
+        self._config = context.config
+        """With the API key of the last request, which its error must not repeat."""
+        self._response: TransportResult = NOT_SENT
 
+    def run(self) -> Flow[Result]:
+        """Run the flow."""
+        estimated = self._part.tokens
+        if estimated is None:
+            estimated = yield from counted(self._context, self._estimate_tokens)
+        tokens = estimated * self._context.learned.max_billed_ratio
+        result = self._check_quota(tokens, estimated) or (yield from self._attempt(tokens, estimated))
+        while isinstance(result, float):
+            yield Sleep(result)
+            result = self._context.fatal_error or (yield from self._attempt(tokens, estimated))
+        return result
 
-def _write(part: Batch, job: CallContext, target: RequestConfig) -> HttpRequest | None:
-    """The request, or None when the deadline leaves no time for it."""
-    timeout = min(job.timeout, _LONGEST)
-    if job.deadline_at is not None:
-        timeout = min(timeout, job.deadline_at - job.clock())
+    def _attempt(self, tokens: float, estimated: int) -> Flow[Result | float]:
+        """Send one request. Returns: the seconds before the next attempt, or a final result."""
+        context, outcome, failing = self._context, self._outcome, self._failing
+        try:
+            request = yield from self._build_request()
+        except ConfigurationError as error:  # of the API key function
+            return context.fail_call(error)
+        if request is None:
+            return self._deadline_error()
+        permit = context.limiter.permit(context.account_limits, tokens, context.deadline_at)
+        self._response = response = yield SendRequest(request, permit)
+        if response is NOT_SENT:
+            return self._not_sent_error()
+        self._attempts += 1
+        outcome.requests += response.requests
+        outcome.retries += response.requests - 1 + (failing.failures + failing.inherited > 0)
+        if not isinstance(response, TransportFailure):
+            context.learned.record_latency(response.seconds)
+            outcome.seconds.append(response.seconds)
+        result = self._interpret(request.timeout)
+        logged = result if isinstance(result, ApiFailure) else result.total_tokens
+        log_request(self._config, response, logged, result.request_id, texts=self._texts, attempt=self._attempts)
+        if isinstance(result, ValidatedVectors):
+            permit.report_success(result.total_tokens)
+            context.learned.record_billing(result.total_tokens or 0, estimated)
+            if result.dense is not None:
+                context.learned.dimensions = result.dense.shape[1]
+            return result
+        return (self._on_retryable if result.kind in RETRYABLE else self._on_rejected)(result, permit)
+
+    def _estimate_tokens(self) -> int:
+        context = self._context
+        prompt = self._config.prompt_tokens(context.role, context.count_tokens)
+        return sum(map(context.count_tokens, self._part.texts)) + self._texts * prompt
+
+    def _check_quota(self, tokens: float, estimated: int) -> MultiEmbedError | Split | None:
+        """Check that the token quota of a minute, or second, allows the request at all.
+
+        Several texts are split by the maximum of recent bills. One text is rejected only by the estimate, or by the
+        mean of bills where that is lower: the maximum may be of a few words, where the tokenizer's marks weigh most.
+        """
+        limits = self._context.account_limits
+        if self._texts == 1:
+            tokens = estimated * min(1.0, self._context.learned.billed_ratio or 1.0)
+        if tokens <= limits.max_tokens_per_request:
+            return None
+        if self._texts > 1:
+            return Split(self._part.pieces((self._texts + 1) // 2))
+        maximum = f"{int(limits.max_tokens_per_request):,} a {'second' if limits.per_second else 'minute'}"
+        return InputTooLongError(
+            f"The text has about {tokens:,.0f} tokens, and tokens_per_minute={limits.tokens_per_minute} allows no more "
+            f"than {maximum}: it could never be sent. Raise tokens_per_minute, or shorten the text or cut it up.",
+            **self._context.error_details(self._part),
+        )
+
+    def _build_request(self) -> Flow[HttpRequest | None]:
+        """Build the request with the current API key. Returns: None if the deadline leaves no time for it."""
+        context, config = self._context, self._context.config
+        if config.has_key_function:
+            config = self._config = yield RunInThread(config.with_current_key)
+        timeout = min(context.timeout, _MAX_TIMEOUT, context.time_left())
         if timeout <= 0:
             return None
-    dimensions = target.expected_dimensions or job.learned.dimensions or _UNKNOWN_DIMENSIONS
-    body = orjson.dumps(target.provider.encode(target.request(part.texts, job.role)))
-    numbers = len(part.texts) * dimensions
-    if target.output != "dense":
-        numbers += len(body)  # a weight for each token, of which no text has more than bytes
-    return HttpRequest(
-        url=target.request_url,
-        headers={**target.headers, **target.authorization(), "Content-Type": "application/json"},
-        body=body,
-        timeout=timeout,
-        max_reply_bytes=_BYTES_ROOM + numbers * _BYTES_PER_NUMBER,
-    )
+        body = orjson.dumps(config.provider.encode(config.request(self._part.texts, context.role)))
+        dimensions = config.expected_dimensions or context.learned.dimensions or _UNKNOWN_DIMENSIONS
+        # Sparse output has a weight for each token, of which no text has more than bytes.
+        numbers = self._texts * dimensions + (len(body) if config.output != "dense" else 0)
+        return HttpRequest(
+            url=config.request_url,
+            headers={**config.headers, **config.authorization(), "Content-Type": "application/json"},
+            body=body,
+            timeout=timeout,
+            max_reply_bytes=_BYTES_PER_RESPONSE + numbers * _BYTES_PER_NUMBER,
+        )
 
+    def _interpret(self, timeout: float) -> ValidatedVectors | ApiFailure:
+        """Interpret the response by what the call knows already: dimensions, model, plausible token counts."""
+        context = self._context
+        dimensions = context.config.expected_dimensions or context.learned.dimensions
+        result = interpret_response(self._response, self._config, texts=self._texts, dimensions=dimensions)
+        if isinstance(result, ApiFailure):
+            return replace(result, local=True) if result.kind == "timeout" and timeout < _SHORT_TIMEOUT else result
+        first = context.response_model = context.response_model or result.model
+        if result.model is not None and first is not None and result.model != first:
+            reason = (
+                f"the response names the model {result.model[:_MAX_MODEL_NAME]!r}, and an earlier one named "
+                f"{first[:_MAX_MODEL_NAME]!r}: vectors of two models cannot be compared"
+            )
+            return ApiFailure("malformed", message=reason, format_error=reason)
+        tokens, texts = result.total_tokens, self._part.texts
+        if tokens is not None and tokens > sum(map(len, texts)):  # or else no tokenizer needs to be asked
+            prompt = context.config.format_texts([""], context.role)[0] + (context.config.instruct or "")
+            if tokens > sum(max_tokens_bound(text + prompt) + _TOKENS_AROUND_TEXT for text in texts):
+                return replace(result, total_tokens=None)
+        return result
 
-def _text_error(fault: ApiFailure, part: Batch, target: RequestConfig, answer: TransportResult) -> MultiEmbedError:
-    """The error of a text that makes requests fail while other texts are embedded."""
-    error = build_error(fault, target, answer=answer, indices=part.positions, retry_after=None)
-    error.message = f"{_ALONE} {error.message}"
-    logger.warning("%s: one text makes requests fail (%s) and is given up", target.name, fault.kind)
-    return error
+    def _on_rejected(self, failure: ApiFailure, permit: Permit) -> MultiEmbedError | Split:
+        """Decide after a rejection that would come again: smaller requests, or an error."""
+        context, part, texts = self._context, self._part, self._texts
+        if failure.kind not in FATAL:
+            permit.report_success()
+        if failure.kind == "too_many_items" and failure.max_items and failure.max_items < texts:
+            context.learned.learn_max_items(failure.max_items, context.clock())
+            logger.info("%s: the server takes %d texts in a request", self._config.name, failure.max_items)
+        if failure.token_limit is not None:
+            context.learned.token_limit = failure.token_limit
+        if failure.kind == "invalid_or_too_long":
+            failure = replace(failure, kind=self._kind_by_length())
+        if texts > 1:
+            if failure.kind in OF_ONE_TEXT or (failure.kind == "invalid" and context.any_success):
+                return Split(part.split_at(texts // 2), one_bad_text=True)
+            if failure.kind == "invalid":  # one bad text, or a request that is wrong for all: the shortest alone tells
+                return Split(part.around_shortest(), one_bad_text=True)
+            if failure.kind in OF_WHOLE_BATCH:
+                return Split(part.pieces(min(failure.max_items or texts, (texts + 1) // 2)))
+        return self._to_error(failure)
 
+    def _kind_by_length(self) -> ErrorKind:
+        """Decide what a rejection means that may be for length or not: one text, all of them together, or neither."""
+        limits = self._context.config.limits
+        tokens = [max_tokens_bound(text) for text in self._part.texts]
+        if limits.max_tokens_per_item is not None and max(tokens) > limits.max_tokens_per_item:
+            return "too_long"
+        if limits.max_tokens_per_request is not None and sum(tokens) > limits.max_tokens_per_request:
+            return "request_too_large"
+        return "invalid"
 
-def _give_up(
-    fault: ApiFailure,
-    part: Batch,
-    job: CallContext,
-    target: RequestConfig,
-    *,
-    answer: TransportResult,
-    asked: float | None,
-) -> MultiEmbedError:
-    """The error of a part; when no other part can fare better, the error of the whole call."""
-    error = build_error(fault, target, answer=answer, indices=part.positions, retry_after=asked)
-    if ERROR_POLICIES[fault.kind].retry:
-        job.last_retryable_error = error
-        logger.warning("%s: %d texts are given up: %s", target.name, len(part.texts), fault.kind)
-    too_long_a_pause = fault.kind == "rate_limit" and asked is not None and job.no_time_left(min(asked, LONGEST_ASKED))
-    if ERROR_POLICIES[fault.kind].fatal or too_long_a_pause or _general(fault, part, job):
-        job.fatal_error = job.fatal_error or error
-    return error
+    def _on_retryable(self, failure: ApiFailure, permit: Permit) -> float | Result:
+        """Decide after a failure that may be temporary: the seconds before the next attempt, or a final result."""
+        context, failing, response = self._context, self._failing, self._response
+        self._outcome.rate_errors += failure.kind == "rate_limit"
+        failing.add(failure, context.clock(), context.limiter)
+        result = self._suspect_texts(failure, permit)
+        if result is not None:
+            return result
+        pause = retry_after(response.status, response.headers, context.wall_time())
+        delay = self._backoff(failure, pause, permit)
+        if self._should_give_up(failure, delay):
+            late = failure.kind == "timeout" and context.is_past_deadline(delay)
+            return self._deadline_error() if late else self._to_error(failure, pause)
+        context.event(
+            "retry", error__type=failure.kind, http__response__status_code=response.status, multiembed__delay=delay
+        )
+        several = self._texts > 1 and not self._some_rows(failure)
+        if several and context.blind_isolation == "allowed" and failing.may_halve_blindly(failure, context.max_retries):
+            context.blind_isolation = "running"
+            return Isolate(failing, delay, blindly=True)
+        return delay
 
+    def _some_rows(self, failure: ApiFailure) -> bool:
+        return 0 < len(failure.bad_rows) < self._texts
 
-def _general(fault: ApiFailure, part: Batch, job: CallContext) -> bool:
-    """Whether a fault that need not be fatal has shown itself to be the whole call's."""
-    if fault.kind == "invalid" and not job.any_success:
-        job.single_rejections += len(part.texts) == 1
-        return job.single_rejections > 1  # two texts, each refused alone
-    if fault.format_error is not None and not job.any_success:
-        job.malformed += 1
-        if job.malformed > 1:
+    def _suspect_texts(self, failure: ApiFailure, permit: Permit) -> Isolate | Split | MultiEmbedError | None:
+        """Decide whether some of several texts cause the failure, or whether a single text certainly does."""
+        context, failing = self._context, self._failing
+        if self._some_rows(failure):
+            if failing.separations >= MAX_SEPARATIONS:
+                return None
+            permit.report_success()
+            others = self._part.select(row for row in range(self._texts) if row not in failure.bad_rows)
+            counts = FailureCount(separations=failing.separations + 1), failing.divided(probing=False)
+            return Split([others, self._part.select(failure.bad_rows)], failing=counts)
+        if context.is_past_deadline():
+            return None
+        halve = self._texts > 1 and failing.must_halve(failure, context.limiter)
+        if halve or (failing.probing and may_be_one_text(failure)):
+            return Isolate(failing)
+        if self._texts > 1 or not failing.is_bad_text(failure, context.limiter, retries=context.configured_retries):
+            return None
+        logger.warning("%s: one text makes requests fail (%s) and is given up", self._config.name, failure.kind)
+        error = build_error(failure, self._config, self._response, self._part.positions, retry_after=None)
+        error.message = f"{_BAD_TEXT} {error.message}"
+        return error
+
+    def _backoff(self, failure: ApiFailure, retry_after: float | None, permit: Permit) -> float:
+        """Report a failure to the rate limiter. Returns: seconds before the next attempt."""
+        context, limiter = self._context, self._context.limiter
+        pause = min(retry_after or 0.0, MAX_RETRY_AFTER)
+        if failure.kind == "rate_limit":  # the account is too fast, so this request alone need not wait long
+            attempt = limiter.breaker.rejected_probes + 1
+            delay = context.sleep_filter(max(backoff_delay(attempt, context.random()), pause))
+            usual = context.config.provider.quota
+            permit.report_rate_limited(delay, asked=pause > 0.0, reported=failure.limit_kind, documented=usual)
+            return delay
+        if failure.local:
+            return context.sleep_filter(backoff_delay(self._failing.failures, context.random()))
+        if limiter.retry_budget.try_spend():
+            delay = backoff_delay(self._failing.failures, context.random())
+        else:  # the retry budget is spent: the longest backoff, but one attempt before the deadline
+            delay = max(0.0, min(MAX_DELAY, context.time_left() / 2))
+        delay = context.sleep_filter(max(delay, pause))
+        permit.report_failure(delay, failure.kind)
+        return delay
+
+    def _should_give_up(self, failure: ApiFailure, delay: float) -> bool:
+        """Whether no further attempt is made.
+
+        Beyond its retries, a request waits out an outage or a rate limit for a while, but only where the account has
+        worked before: a wrong address never recovers.
+        """
+        context, failing, breaker = self._context, self._failing, self._context.limiter.breaker
+        if context.is_past_deadline(delay) or failing.is_permanent_format(failure, context.limiter):
             return True
-    weather = job.limiter.breaker
-    if ERROR_POLICIES[fault.kind].retry and not weather.is_closed:
-        job.lost_batches += 1
-        return not weather.ever_succeeded or job.lost_batches > 1  # one batch alone may be what the server cannot bear
-    return False
+        if failing.failures <= context.max_retries:
+            return False
+        affects_account = failure.kind == "rate_limit" or not breaker.is_closed
+        waited = context.clock() - (failing.started or 0.0)
+        return not (affects_account and breaker.ever_succeeded and waited < context.outage_patience)
 
+    def _to_error(self, failure: ApiFailure, retry_after: float | None = None) -> MultiEmbedError:
+        """Build the error of the part; it is the error of the whole call where no other part can succeed."""
+        context = self._context
+        error = build_error(failure, self._config, self._response, self._part.positions, retry_after)
+        if failure.kind in RETRYABLE:
+            context.last_retryable_error = error
+            logger.warning("%s: %d texts are given up: %s", self._config.name, self._texts, failure.kind)
+        pause = min(retry_after or 0.0, MAX_RETRY_AFTER)
+        too_long_a_pause = failure.kind == "rate_limit" and retry_after is not None and context.is_past_deadline(pause)
+        if failure.kind in FATAL or too_long_a_pause or self._affects_whole_call(failure):
+            context.fail_call(error)
+        return error
 
-def _paused(part: Batch, job: CallContext) -> MultiEmbedError | None:
-    """The error of a part that a pause of the account keeps from being sent before the deadline."""
-    weather = job.limiter.breaker
-    seconds = weather.open_until - job.clock()
-    if seconds <= 0.0:
-        return None
-    why = "refused a request for being too fast" if weather.reason == "rate_limit" else "failed several times in a row"
-    return ERROR_POLICIES[weather.reason].error(
-        f"Nothing was sent: the provider {why}, so no request goes out for {seconds:.1f} s. The call's deadline ends "
-        "before: call again later, or raise deadline.",
-        retry_after=seconds,
-        **job.details(part),
-    )
+    def _affects_whole_call(self, failure: ApiFailure) -> bool:
+        """Whether the failures of the call show that no other text can succeed."""
+        context, breaker = self._context, self._context.limiter.breaker
+        if not context.any_success and (failure.kind == "invalid" or failure.format_error is not None):
+            context.early_failures[failure.kind] += 1
+            if context.early_failures[failure.kind] > 1:
+                return True
+        if failure.kind in RETRYABLE and not breaker.is_closed:
+            context.lost_batches += 1
+            return not breaker.ever_succeeded or context.lost_batches > 1  # one batch may be what the server cannot do
+        return False
 
+    def _not_sent_error(self) -> MultiEmbedError:
+        """Build the error of a part without a permit: the call failed, or no request may start before the deadline."""
+        context, breaker = self._context, self._context.limiter.breaker
+        if context.fatal_error is not None:
+            return context.fatal_error
+        seconds = breaker.open_until - context.clock()
+        if seconds <= 0.0:
+            return context.last_retryable_error or self._deadline_error()
+        rate_limited = breaker.reason == "rate_limit"
+        reason = "refused a request for being too fast" if rate_limited else "failed several times in a row"
+        return ERRORS_BY_KIND[breaker.reason][0](
+            f"Nothing was sent: the provider {reason}, so no request goes out for {seconds:.1f} s. The call's deadline "
+            "ends before: call again later, or raise deadline.",
+            retry_after=seconds,
+            **context.error_details(self._part),
+        )
 
-def deadline_error(part: Batch, job: CallContext) -> MultiEmbedError:
-    """The error of a part for which the call's deadline leaves no time."""
-    return DeadlineExceededError(
-        "The deadline of the call has passed. Raise deadline, or embed fewer texts in one call.",
-        **job.details(part),
-    )
+    def _deadline_error(self) -> MultiEmbedError:
+        return DeadlineExceededError(
+            "The deadline of the call has passed. Raise deadline, or embed fewer texts in one call.",
+            **self._context.error_details(self._part),
+        )

@@ -1,15 +1,15 @@
-"""A reply's vectors are checked before they are believed: all of them, in order, of the right length, real numbers."""
+"""Validation of decoded vectors before use: one for each text, in order, of the right length, finite numbers."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import pybase64
 
-from multiembed.responses.vector_extraction import parse_vector
+from multiembed.responses.vector_extraction import parse_base64, parse_vector
 from multiembed.types import SparseVector
 
 if TYPE_CHECKING:
@@ -24,24 +24,21 @@ _T = TypeVar("_T")
 
 
 class IncompleteError(ValueError):
-    """An answer that lacks vectors or repeats one. Unlike other faults of form, the next answer may well be good."""
+    """A response that lacks vectors or repeats one. Unlike after other format errors, a retry may well succeed."""
 
 
 class BadRowsError(ValueError):
-    """Some vectors of an otherwise good answer are not usable.
-
-    Attributes:
-        rows: their positions in the request, ascending.
-    """
+    """Some vectors of an otherwise good response are not usable."""
 
     def __init__(self, reasons: Mapping[int, str]) -> None:
         super().__init__(reasons[min(reasons)])
         self.rows = tuple(sorted(reasons))
+        """Their positions in the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValidatedVectors:
-    """The vectors of one request, in the order of its texts."""
+    """Vectors of one request, in the order of its texts."""
 
     dense: Vectors | None
     """float32, shape (texts, dimensions)."""
@@ -49,171 +46,145 @@ class ValidatedVectors:
     total_tokens: int | None
     request_id: str | None
     model: str | None = None
-    """The model that the server named."""
+    """Model that the server named."""
 
 
-def validate_vectors(reply: DecodedResponse, *, texts: int, dimensions: int | None, output: Output) -> ValidatedVectors:
-    """The vectors of a reply, if they can be believed.
-
-    Args:
-        reply: as the provider's decoder took it apart.
-        texts: how many were sent.
-        dimensions: the length that each dense vector must have; None when it is not known yet.
-        output: what was asked for.
+def validate_vectors(
+    response: DecodedResponse, *, texts: int, dimensions: int | None, output: Output
+) -> ValidatedVectors:
+    """Validate the vectors of a response to so many texts, and their dimensions where these are known.
 
     Raises:
         BadRowsError: some vectors are not usable.
-        ValueError: the answer as a whole is not usable; the message says why.
+        ValueError: the response as a whole is not usable; the message says why.
     """
-    items = _in_order(reply.items, texts)
+    items = _in_order(response.items, texts)
     return ValidatedVectors(
         dense=None if output == "sparse" else _dense([item.dense for item in items], dimensions),
-        sparse=None if output == "dense" else _read_rows(_sparse, [item.sparse for item in items]),
-        total_tokens=reply.total_tokens,
-        request_id=reply.request_id,
-        model=reply.model,
+        sparse=None if output == "dense" else _each("sparse vector", _parse_sparse, [item.sparse for item in items]),
+        total_tokens=response.total_tokens,
+        request_id=response.request_id,
+        model=response.model,
     )
 
 
 def weighted_mean(
     parts: Sequence[tuple[Sequence[int], ValidatedVectors]], weights: Sequence[int]
 ) -> ValidatedVectors | None:
-    """The mean of the pieces' vectors, weighted and brought to unit length; None when they cancel each other out.
+    """Compute the weighted mean of the vectors of a text's pieces, at unit length; None if they cancel each other out.
 
-    Args:
-        parts: the places of some pieces with their vectors; together all of them.
-        weights: of each piece, by its place.
+    Each part has the positions of some pieces and their vectors. The weights are by position.
     """
-    places = [place for some, _ in parts for place in some]
-    rows = np.concatenate([believed.dense for _, believed in parts if believed.dense is not None])
-    mean = np.asarray([weights[place] for place in places], dtype=np.float64) @ rows
+    positions = [position for some, _ in parts for position in some]
+    rows = np.concatenate([vectors.dense for _, vectors in parts if vectors.dense is not None])
+    mean = np.asarray([weights[position] for position in positions], dtype=np.float64) @ rows
     length = float(np.linalg.norm(mean))
     if length == 0.0:
         return None
-    tokens = [believed.total_tokens for _, believed in parts]
-    return ValidatedVectors(
-        dense=(mean / length).astype(np.float32)[np.newaxis],
-        sparse=None,
-        total_tokens=None if None in tokens else sum(filter(None, tokens)),
-        request_id=None,
-    )
+    return ValidatedVectors((mean / length).astype(np.float32)[np.newaxis], None, sum_tokens(parts), None)
+
+
+def sum_tokens(parts: Sequence[tuple[Sequence[int], ValidatedVectors]]) -> int | None:
+    """Return the billed tokens of all parts; None if a response did not name them."""
+    tokens = [vectors.total_tokens for _, vectors in parts]
+    return None if None in tokens else sum(filter(None, tokens))
 
 
 def _in_order(items: Sequence[DecodedItem], texts: int) -> list[DecodedItem]:
-    """The items by their index, which must be 0, 1, …, texts - 1, each once.
-
-    One vector for one text needs no index: there is no order to get wrong.
-    """
+    """Sort the items by index, which must be 0, 1, …, texts - 1. One vector for one text needs no index."""
     if len(items) != texts:
         raise IncompleteError(f"{texts} texts were sent and {len(items)} vectors came back")
     if texts == 1 and items[0].index is None:
         return list(items)
-    ordered: list[DecodedItem | None] = [None] * texts
+    ordered: dict[int, DecodedItem] = {}
     for item in items:
         index = item.index
         if type(index) is not int or not 0 <= index < texts:
-            raise ValueError(f"a vector has the index {index!r:.40}, which is no position of the {texts} texts")
-        if ordered[index] is not None:
+            raise ValueError(f"a vector has the index {index!r:.40}, which is not a position of the {texts} texts")
+        if index in ordered:
             raise IncompleteError(f"two vectors have the index {index}")
         ordered[index] = item
-    return ordered  # type: ignore[return-value] # as many distinct positions as places: none is left empty
+    return [ordered[index] for index in range(texts)]
 
 
-def _read_rows(read: Callable[[object, int], _T], raw: Sequence[object]) -> list[_T]:
-    """Each vector as `read` gives it.
-
-    Raises:
-        BadRowsError: `read` refused some of them.
-    """
+def _each(name: str, parse: Callable[[object], _T], raw: Sequence[object]) -> list[_T]:
+    """Parse each vector, or raise BadRowsError for those that are not usable."""
     rows, bad = [], {}
-    for place, value in enumerate(raw):
+    for position, value in enumerate(raw):
         try:
-            rows.append(read(value, place))
+            rows.append(parse(value))
         except ValueError as error:
-            bad[place] = str(error)
+            bad[position] = f"{name} {position} {error}"
     if bad:
         raise BadRowsError(bad)
     return rows
 
 
 def _dense(raw: Sequence[object], dimensions: int | None) -> Vectors:
-    def read(value: object, place: int) -> NDArray[Any]:
-        row = _row(value, place)
-        if dimensions is not None and len(row) != dimensions:
-            raise ValueError(f"vector {place} has {len(row)} dimensions where {dimensions} were expected")
-        return row
-
-    rows = _read_rows(read, raw)
+    rows = _each("vector", partial(_parse_dense, dimensions), raw)
     size = len(rows[0])
-    for place, row in enumerate(rows):
-        if len(row) != size:  # nothing tells which of the two lengths is right
-            raise ValueError(f"vector {place} has {len(row)} dimensions where {size} were expected")
-    with np.errstate(over="ignore"):  # too large for float32 becomes infinity, which is refused
+    for position, row in enumerate(rows):
+        if len(row) != size:  # either length may be the right one, so the whole response is not usable
+            raise ValueError(f"vector {position} has {len(row)} dimensions where {size} were expected")
+    with np.errstate(over="ignore"):  # a number too large for float32 becomes infinity, which is rejected
         vectors = np.concatenate(rows, dtype=np.float32).reshape(len(rows), size)
-    # One pass tells both: a sum of squares that is not finite holds a NaN or an infinity, and 0 is all zeros. In
-    # float32 it is quick, but so are overflow and underflow: what it does not find good is summed up again.
-    squares = np.einsum("ij,ij->i", vectors, vectors)
-    each = squares.tolist()
-    if math.isfinite(sum(each)) and min(each) > 0.0:
+    # A sum of squares that is not finite holds a NaN or an infinity, and 0 is all zeros. In float32 it is fast, but may
+    # overflow or underflow: it is computed again in float64 if it does not find all vectors good.
+    squares = np.einsum("ij,ij->i", vectors, vectors).tolist()
+    if math.isfinite(sum(squares)) and min(squares) > 0.0:
         return vectors
-    squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
-    bad = {int(place): f"vector {place} is all zeros" for place in np.flatnonzero(squares == 0.0)}
-    bad |= {int(place): f"vector {place} holds NaN or infinity" for place in np.flatnonzero(~np.isfinite(squares))}
+    exact = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    bad = {
+        position: f"vector {position} {'holds NaN or infinity' if square else 'is all zeros'}"
+        for position, square in enumerate(exact.tolist())
+        if square == 0.0 or not math.isfinite(square)
+    }
     if bad:
         raise BadRowsError(bad)
     return vectors
 
 
-def _row(value: object, place: int) -> NDArray[Any]:
-    """A vector as float64, or as float32 where it came as such."""
+def _parse_dense(dimensions: int | None, value: object) -> NDArray[Any]:
     if isinstance(value, memoryview):
-        return parse_vector(bytes(value))
-    if isinstance(value, str):
-        return _row_from_base64(value, place)
+        row = parse_vector(value)
+    else:
+        row = parse_base64(value) if isinstance(value, str) else _parse_list(value)
+    if dimensions is not None and len(row) != dimensions:
+        raise ValueError(f"has {len(row)} dimensions where {dimensions} were expected")
+    return row
+
+
+def _parse_list(value: object) -> NDArray[Any]:
     if not isinstance(value, list) or not value:
-        raise ValueError(f"vector {place} is {_name(value)}, not a list of numbers")
+        raise ValueError(f"is {_kind_of(value)}, not a list of numbers")
     try:
-        row = np.array(value)  # no dtype: numpy would read numbers out of strings
+        row = np.array(value)  # without dtype: numpy would read numbers out of strings
     except (ValueError, OverflowError):
-        raise ValueError(f"vector {place} is no flat list of numbers") from None
-    if row.ndim != 1 or row.dtype.kind not in "fiu" or _holds_bool(value, row):
-        raise ValueError(f"vector {place} holds something that is no number")
+        raise ValueError("is not a flat list of numbers") from None
+    # A JSON true or false would be 1 or 0 among numbers.
+    if (
+        row.ndim != 1
+        or row.dtype.kind not in "fiu"
+        or any(type(value[i]) is bool for i in np.flatnonzero((row == 0) | (row == 1)))
+    ):
+        raise ValueError("holds something that is not a number")
     return row.astype(np.float64, copy=False)
 
 
-def _holds_bool(value: list[Any], row: np.ndarray[Any, Any]) -> bool:
-    """Whether a JSON true or false was read as 1 or 0; looked for only where such a number stands."""
-    return any(type(value[i]) is bool for i in np.flatnonzero((row == 0) | (row == 1)))
+def _parse_sparse(value: object) -> SparseVector:
+    if not isinstance(value, list) or {*map(type, value)} != {dict}:
+        raise ValueError(f"is {_kind_of(value)}, not a list of weights")
+    entries = [(entry.get("index"), entry.get("value"), entry.get("token")) for entry in value]
+    indices, weights, tokens = zip(*entries, strict=True)
+    # The types of what JSON holds are exact; that of true is not int.
+    if {*map(type, indices)} != {int} or min(indices) < 0 or len(set(indices)) != len(indices):
+        raise ValueError("has an index that is not a vocabulary position, or one twice")
+    if not {*map(type, weights)} <= {int, float} or not all(map(math.isfinite, weights)):
+        raise ValueError("has a weight that is not a number")
+    return SparseVector(indices, tuple(map(float, weights)), tokens if {*map(type, tokens)} == {str} else None)
 
 
-def _row_from_base64(value: str, place: int) -> Vectors:
-    """Little-endian float32, by OpenAI's convention."""
-    try:
-        data = pybase64.b64decode(value, validate=True)
-    except ValueError:
-        raise ValueError(f"vector {place} is no base64") from None
-    if not data or len(data) % 4:
-        raise ValueError(f"vector {place} has {len(data)} bytes, which is no row of float32")
-    return np.frombuffer(data, dtype="<f4")
-
-
-def _sparse(value: object, place: int) -> SparseVector:
-    if not isinstance(value, list) or not value or not all(isinstance(entry, dict) for entry in value):
-        raise ValueError(f"sparse vector {place} is {_name(value)}, not a list of weights")
-    indices = tuple(entry.get("index") for entry in value)
-    weights = tuple(entry.get("value") for entry in value)
-    tokens = tuple(entry.get("token") for entry in value)
-    if any(type(index) is not int or index < 0 for index in indices) or len(set(indices)) != len(indices):
-        raise ValueError(f"sparse vector {place} has an index that is no vocabulary position, or one twice")
-    if any(type(weight) not in (int, float) for weight in weights) or not np.isfinite(weights).all():
-        raise ValueError(f"sparse vector {place} has a weight that is no number")
-    named = all(isinstance(token, str) for token in tokens)
-    return SparseVector(indices, tuple(map(float, weights)), tokens if named else None)
-
-
-def _name(value: object) -> str:
-    if value is None:
-        return "missing"
+def _kind_of(value: object) -> str:
     if isinstance(value, list):
-        return "empty" if not value else "a list of something else"
-    return type(value).__name__
+        return "a list of something else" if value else "empty"
+    return "missing" if value is None else type(value).__name__

@@ -1,10 +1,12 @@
-"""The vectors of a reply, cut out of its bytes: nearly all of it, and read without making Python floats."""
+"""Vector extraction: takes the vectors out of the bytes of a response, and reads them without making Python floats.
+
+They are nearly all of the response. With the extra "fast", simdjson reads the numbers; else orjson, slower.
+"""
 
 from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,44 +15,36 @@ import pybase64
 
 try:
     import simdjson
-except ImportError:  # the extra "fast" is not installed: orjson reads the numbers too, but slower
+except ImportError:
     simdjson = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from multiembed.providers.types import DecodedItem
 
 _KEY = b'"embedding"'
-"""What every wire form calls a vector. A form with another name for it is read whole, and no worse."""
+"""Name of a vector in every API format. A format with another name is parsed as a whole."""
 _VALUE = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*([\["])')
-_CLOSES = {b"[": b"]", b'"': b'"'}
-_LARGEST = 2**20
-"""Bytes of the JSON text of a vector that simdjson may read, because its parsers keep several times as much."""
+_CLOSING = {b"[": b"]", b'"': b'"'}
+_MAX_SIMDJSON_BYTES = 2**20
+"""JSON text of a vector that simdjson may read: its parsers keep several times as much memory."""
 _NUL = b"\\u0000"
 
 
-@dataclass(frozen=True, slots=True)
-class ExtractedBody:
-    """A reply in two parts."""
+def extract_vectors(body: bytes) -> tuple[bytes, dict[str, memoryview]] | None:
+    """Take the vectors out of a response body.
 
-    rest: bytes
-    """The JSON text with a mark in the place of each vector."""
-    vectors: Mapping[str, memoryview]
-    """By mark, the JSON text of a vector: from its first bracket or quote to the next.
-
-    Views, because copies of all of them at once are memory that is given back and asked for again with each reply.
-    """
-
-
-def extract_vectors(body: bytes) -> ExtractedBody | None:
-    """A reply without its vectors; None when it has none, or none that can be told from the bytes alone.
-
-    Whether the rest is JSON is not known yet. If it is, then each mark stands for a whole value: the quote before the
+    Whether the rest is JSON is not checked. If it is, then each mark stands for a whole value: the quote before the
     colon follows a letter, so it ends or opens a string, and if it opened one, a bare word would stand before it.
-    Whether the vectors are JSON is not known either, before `parse_vector` has read each of them.
+    Whether the vectors are JSON is not checked either, before `parse_vector` reads each of them.
+
+    Returns:
+        The JSON text with a mark in the position of each vector; and by mark, the JSON text of the vector, from its
+        first bracket or quote to the next. These are views, because copies of all of them would allocate and free that
+        memory with each response. None if the body holds no vectors, or none that can be found in the bytes alone.
     """
     parts: list[bytes] = []
     vectors: list[memoryview] = []
@@ -61,67 +55,78 @@ def extract_vectors(body: bytes) -> ExtractedBody | None:
         value = _VALUE.match(body, at)
         if value is None:
             continue
-        begin = value.start(1)
-        at = body.find(_CLOSES[value[1]], begin + 1) + 1
+        start = value.start(1)
+        at = body.find(_CLOSING[value[1]], start + 1) + 1
         if not at:
             return None
-        parts += body[done:begin], b'"%b%d"' % (_NUL, len(vectors))
-        vectors.append(view[begin:at])
+        parts += body[done:start], b'"%b%d"' % (_NUL, len(vectors))
+        vectors.append(view[start:at])
         done = at
     rest = b"".join((*parts, body[done:]))
-    # A reply with such a character of its own could hold what looks like a mark.
+    # A response with such a character of its own could hold what looks like a mark.
     if not vectors or rest.count(_NUL) != len(vectors):
         return None
-    return ExtractedBody(rest, {f"\0{number}": vector for number, vector in enumerate(vectors)})
+    return rest, {f"\0{number}": vector for number, vector in enumerate(vectors)}
 
 
-def attach_vectors(items: Sequence[DecodedItem], vectors: Mapping[str, memoryview]) -> None:
-    """Give the items the vectors that were cut out of them, as views of JSON.
+def attach_vectors(items: Sequence[DecodedItem], vectors: dict[str, memoryview]) -> None:
+    """Replace the marks in the items by their vectors, as views of JSON.
 
     Raises:
-        ValueError: an item has no vector that was cut, or a vector was cut that is no item's.
+        ValueError: marks and items do not match.
     """
-    left = dict(vectors)
-    for item in items:
-        if not isinstance(item.dense, str) or item.dense not in left:
-            raise ValueError("an item has no vector that was cut")
-        item.dense = left.pop(item.dense)
+    left: dict[Any, memoryview] = dict(vectors)
+    try:
+        for item in items:
+            item.dense = left.pop(item.dense)
+    except (KeyError, TypeError):
+        raise ValueError("an item has no extracted vector") from None
     if left:
-        raise ValueError("a vector that was cut is no item's")
+        raise ValueError("an extracted vector belongs to no item")
 
 
-def parse_vector(text: bytes) -> NDArray[Any]:
-    """The vector that a JSON text cut out of a reply holds, as float64, or as float32 where it is base64 of them.
+def parse_vector(text: bytes | memoryview) -> NDArray[Any]:
+    """Read the JSON text of a vector: float64 from numbers, float32 from base64.
 
     Raises:
-        ValueError: it is no plain list of numbers and no plain base64. What it is, the whole reply will tell.
+        ValueError: the text is not a plain list of numbers, or not base64 of float32.
     """
-    if text.startswith(b'"'):
-        row: NDArray[Any] = np.frombuffer(pybase64.b64decode(text[1:-1], validate=True), dtype="<f4")
-    else:
-        row = floats(text)
+    if text[:1] == b'"':
+        return parse_base64(text[1:-1])
+    row = parse_floats(bytes(text))
     if not row.size:  # some versions of numpy raise here themselves
-        raise ValueError("it is empty")
+        raise ValueError("is empty")
     return row
 
 
+def parse_base64(text: str | bytes | memoryview) -> NDArray[Any]:
+    """Read little-endian float32 in base64, as OpenAI sends them. A ValueError says what else the text is."""
+    try:
+        data = pybase64.b64decode(text, validate=True)
+    except ValueError:
+        raise ValueError("is not base64") from None
+    if not data or len(data) % 4:
+        raise ValueError(f"has {len(data)} bytes, which are not a row of float32")
+    return np.frombuffer(data, dtype="<f4")
+
+
 _parser: Any = None
-"""Used on the I/O thread alone. Made anew for each vector, it would cost pages of memory."""
+"""Used on the I/O thread alone. A new one for each vector would allocate pages of memory."""
 
 
-def _floats_by_simdjson(text: bytes) -> NDArray[np.float64]:
+def _parse_by_simdjson(text: bytes) -> NDArray[np.float64]:
     if text.find(b"[", 1) >= 0:  # simdjson would flatten it
         raise ValueError("a list within the list")
     global _parser
     try:
-        _parser = _parser or simdjson.Parser(_LARGEST)
+        _parser = _parser or simdjson.Parser(_MAX_SIMDJSON_BYTES)
         return np.frombuffer(_parser.parse(text).as_buffer(of_type="d"))
-    except (RuntimeError, TypeError, ValueError) as error:  # a number too large for it, no number, no JSON
+    except (RuntimeError, TypeError, ValueError) as error:  # a number too large for it, not a number, not JSON
         _parser = None  # an exception that is kept can keep it busy
         raise ValueError(str(error)) from None
 
 
-def _floats_by_orjson(text: bytes) -> NDArray[np.float64]:
+def _parse_by_orjson(text: bytes) -> NDArray[np.float64]:
     if b"t" in text or b"f" in text:  # struct would take true for 1
         raise ValueError("a letter of true or false")
     values = orjson.loads(text)
@@ -131,4 +136,4 @@ def _floats_by_orjson(text: bytes) -> NDArray[np.float64]:
         raise ValueError(str(error)) from None
 
 
-floats: Callable[[bytes], NDArray[np.float64]] = _floats_by_simdjson if simdjson else _floats_by_orjson
+parse_floats: Callable[[bytes], NDArray[np.float64]] = _parse_by_simdjson if simdjson else _parse_by_orjson
