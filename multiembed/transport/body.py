@@ -1,64 +1,59 @@
-"""Bodies of responses, which never grow above the cap."""
+"""Response bodies under the response cap, which also holds while they are decompressed."""
 
 from __future__ import annotations
 
 import zlib
 
-from multiembed.transport.failures import BROKEN_COMPRESSION, too_large
-from multiembed.transport.types import TransportFailure
+BROKEN_COMPRESSION = "the response's compression is broken"
+
+
+class BodyError(Exception):
+    """A body larger than the response cap, or with broken compression."""
 
 
 class Body:
-    """A response's body as it arrives.
-
-    Args:
-        max_bytes: the cap on what arrives, and on what that unpacks to.
-    """
+    """A response's body as it arrives, under the response cap of `max_bytes`."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._size = 0
+        self.size = 0
         self._parts: list[bytes] = []
 
-    def add(self, data: bytes) -> TransportFailure | None:
-        """Take a piece. Returns a failure if the body is too large."""
-        self._parts.append(data)
-        self._size += len(data)
-        return too_large(self._max_bytes) if self._size > self._max_bytes else None
+    def add(self, data: bytes) -> None:
+        """Append data.
 
-    def whole(self, encoding: str = "") -> bytes | TransportFailure:
-        """The body after its last piece, unpacked by the value of Content-Encoding.
-
-        Packings other than gzip and deflate are not asked for; a body that has one is taken as it is, and then fails as
-        JSON.
+        Raises:
+            BodyError: the body is larger than the cap.
         """
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        coding = encoding.strip().lower()
-        return _unpack(data, coding, self._max_bytes) if coding in ("gzip", "x-gzip", "deflate") else data
+        self.size += len(data)
+        if self.size > self._max_bytes:
+            raise BodyError(f"the response is larger than {self._max_bytes:,} bytes")
+        self._parts.append(data)
+
+    def join(self) -> bytes:
+        """Return the whole body."""
+        return b"".join(self._parts)
 
 
-def _unpack(data: bytes, coding: str, max_bytes: int) -> bytes | TransportFailure:
-    """Unpack a body. No more than one byte above the cap is unpacked."""
+def decompress(data: bytes, encoding: str, max_bytes: int) -> bytes:
+    """Decompress a body of the Content-Encoding gzip or deflate; return one of another encoding as it is.
+
+    Raises:
+        BodyError: the result is larger than `max_bytes`, or the compression is broken.
+    """
+    encoding = encoding.strip().lower()
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        return data
     body = Body(max_bytes)
     while data:
-        unpacker = zlib.decompressobj(_window_bits(data, coding))
+        # RFC 1950, 2.2: compression method 8, and both bytes divisible by 31. Some servers send the raw deflate stream.
+        is_zlib = data[0] & 0x0F == 8 and int.from_bytes(data[:2], "big") % 31 == 0
+        decompressor = zlib.decompressobj(31 if encoding != "deflate" else 15 if is_zlib else -15)
         try:
-            failure = body.add(unpacker.decompress(data, max_bytes + 1 - body._size))
+            body.add(decompressor.decompress(data, max_bytes + 1 - body.size))
         except zlib.error:
-            return BROKEN_COMPRESSION
-        if failure is not None:
-            return failure
-        if not unpacker.eof:
-            return TransportFailure("malformed", "the answer's compression breaks off")
-        data = unpacker.unused_data.lstrip(b"\0")  # padding between or after members, as gzip(1) accepts it
-        if unpacker.unused_data and coding == "deflate":  # only gzip may have several members (RFC 1952, 2.2)
-            return BROKEN_COMPRESSION
-    return body.whole()
-
-
-def _window_bits(data: bytes, coding: str) -> int:
-    """What zlib calls the format of a packed body."""
-    if coding != "deflate":
-        return 31  # gzip
-    # RFC 1950, 2.2: compression method 8, and both bytes divisible by 31. Some servers send the raw stream.
-    return 15 if data[0] & 0x0F == 8 and int.from_bytes(data[:2], "big") % 31 == 0 else -15
+            raise BodyError(BROKEN_COMPRESSION) from None
+        if not decompressor.eof or (decompressor.unused_data and encoding == "deflate"):
+            raise BodyError(BROKEN_COMPRESSION)  # only gzip may have several members (RFC 1952, 2.2)
+        data = decompressor.unused_data.lstrip(b"\0")  # padding between or after members, as gzip(1) accepts it
+    return body.join()

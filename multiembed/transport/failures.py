@@ -1,4 +1,4 @@
-"""Failures of the transport as values, and the words for them: without URL, header, key, text or password."""
+"""Transport failures as values, with texts that hold no URL, header, key, input text or password."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from multiembed.errors import ConfigurationError
 from multiembed.transport.types import TransportFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from multiembed.errors import FailureReason
 
@@ -26,114 +26,75 @@ _BY_VERIFY_CODE: Mapping[int, FailureReason] = {
     62: "certificate_host",  # HOSTNAME_MISMATCH
     64: "certificate_host",  # IP_ADDRESS_MISMATCH
 }
-# What OpenSSL makes of a first answer that is not TLS, by its version and the bytes.
+# OpenSSL's reasons for a first response that is not TLS, by its version and the bytes.
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
 # The alerts by which a server refuses, or misses, a certificate of the client.
 _CERTIFICATE_ALERT = re.compile(r"ALERT_(.*CERTIFICATE|UNKNOWN_CA)")
-# A client library's own exception may be a certificate error or an SSLError without the number or the reason, as
-# aiohttp's are. The standard library's exception behind it knows more.
-_GENERAL: Sequence[FailureReason] = ("certificate_untrusted", "tls")
-_TRUSTED = ("builtins", "socket", "ssl")
-"""Modules of the exceptions that say what went wrong, and no more."""
+_STANDARD = ("builtins", "socket", "ssl")
+"""Modules of exceptions whose texts hold the cause only. A client library's own may hold the URL, and with its query a
+key, and may be a certificate error without the number that says which."""
 _LOGIN = re.compile(r"//[^/@\s]*@")
-_PARSER_WORDS = re.compile(r"[A-Z][A-Za-z' -]{3,80}(?=:|$)|it [a-z ]+$")
-_MAX_WORDS = 200
+_PARSER_MESSAGE = re.compile(r"[A-Z][\w' -]{3,80}(?=:|$)")
 
-_CLOSED_EARLY = TransportFailure("connection", "the connection was closed before the answer was whole")
-BROKEN_COMPRESSION = TransportFailure("malformed", "the answer's compression is broken")
+_CLOSED_EARLY = TransportFailure("connection", "the connection was closed before the response was whole")
 
 
 def timed_out(seconds: float) -> TransportFailure:
-    """The failure of an attempt that took too long."""
-    return TransportFailure("timeout", f"no whole answer within {seconds:.3g} s")
+    """Return the failure of an attempt that took too long."""
+    return TransportFailure("timeout", f"no whole response within {seconds:.3g} s")
 
 
-def too_large(max_bytes: int) -> TransportFailure:
-    """The failure of an answer above the cap."""
-    return TransportFailure("malformed", f"the answer is larger than {max_bytes:,} bytes")
-
-
-def not_http(reason: str) -> TransportFailure:
-    """The failure of an answer that breaks the rules of HTTP.
-
-    Args:
-        reason: the parser's words. Those of llhttp are fixed, up to a colon; what follows repeats the answer.
-    """
-    found = _PARSER_WORDS.match(reason)
-    return TransportFailure("connection", f"the answer is not valid HTTP{f': {found[0]}' if found else ''}")
+def invalid_http(message: str) -> TransportFailure:
+    """Return the failure of a response that breaks the rules of HTTP, as the parser says."""
+    found = _PARSER_MESSAGE.match(message)  # llhttp's are fixed, up to a colon; what follows repeats the response
+    return TransportFailure("connection", f"the response is not valid HTTP{f': {found[0]}' if found else ''}")
 
 
 def proxy_refused(status: int) -> TransportFailure:
-    """The failure of a request that the proxy did not pass on. Only a login (407) is the user's to mend."""
+    """Return the failure of a request that the proxy did not pass on. Users can mend only a wrong login (407)."""
     if status == 407:
-        return TransportFailure("proxy", "the proxy answers 407", reason="proxy_login")
-    return TransportFailure("connection", f"the proxy answers {status}", reason="proxy_refused")
+        return TransportFailure("proxy", "the proxy responds with status 407", reason="proxy_login")
+    return TransportFailure("connection", f"the proxy responds with status {status}", reason="proxy_refused")
 
 
-def failure_of(error: BaseException, otherwise: TransportFailure = _CLOSED_EARLY) -> TransportFailure:
-    """The failure behind an exception of a library: a certificate or a connection.
-
-    The words are those of the system's or OpenSSL's error in the chain of causes: an HTTP library's own words may
-    hold the URL, and with its query a key.
-
-    Args:
-        error: the exception.
-        otherwise: the failure if there is no such error in the chain.
-    """
-    chain = causes_of(error)
-    cause = next((each for each in chain if isinstance(each, OSError) and type(each).__module__ in _TRUSTED), None)
-    if cause is None:
+def failure_of(error: BaseException | None, otherwise: TransportFailure = _CLOSED_EARLY) -> TransportFailure:
+    """Return the failure behind a client library's exception, by the system's or OpenSSL's error that caused it."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    causes = [each for each in chain if isinstance(each, OSError) and type(each).__module__ in _STANDARD]
+    if not causes:
         return otherwise
-    reason = failure_reason(chain)
+    cause = next(filter(_reason_of, causes), causes[0])  # asyncio's and anyio's own OSErrors name no reason
+    reason = _reason_of(cause)
     return TransportFailure(
         "tls" if reason is not None and "certificate" in reason else "connection",
-        words_of(cause),
-        local=any(getattr(each, "errno", None) in _LOCAL for each in chain),
+        describe(cause),
+        local=any(each.errno in _LOCAL for each in causes),
         reason=reason,
     )
 
 
-def words_of(error: BaseException) -> str:
-    """An exception's class and words, cut, and without the login of a proxy."""
-    return _LOGIN.sub("//…@", f"{type(error).__name__}: {error}")[:_MAX_WORDS]
+def describe(error: BaseException) -> str:
+    """Return an exception's class and message, cut, and without the login of a proxy."""
+    return _LOGIN.sub("//…@", f"{type(error).__name__}: {error}")[:200]
 
 
-def failure_reason(errors: Sequence[BaseException]) -> FailureReason | None:
-    """Return the reason why a connection could not be made.
-
-    Args:
-        errors: an exception and its causes, outermost first.
-
-    Returns:
-        The reason; None where the exceptions name none, for instance because an open connection broke.
-    """
-    found = [reason for reason in map(_reason_of, errors) if reason]
-    return min(found, key=lambda reason: _GENERAL.index(reason) if reason in _GENERAL else -1, default=None)
-
-
-def _reason_of(error: BaseException) -> FailureReason | None:
+def _reason_of(error: OSError) -> FailureReason | None:
+    """Return the reason that an exception names, for instance None where an open connection broke."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _BY_VERIFY_CODE.get(getattr(error, "verify_code", 0), "certificate_untrusted")
     if isinstance(error, ssl.SSLError):
-        words = getattr(error, "reason", None) or ""
-        return "not_tls" if words in _NOT_TLS else "client_certificate" if _CERTIFICATE_ALERT.search(words) else "tls"
+        code = getattr(error, "reason", None) or ""
+        return "not_tls" if code in _NOT_TLS else "client_certificate" if _CERTIFICATE_ALERT.search(code) else "tls"
     if isinstance(error, socket.gaierror):
         return "dns"
     if isinstance(error, ConnectionRefusedError):
         return "refused"
-    return "unreachable" if isinstance(error, OSError) and error.errno in _UNREACHABLE else None
-
-
-def causes_of(error: BaseException | None) -> list[BaseException]:
-    """An exception and what caused it, down to the system's own."""
-    causes: list[BaseException] = []
-    while error is not None and error not in causes:
-        causes.append(error)
-        nested = next((part for part in error.args if isinstance(part, BaseException)), None)
-        error = error.__cause__ or error.__context__ or nested
-    return causes
+    return "unreachable" if error.errno in _UNREACHABLE else None
 
 
 def unsendable() -> ConfigurationError:
-    """The error for a request that HTTP cannot carry; a library's own words would repeat the header, and so the key."""
+    """Return the error for a request that HTTP cannot carry; a library's own message would repeat the key's header."""
     return ConfigurationError("HTTP cannot carry this request: check base_url, headers and the key.")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from multiembed.errors import ConfigurationError
-from multiembed.transport.body import Body
-from multiembed.transport.failures import BROKEN_COMPRESSION, failure_of, proxy_refused, timed_out, unsendable, words_of
+from multiembed.transport.body import BROKEN_COMPRESSION, Body, BodyError
+from multiembed.transport.failures import describe, failure_of, proxy_refused, timed_out, unsendable
 from multiembed.transport.settings import HEADERS
 from multiembed.transport.types import HttpResponse, TransportFailure
 
@@ -20,25 +20,26 @@ if TYPE_CHECKING:
     from multiembed.transport.types import HttpRequest
 
 _UNSENDABLE = (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError)
-_ERRORS = (*_UNSENDABLE, httpx.HTTPError, TimeoutError, RuntimeError)
+_UNUSABLE_ASYNC = (
+    "http_async_client is closed, or was used in another event loop before: give an embedder for each loop its own, or "
+    "leave it out."
+)
+_ERRORS = (*_UNSENDABLE, httpx.HTTPError, TimeoutError, BodyError, RuntimeError)
 
-# A forked child shares its parent's connections, and would read the parent's answers from them.
+# A forked child shares its parent's connections, and would read the parent's responses from them.
 _owner_pids: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()
 
 
 def check_clients(client: object, async_client: object) -> None:
-    """Check that each client is of the right class, and belongs to this process.
+    """Check the user's clients.
 
     Raises:
-        ConfigurationError: it is something else, for instance the client for the other calls, or was made before a
-            fork.
+        ConfigurationError: one is not of the right class, or was made before a fork.
     """
-    for name, given, kind in (
-        ("http_client", client, httpx.Client),
-        ("http_async_client", async_client, httpx.AsyncClient),
-    ):
-        if given is not None and not isinstance(given, kind):
-            raise ConfigurationError(f"{name} must be an httpx.{kind.__name__}, not {type(given).__name__}.")
+    classes = ("http_client", client, httpx.Client), ("http_async_client", async_client, httpx.AsyncClient)
+    for name, given, expected in classes:
+        if given is not None and not isinstance(given, expected):
+            raise ConfigurationError(f"{name} must be an httpx.{expected.__name__}, not {type(given).__name__}.")
         if given is not None and _owner_pids.setdefault(given, os.getpid()) != os.getpid():
             raise ConfigurationError(
                 f"{name} was made before this process was forked, and its connections are the parent's too: make the "
@@ -59,17 +60,12 @@ def send(client: httpx.Client, request: HttpRequest) -> HttpResponse | Transport
         with client.stream("POST", **_arguments(request)) as response:
             body = Body(request.max_reply_bytes)
             for data in response.iter_bytes():
-                failure = body.add(data)
-                if failure is not None:
-                    return failure
+                body.add(data)
                 if time.monotonic() - started > request.timeout:
                     return timed_out(request.timeout)
-            return _reply(response, body, started)
+            return _response(response, body, started)
     except _ERRORS as error:
-        outcome = _failure(error, request, "http_client is closed: keep it open for as long as the embedder is used.")
-    if isinstance(outcome, ConfigurationError):
-        raise outcome  # outside of the block above: httpx's error, which repeats the header, is no context
-    return outcome
+        return _failure_of(error, request, "http_client is closed: keep it open for as long as the embedder is used.")
 
 
 async def asend(client: httpx.AsyncClient, request: HttpRequest) -> HttpResponse | TransportFailure:
@@ -83,20 +79,10 @@ async def asend(client: httpx.AsyncClient, request: HttpRequest) -> HttpResponse
         async with asyncio.timeout(request.timeout), client.stream("POST", **_arguments(request)) as response:
             body = Body(request.max_reply_bytes)
             async for data in response.aiter_bytes():
-                failure = body.add(data)
-                if failure is not None:
-                    return failure
-            return _reply(response, body, started)
+                body.add(data)
+            return _response(response, body, started)
     except _ERRORS as error:
-        outcome = _failure(
-            error,
-            request,
-            "http_async_client is closed, or was used in another event loop before: give an embedder for each loop "
-            "its own, or leave it out.",
-        )
-    if isinstance(outcome, ConfigurationError):
-        raise outcome  # outside of the block above: httpx's error, which repeats the header, is no context
-    return outcome
+        return _failure_of(error, request, _UNUSABLE_ASYNC)
 
 
 def _arguments(request: HttpRequest) -> dict[str, Any]:
@@ -109,24 +95,23 @@ def _arguments(request: HttpRequest) -> dict[str, Any]:
     }
 
 
-def _reply(response: httpx.Response, body: Body, started: float) -> HttpResponse | TransportFailure:
-    whole = body.whole()
-    if not isinstance(whole, bytes):
-        return whole
+def _response(response: httpx.Response, body: Body, started: float) -> HttpResponse:
     headers = {name.lower(): value for name, value in response.headers.items()}
-    return HttpResponse(response.status_code, headers, whole, time.monotonic() - started)
+    return HttpResponse(response.status_code, headers, body.join(), time.monotonic() - started)
 
 
-def _failure(error: Exception, request: HttpRequest, unusable: str) -> TransportFailure | ConfigurationError:
-    """Return what an exception of `_ERRORS` stands for. `unusable` explains a RuntimeError."""
+def _failure_of(error: Exception, request: HttpRequest, unusable: str) -> TransportFailure:
+    """Return or raise what an exception of `_ERRORS` stands for. `unusable` explains a RuntimeError."""
+    if isinstance(error, BodyError):
+        return TransportFailure("malformed", str(error))
     if isinstance(error, (httpx.TimeoutException, TimeoutError)):
         return timed_out(request.timeout)
     if isinstance(error, _UNSENDABLE):
-        return unsendable()
+        raise unsendable() from None  # httpx's error repeats the header, and so the key
     if isinstance(error, RuntimeError):
-        return ConfigurationError(unusable)
+        raise ConfigurationError(unusable) from None
     if isinstance(error, httpx.DecodingError):
-        return BROKEN_COMPRESSION
+        return TransportFailure("malformed", BROKEN_COMPRESSION)
     if isinstance(error, httpx.ProxyError) and str(error).startswith("407"):
         return proxy_refused(407)
-    return failure_of(error, TransportFailure("connection", words_of(error)))
+    return failure_of(error, TransportFailure("connection", describe(error)))

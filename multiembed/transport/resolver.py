@@ -1,15 +1,14 @@
-"""DNS look-ups for all connections of a transport."""
+"""DNS resolver for all connections of a transport."""
 
 from __future__ import annotations
 
-import asyncio
 import encodings.idna  # noqa: F401 - a look-up imports it, and a fork during that would leave the child waiting
-import errno
-import math
 import socket
 import threading
 import time
-from contextlib import suppress
+from asyncio import wrap_future
+from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp.abc import AbstractResolver
@@ -22,7 +21,7 @@ _TTL = 60.0
 
 
 class Resolver(AbstractResolver):
-    """Looks names up, each once at a time, and remembers which address of a name answered last.
+    """DNS cache that looks a name up once at a time, and remembers which of its addresses accepted a connection last.
 
     aiohttp's own cache changes the order of the addresses with each connection, so that every other new connection
     waits again for an address that does not answer (aiohttp 3.14.5). And its look-ups run in the loop's executor, whose
@@ -30,81 +29,53 @@ class Resolver(AbstractResolver):
     """
 
     def __init__(self) -> None:
-        self._look_ups: dict[tuple[str, int], tuple[float, asyncio.Future[list[ResolveResult]]]] = {}
-        """Until when each holds, and its addresses."""
-        self._preferred: dict[str, str] = {}
+        self._lookups: dict[tuple[str, int], tuple[float, Future[list[ResolveResult]]]] = {}
+        """When each began, and its result."""
+        self.preferred: dict[str, str] = {}
+        """By host, the address that accepted a connection last."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """The addresses of a name, the one that answered last first."""
-        key = host, port
-        until, found = self._look_ups.get(key, (0.0, None))
-        if found is None or time.monotonic() >= until:
-            found = self._start(key, family)
-        addresses = await asyncio.shield(found)
-        preferred = self._preferred.get(host)
-        return sorted(addresses, key=lambda each: each["host"] != preferred)
+        """Return the addresses of a name, the preferred one first."""
+        started, lookup = self._lookups.get((host, port), (0.0, None))
+        if lookup is None or (lookup.done() and (lookup.exception() or time.monotonic() > started + _TTL)):
+            lookup = Future()
+            lookup.set_running_or_notify_cancel()  # a request that is cancelled does not cancel it for the others
+            self._lookups[host, port] = time.monotonic(), lookup
+            run = partial(_look_up, lookup, host, port, family)
+            try:
+                threading.Thread(target=run, name="multiembed-dns", daemon=True).start()
+            except RuntimeError:  # the system has no threads left
+                run()
+        addresses = await wrap_future(lookup)
+        return sorted(addresses, key=lambda each: each["host"] != self.preferred.get(host))
 
     async def close(self) -> None:
-        """Nothing is open."""
-
-    def answered(self, host: str, address: str) -> None:
-        """Remember the address that a new connection to a host reached."""
-        self._preferred[host] = address
-
-    def _start(self, key: tuple[str, int], family: int) -> asyncio.Future[list[ResolveResult]]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[list[ResolveResult]] = loop.create_future()
-        self._look_ups[key] = math.inf, future
-
-        def done(result: list[ResolveResult] | OSError) -> None:
-            if isinstance(result, OSError):
-                del self._look_ups[key]
-                future.set_exception(result)
-                future.exception()  # all who waited may have been cancelled
-            else:
-                self._look_ups[key] = time.monotonic() + _TTL, future
-                future.set_result(result)
-
-        def look_up() -> None:
-            result: list[ResolveResult] | OSError
-            try:
-                result = _look_up(*key, family)
-            except OSError as error:
-                result = error
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(done, result)
-
-        try:
-            threading.Thread(target=look_up, name="multiembed-dns", daemon=True).start()
-        except RuntimeError:
-            done(OSError(errno.ENOMEM, "no thread could be started for the DNS look-up"))
-        return future
+        """Do nothing: nothing is open."""
 
 
-def _look_up(host: str, port: int, family: int) -> list[ResolveResult]:
+def _look_up(lookup: Future[list[ResolveResult]], host: str, port: int, family: int) -> None:
     try:
         found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
-    except ValueError:  # IDNA refuses the name
-        raise socket.gaierror(socket.EAI_NONAME, "not a host name") from None
-    except OSError:
-        # Without a free file, glibc opens neither /etc/hosts nor a socket, and says that there is no such name.
-        socket.socket().close()  # raises what is really wrong
-        raise
-    addresses: list[ResolveResult] = [
-        {
-            "hostname": host,
-            # Of an address in IPv6: (address, port, flow, scope).
-            "host": f"{address[0]}%{address[3]}" if len(address) == 4 and address[3] else str(address[0]),
-            "port": port,
-            "family": kind,
-            "proto": protocol,
-            "flags": socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-        }
-        for kind, _, protocol, _, address in found
-        if kind in (socket.AF_INET, socket.AF_INET6)
-    ]
-    if not addresses:
-        raise socket.gaierror(socket.EAI_NONAME, "no address")
-    return addresses
+        lookup.set_result([
+            {
+                "hostname": host,
+                # Of an address in IPv6: (address, port, flow, scope).
+                "host": f"{address[0]}%{address[3]}" if len(address) == 4 and address[3] else str(address[0]),
+                "port": port,
+                "family": kind,
+                "proto": protocol,
+                "flags": socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            }
+            for kind, _, protocol, _, address in found
+        ])  # fmt: skip
+    except UnicodeError:  # IDNA refuses the name
+        lookup.set_exception(socket.gaierror(socket.EAI_NONAME, "not a host name"))
+    except OSError as error:
+        try:  # without a free descriptor, glibc opens neither /etc/hosts nor a socket, and reports an unknown name
+            socket.socket().close()
+        except OSError as shortage:
+            lookup.set_exception(shortage)
+        else:
+            lookup.set_exception(error)

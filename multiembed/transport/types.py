@@ -22,13 +22,14 @@ class HttpRequest:
     timeout: float
     """Seconds for the attempt as a whole."""
     max_reply_bytes: int
+    """The response cap."""
     fresh: bool = False
     """Whether to use a new connection, and to close those to this server that are idle."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """One HTTP answer, whole. Header names are lower case."""
+    """One whole HTTP response. Header names are lower case."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -38,12 +39,12 @@ class HttpResponse:
     requests: int = 1
     """Requests that were sent for it."""
     reused: bool = True
-    """Whether the connection may have carried another answer before."""
+    """Whether the connection may have carried another response before."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransportFailure:
-    """No answer: what broke, as a value, so that the story of a batch can decide about it."""
+    """Failure to get a whole response, as a value, so that a batch's flow can decide about it."""
 
     kind: Literal["connection", "tls", "proxy", "timeout", "malformed"]
     detail: str
@@ -51,11 +52,11 @@ class TransportFailure:
     local: bool = False
     """This machine is the cause (no more files, ports or memory), so that it says nothing of the provider."""
     requests: int = 1
-    """Requests that were sent, and answered otherwise or not at all."""
+    """Requests that were sent without getting a usable response."""
     reason: FailureReason | None = None
     """Closer than the kind, where that is known."""
 
-    # So that a request's result has these, whether it is a reply or a failure.
+    # So that a request's result has these, whether it is a response or a failure.
     status: ClassVar[None] = None
     headers: ClassVar[Mapping[str, str]] = MappingProxyType({})
     body: ClassVar[bytes] = b""
