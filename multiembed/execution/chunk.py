@@ -1,9 +1,12 @@
-"""Texts that become one result: each sent once, in batches, and the outcomes put together again."""
+"""Chunk: the texts of one result. Dedup, batches of the unsent texts, vector buffer, and assembly of the result."""
 
 from __future__ import annotations
 
 import copy
+import math
+from array import array
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,293 +14,336 @@ import orjson
 
 from multiembed.batching.packing import pack_batches
 from multiembed.errors import MalformedResponseError, MultiEmbedError
-from multiembed.execution.vector_buffer import VectorBuffer
 from multiembed.flow.context import Batch
 from multiembed.types import EmbeddingResult, PartialFailureError, SparseVector, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from multiembed.batching.packing import OpenBatch
     from multiembed.cache.base import CacheLookup
     from multiembed.config.request_config import RequestConfig
     from multiembed.flow.context import BatchOutcome, CallContext
     from multiembed.responses.validation import ValidatedVectors
-    from multiembed.types import Limits, Role, Vectors
+    from multiembed.types import Vectors
 
 
-def measure(
-    texts: Sequence[str], role: Role, target: RequestConfig, count: Callable[[str], int]
-) -> Iterator[tuple[int, int]]:
-    """Tokens and bytes of each text as it goes on the wire; 0 bytes where they do not matter."""
-    overhead = target.prompt_tokens(role, count)
-    if target.limits.max_bytes_per_request is None:
-        return ((count(text) + overhead, 0) for text in texts)
-    prefix = len(target.format_texts([""], role)[0].encode())
-    # With its escapes: a control character takes six bytes.
-    return ((count(text) + overhead, len(orjson.dumps(text)) + prefix) for text in texts)
+def pack_texts(texts: Sequence[str], context: CallContext) -> Iterator[OpenBatch]:
+    """Pack texts into batches under the limits of the model, those learned from responses included."""
+    config, learned, count_tokens = context.config, context.learned, context.count_tokens
+    limits, max_items = config.limits, learned.max_items_at(context.clock())
+    max_tokens = min(limits.max_tokens_per_request or math.inf, context.account_limits.max_tokens_per_request)
+    effective = replace(
+        limits,
+        max_items=limits.max_items if max_items is None else min(max_items, limits.max_items),
+        max_tokens_per_request=None if max_tokens == math.inf else max(1, int(max_tokens / learned.max_billed_ratio)),
+    )
+    overhead = config.prompt_tokens(context.role, count_tokens)
+    prefix = len(config.format_texts([""], context.role)[0].encode())
+
+    def size(text: str) -> int:  # with its escapes: a control character takes six bytes
+        return 0 if limits.max_bytes_per_request is None else len(orjson.dumps(text)) + prefix
+
+    return pack_batches(((count_tokens(text) + overhead, size(text)) for text in texts), effective)
+
+
+class VectorBuffer:
+    """Vectors by position, filled as responses come: an array, or plain lists where these were requested.
+
+    An unfilled position holds arbitrary numbers in the array, or an empty list.
+    """
+
+    def __init__(self, size: int, *, lists: bool = False) -> None:
+        self.dimensions: int | None = None
+        """Of the first vectors; others are rejected."""
+        self._size = size
+        self._array: Vectors
+        # Made empty and filled later: most are old by then, so that the garbage collector does not go through all their
+        # numbers, which would take a fifth of the call's CPU.
+        self.lists: list[list[float]] | None = [[] for _ in range(size)] if lists else None
+        """The vectors, if plain lists were requested."""
+
+    def put(self, positions: Sequence[int], rows: Vectors) -> bool:
+        """Store vectors. Returns: False if their dimensions differ from those before."""
+        if self._set_dimensions(rows.shape[1]) != rows.shape[1]:
+            return False
+        if self.lists is None:
+            self._array[list(positions)] = rows
+            return True
+        for position, row in zip(positions, rows.astype(np.float32, copy=False), strict=True):
+            stored = self.lists[position]
+            stored.clear()
+            stored.extend(array("f", row.tobytes()))  # a list or a slice in between would be one copy more
+        return True
+
+    def row(self, position: int) -> Vectors | None:
+        """The vector stored at a position, shape (1, dimensions); None if none is stored anywhere."""
+        if self.dimensions is None:
+            return None
+        if self.lists is None:
+            return self._array[position : position + 1]
+        return np.array([self.lists[position]], dtype=np.float32)
+
+    def vectors(self, dimensions: int) -> Vectors:
+        """The array, or one made of the lists. It has `dimensions` columns if no vector is stored."""
+        dimensions = self._set_dimensions(dimensions)
+        if self.lists is None:
+            return self._array
+        rows = np.empty((self._size, dimensions), dtype=np.float32)
+        for position, row in enumerate(self.lists):
+            if row:
+                rows[position] = row
+        return rows
+
+    def _set_dimensions(self, first: int) -> int:
+        """Set the dimensions by the first vectors. Returns: those that are set."""
+        if self.dimensions is None:
+            if self.lists is None:
+                self._array = np.empty((self._size, first), dtype=np.float32)
+            self.dimensions = first
+        return self.dimensions
 
 
 class Chunk:
-    """One result in the making. Made and read in the caller's thread; in between it belongs to the I/O thread.
+    """One result in the making. Made and read in the caller's thread; between that, it belongs to the I/O thread.
+
+    A position is the index of a unique text, an index that of a text of the caller.
 
     Args:
-        texts: checked ones, in the caller's order; one that stands twice is sent once.
-        target: where they go.
-        refused: errors of texts that are not sent, by position.
-        lists: the result is wanted as plain lists.
+        texts: checked ones, in the caller's order; equal ones are sent once.
+        config: of the requests.
+        rejected: errors of texts that are not sent, by index.
+        lists: whether the result is requested as plain lists.
     """
 
-    _job: CallContext
-    _limits: Limits
+    _context: CallContext
 
     def __init__(
         self,
         texts: Sequence[str],
-        target: RequestConfig,
-        refused: Mapping[int, MultiEmbedError] | None = None,
+        config: RequestConfig,
+        rejected: Mapping[int, MultiEmbedError] | None = None,
         *,
         lists: bool = False,
     ) -> None:
-        self._target = target
-        self._refused = refused or {}
+        self._config = config
+        self.rejected = rejected or {}
         unique: dict[str, int] = {}
-        self._places = [
-            -1 if index in self._refused else unique.setdefault(text, len(unique)) for index, text in enumerate(texts)
+        self._positions = [
+            -1 if index in self.rejected else unique.setdefault(text, len(unique)) for index, text in enumerate(texts)
         ]
-        self._place_of = unique
+        self._position_of = unique
         self.texts = list(unique)
-        """Each one once."""
-        self._times = Counter(self._places)
-        self._buffer = VectorBuffer(len(self.texts), lists=lists and target.output != "sparse")
-        self._sparse: list[SparseVector | None] = [None] * len(self.texts)
+        """The unique texts."""
+        self._copies = Counter(self._positions)
+        self._buffer = VectorBuffer(len(unique), lists=lists and config.output != "sparse")
+        self._sparse: list[SparseVector | None] = [None] * len(unique)
         self._failures: dict[int, MultiEmbedError] = {}
-        self._unsent: Sequence[int] = range(len(self.texts))
-        self._bins: Iterator[OpenBatch] | None = None
-        self._missing = len(self.texts)
-        self._done = bytearray(len(self.texts))
+        self._unsent: Sequence[int] = range(len(unique))
+        self._batches: Iterator[Batch] | None = None
+        self.has_unsent = True
+        """Whether some of its texts have yet to be sent, as far as is known."""
+        self._done = bytearray(len(unique))
         self._followers: dict[int, list[tuple[Chunk, int]]] = {}
-        """Other blocks, with their places, that wait for the vector of a text of this one."""
+        """By position: other chunks, with their positions, that wait for the same text's vector."""
         self.usage = Usage()
 
     def __len__(self) -> int:
-        return len(self._places)
-
-    @property
-    def has_unsent(self) -> bool:
-        """Whether any of its texts have to be sent."""
-        return len(self._unsent) > 0
-
-    @property
-    def refused(self) -> int:
-        """How many of the caller's texts the API refuses unseen."""
-        return len(self._refused)
+        return len(self._positions)
 
     @property
     def known_count(self) -> int:
-        """The caller's texts for which nothing has to be sent."""
-        return len(self._places) - self.count_of(self._unsent)
+        """How many of the caller's texts need no request. Valid before the first batch."""
+        return len(self._positions) - self.count_of(self._unsent)
 
-    def count_of(self, places: Iterable[int]) -> int:
-        """How many of the caller's texts these unique ones are."""
-        return sum(map(self._times.__getitem__, places))
+    def count_of(self, positions: Iterable[int]) -> int:
+        """How many of the caller's texts stand at these positions."""
+        return sum(map(self._copies.__getitem__, positions))
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its batches are available."""
+        return self._batches is not None
 
     @property
     def is_complete(self) -> bool:
-        """Whether every text has its vector or its error."""
-        return self._missing == 0
+        """Whether it has begun, and each text has its vector or its error."""
+        return self._batches is not None and 0 not in self._done
 
-    def begin(self, job: CallContext, limits: Limits) -> None:
-        """Be ready for `next_batch`.
+    # ── before the first batch ───────────────────────────────────────────────────────────────────
 
-        Args:
-            job: of the call that it belongs to.
-            limits: what one request may hold.
-        """
-        self._job, self._limits = job, limits
-
-    def next_batch(self) -> Batch | None:
-        """The next texts to send; None when all are under way."""
-        if self._bins is None:
-            unsent = [self.texts[place] for place in self._unsent]
-            self._bins = pack_batches(
-                measure(unsent, self._job.role, self._target, self._job.count_tokens), self._limits
-            )
-        for bin_ in self._bins:
-            places = [self._unsent[index] for index in bin_.positions]
-            return Batch(places, [self.texts[place] for place in places], bin_.tokens, self)
-        return None
-
-    def add_cached(self, found: CacheLookup) -> None:
-        """Take what a cache knew already; it is not sent. To be called before the first batch is asked for."""
-        if found.dense is not None:
-            if found.dense.shape[1] != (self._target.expected_dimensions or found.dense.shape[1]):
+    def add_cached(self, lookup: CacheLookup) -> None:
+        """Store the vectors that the cache holds; their texts are not sent."""
+        if lookup.dense is not None:
+            if lookup.dense.shape[1] != (self._config.expected_dimensions or lookup.dense.shape[1]):
                 return
-            self._buffer.put(found.positions, found.dense)
-        for place, vector in zip(found.positions, found.sparse or (), strict=False):
-            self._sparse[place] = vector
-        known = set(found.positions)
-        self._unsent = [place for place in self._unsent if place not in known]
-        self._mark_done(known)
-        self.usage += Usage(cached_texts=self.count_of(known))
+            self._buffer.put(lookup.positions, lookup.dense)
+        for position, vector in zip(lookup.positions, lookup.sparse or (), strict=False):
+            self._sparse[position] = vector
+        self._mark_done(lookup.positions)
+        self._unsent = [position for position in self._unsent if not self._done[position]]
+        self.usage += Usage(cached_texts=self.count_of(lookup.positions))
 
     def follow(self, other: Chunk) -> None:
-        """Take the vectors of texts that stand in another block from there, now or when they come.
+        """Take the vectors of texts that another chunk has too from there, now or once they come.
 
-        To be called before the first batch is asked for. A text that failed there is sent again here.
+        A text that failed there is sent again here.
         """
         unsent = []
-        for place in self._unsent:
-            theirs = other._place_of.get(self.texts[place])
-            if theirs is None or theirs in other._failures:
-                unsent.append(place)
-            elif other._done[theirs]:
-                other._hand_over(theirs, self, place)
+        for position in self._unsent:
+            source = other._position_of.get(self.texts[position])
+            if source is None or source in other._failures:
+                unsent.append(position)
+            elif other._done[source]:
+                other._copy_to(self, source, position)
             else:
-                other._followers.setdefault(theirs, []).append((self, place))
+                other._followers.setdefault(source, []).append((self, position))
         self._unsent = unsent
 
-    def _hand_over(self, place: int, to: Chunk, at: int) -> None:
-        if place in self._failures:
-            to._failures[at] = copy.copy(self._failures[place])
-        else:
-            row = self._buffer.row(place)
-            if row is not None and not to._buffer.put([at], row):
-                to._failures[at] = to._mixed(row)
-            to._sparse[at] = self._sparse[place]
-        to._mark_done((at,))
+    def begin(self, context: CallContext) -> None:
+        """Make the batches of the unsent texts available."""
+        self._context = context
+        self.has_unsent = len(self._unsent) > 0
+        self._batches = self._pack(context)
 
-    def _mark_done(self, places: Collection[int]) -> None:
-        for place in places:
-            self._done[place] = 1
-        self._missing -= len(places)
+    # ── batches and their outcomes ───────────────────────────────────────────────────────────────
+
+    def _pack(self, context: CallContext) -> Iterator[Batch]:
+        for packed in pack_texts([self.texts[position] for position in self._unsent], context):
+            positions = [self._unsent[index] for index in packed.positions]
+            yield Batch(positions, [self.texts[position] for position in positions], packed.tokens, self)
+
+    def next_batch(self) -> Batch | None:
+        """The next texts to send; None if all are sent, or it has not begun."""
+        if self._batches is None:
+            return None
+        batch = next(self._batches, None)
+        self.has_unsent = batch is not None
+        return batch
 
     def add_outcome(self, outcome: BatchOutcome) -> list[tuple[list[str], ValidatedVectors]]:
-        """Put one batch's outcome where it belongs; the texts and vectors that were good."""
-        good = []
-        for places, believed in outcome.accepted:
-            if believed.dense is not None and not self._buffer.put(places, believed.dense):
-                outcome.failures.update(dict.fromkeys(places, self._mixed(believed.dense)))
+        """Store the outcome of a batch. Returns: texts and vectors that were accepted."""
+        accepted = []
+        for positions, vectors in outcome.accepted:
+            if vectors.dense is not None and not self._buffer.put(positions, vectors.dense):
+                outcome.failures.update(dict.fromkeys(positions, self._mixed_dimensions(vectors.dense)))
                 continue
-            if believed.sparse is not None:
-                for place, vector in zip(places, believed.sparse, strict=True):
-                    self._sparse[place] = vector
-            good.append(([self.texts[place] for place in places], believed))
+            if vectors.sparse is not None:
+                for position, vector in zip(positions, vectors.sparse, strict=True):
+                    self._sparse[position] = vector
+            accepted.append(([self.texts[position] for position in positions], vectors))
         self._failures.update(outcome.failures)
-        return good
+        return accepted
+
+    def complete_batch(self, batch: Batch) -> int:
+        """Mark the texts of a batch as done, and pass their vectors to the chunks that wait for them.
+
+        Returns: how many of the caller's texts failed in those chunks.
+        """
+        self._mark_done(batch.positions)
+        failed = 0
+        for position in batch.positions if self._followers else ():
+            for other, target in self._followers.pop(position, ()):
+                self._copy_to(other, position, target)
+                failed += other.count_of((target,)) if target in other._failures else 0
+        return failed
 
     def fail_rest(self, error: MultiEmbedError) -> None:
-        """Give the texts that have neither vector nor error this error."""
-        rest = [place for place, done in enumerate(self._done) if not done]
+        """Give this error to the texts that have neither vector nor error."""
+        rest = [position for position, done in enumerate(self._done) if not done]
         self._failures.update(dict.fromkeys(rest, error))
         self._mark_done(rest)
 
-    def settle(self, batch: Batch, usage: Usage) -> int:
-        """One batch is done with, and cost so much.
+    def _copy_to(self, other: Chunk, position: int, target: int) -> None:
+        if position in self._failures:
+            other._failures[target] = copy.copy(self._failures[position])
+        else:
+            row = self._buffer.row(position)
+            if row is not None and not other._buffer.put([target], row):
+                other._failures[target] = other._mixed_dimensions(row)
+            other._sparse[target] = self._sparse[position]
+        other._mark_done((target,))
 
-        Returns:
-            How many of the caller's texts failed in other blocks that waited for texts of this batch.
-        """
-        self.usage += usage
-        self._mark_done(batch.positions)
-        failed = 0
-        for place in batch.positions if self._followers else ():
-            for other, at in self._followers.pop(place, ()):
-                self._hand_over(place, other, at)
-                failed += other.count_of((at,)) if at in other._failures else 0
-        return failed
+    def _mark_done(self, positions: Iterable[int]) -> None:
+        for position in positions:
+            self._done[position] = 1
+
+    def _mixed_dimensions(self, dense: Vectors) -> MultiEmbedError:
+        return MalformedResponseError(
+            f"The server returned vectors of {self._buffer.dimensions} dimensions, and then of {dense.shape[1]}: "
+            "they cannot be compared. Set dimensions, and check that base_url leads to one model only.",
+            provider=self._config.provider.id,
+            model=self._config.model.name,
+        )
+
+    # ── the result ───────────────────────────────────────────────────────────────────────────────
 
     def result(self) -> EmbeddingResult[Any]:
-        """The vectors in the order of the caller's texts; rows of texts that failed are NaN, and named.
-
-        Raises:
-            MultiEmbedError: it is not whole, so that some rows would be whatever stood in memory.
-        """
-        if not self.is_complete:
-            raise MultiEmbedError("The call was broken off before all texts had an answer. Call again.")
-        lists = self._lists_by_text()
+        """The vectors in the order of the caller's texts. Rows of failed texts are NaN, and in `failures`."""
+        if not self.is_complete:  # some rows would hold arbitrary numbers
+            raise MultiEmbedError("The call was interrupted before all texts had a response. Call again.")
+        failures = {
+            index: self.rejected[index] if position < 0 else self._failures[position]
+            for index, position in enumerate(self._positions)
+            if position < 0 or position in self._failures
+        }
+        for error in set(failures.values()):
+            error.indices = tuple(index for index, failure in failures.items() if failure is error)
+        lists = None if failures else self._lists()
         return EmbeddingResult(
-            vectors=self._vectors() if lists is None else None,
-            sparse=self._sparse_by_text(),
+            vectors=None if lists is not None or self._config.output == "sparse" else self._vectors(),
+            sparse=None
+            if self._config.output == "dense"
+            else [None if position < 0 else self._sparse[position] for position in self._positions],
             usage=self.usage,
-            model=self._target.name,
-            failures=self._failures_by_text(),
+            model=self._config.name,
+            failures=failures,
             lists=lists,
         )
 
-    def _sparse_by_text(self) -> list[SparseVector | None] | None:
-        if self._target.output == "dense":
-            return None
-        return [None if place < 0 else self._sparse[place] for place in self._places]
+    def _lists(self) -> list[list[float]] | None:
+        rows = self._buffer.lists
+        if rows is None or len(self._positions) == len(rows):
+            return rows
+        # Each copy of a text gets a list of its own, as it would from an array.
+        return [list(rows[position]) for position in self._positions]
 
-    def _lists_by_text(self) -> list[list[float]] | None:
-        made = self._buffer.lists
-        if made is None or self._failures or self._refused:
-            return None
-        if len(self._places) == len(made):
-            return made
-        # A text that stands twice gets a list of its own each time, as it would from an array.
-        return [list(made[place]) for place in self._places]
-
-    def _vectors(self) -> Vectors | None:
-        if self._target.output == "sparse":
-            return None
-        dense = self._buffer.vectors(self._target.expected_dimensions or self._job.learned.dimensions or 0)
+    def _vectors(self) -> Vectors:
+        dense = self._buffer.vectors(self._config.expected_dimensions or self._context.learned.dimensions or 0)
         dense[list(self._failures)] = np.nan
-        if not len(dense):  # every text was refused unseen
+        if not len(dense):  # all texts were rejected unsent
             dense = np.empty((1, dense.shape[1]), dtype=np.float32)
-        # As many texts as different ones: they stand in the caller's order already.
-        vectors = dense if len(self._places) == len(dense) and not self._refused else dense[self._places]
-        vectors[list(self._refused)] = np.nan
+        # If all texts are unique, the rows are in the caller's order already.
+        vectors = dense if len(self._positions) == len(dense) and not self.rejected else dense[self._positions]
+        vectors[list(self.rejected)] = np.nan
         vectors.setflags(write=False)
         return vectors
 
-    def _mixed(self, dense: Vectors) -> MultiEmbedError:
-        return MalformedResponseError(
-            f"The server answers with vectors of {self._buffer.dimensions} dimensions, and then of {dense.shape[1]}: "
-            "they cannot be compared. Set dimensions, and check that base_url leads to one model only.",
-            provider=self._target.provider.id,
-            model=self._target.model.name,
-        )
 
-    def _failures_by_text(self) -> dict[int, MultiEmbedError]:
-        """The errors by the caller's positions, which each error is told too."""
-        by_text = {
-            index: self._refused[index] if place < 0 else self._failures[place]
-            for index, place in enumerate(self._places)
-            if place < 0 or place in self._failures
-        }
-        for error in set(by_text.values()):
-            error.indices = tuple(index for index, its in by_text.items() if its is error)
-        return by_text
-
-
-def result_or_raise(block: Chunk) -> EmbeddingResult[Any]:
-    """The result of a block in which nothing failed.
+def result_or_raise(chunk: Chunk) -> EmbeddingResult[Any]:
+    """The result of a chunk in which no text failed.
 
     Raises:
-        PartialFailureError: some texts did; the result is in it.
-        MultiEmbedError: all did; the first text's error.
+        PartialFailureError: some texts failed; the result is in it.
+        MultiEmbedError: all texts failed; the first text's error.
     """
-    result = block.result()
-    if not result.failures:
-        return result
-    raise _failure_of(result, len(block))
+    result = chunk.result()
+    if result.failures:
+        raise _failure_of(result, len(chunk))  # made elsewhere: a local variable here would be in a cycle with it
+    return result
 
 
-def _failure_of(result: EmbeddingResult[Any], texts: int) -> MultiEmbedError:
-    """What is raised for a result with failures."""
+def _failure_of(result: EmbeddingResult[Any], count: int) -> MultiEmbedError:
     failures = dict(result.failures)
     first = failures[min(failures)]
-    if len(failures) == texts:
-        cause = first.__cause__
-        first = copy.copy(first)  # the block keeps the other, and would be in a cycle with the traceback
-        first.__cause__ = cause
-        if all(type(error) is type(first) for error in failures.values()):
-            first.indices = tuple(failures)
-        return first
+    if len(failures) == count:
+        error = copy.copy(first)  # the chunk keeps the other, and would be in a cycle with the traceback
+        error.__cause__ = first.__cause__
+        if all(type(failure) is type(first) for failure in failures.values()):
+            error.indices = tuple(failures)
+        return error
     partial = PartialFailureError(
-        f"{len(failures)} of {texts} texts failed; the others are in .result, the reasons in "
+        f"{len(failures)} of {count} texts failed; the others are in .result, the reasons in "
         f".failures. The first: {type(first).__name__}: {first}",
         provider=first.provider,
         model=first.model,
@@ -307,15 +353,3 @@ def _failure_of(result: EmbeddingResult[Any], texts: int) -> MultiEmbedError:
     partial.failures = failures
     partial.__cause__ = first
     return partial
-
-
-def usage_of_outcome(outcome: BatchOutcome, target: RequestConfig) -> Usage:
-    """What one batch's outcome cost."""
-    tokens = outcome.total_tokens
-    price = target.model.price_cny_per_mtok
-    return Usage(
-        total_tokens=tokens,
-        requests=outcome.requests,
-        retries=outcome.retries,
-        cost=None if tokens is None or price is None else tokens * price / 1e6,
-    )

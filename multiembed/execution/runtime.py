@@ -1,32 +1,39 @@
-"""What an embedder holds that cannot travel: connections, and what it has learned, for one process."""
+"""Runtime of one client in one process: connection pool, rate limiter, cache writer, statistics and learned limits."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import logging
+import random
 import threading
+import time
 import weakref
+from contextvars import Context
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import urlsplit
 
+from multiembed.batching.token_count import checked_counter, estimate_tokens
 from multiembed.config.options import settings_of
-from multiembed.execution.cache_writer import CacheWriter
-from multiembed.execution.io_thread import IoThread, caller_loop, in_thread, io_thread, run_in, started_io_thread
+from multiembed.execution.io_thread import caller_loop, in_thread, io_thread, retrieve_error, run_in, started_io_thread
 from multiembed.execution.usage_hook import UsageHook
-from multiembed.flow.context import LearnedLimits
+from multiembed.flow.context import MAX_RETRIES, PATIENCE, CallContext, LearnedLimits
 from multiembed.observability.stats import StatsCollector
 from multiembed.ratelimit.limiter import limiter_for
 from multiembed.ratelimit.pacer import AccountLimits
 from multiembed.responses.duplicate_responses import DuplicateGuard, guard_for
+from multiembed.testing import apply_test_mode
 from multiembed.transport.client import Transport
 from multiembed.transport.failures import timed_out
 from multiembed.transport.types import HttpResponse
 from multiembed.types import Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from multiembed.cache.base import CacheEntry
     from multiembed.cache.checked_cache import CheckedCache
     from multiembed.config.options import EmbeddingOptions
     from multiembed.config.request_config import RequestConfig
@@ -34,96 +41,151 @@ if TYPE_CHECKING:
     from multiembed.ratelimit.limiter import AccountLimiter
     from multiembed.transport.settings import TransportSettings
     from multiembed.transport.types import HttpRequest
+    from multiembed.types import Role
 
 logger = logging.getLogger("multiembed")
-_BROKEN_OFF = Usage(requests=1)
-"""A request that Ctrl-C or a cancelled task broke off: it was sent all the same, and nobody tells what it costs."""
+_INTERRUPTED = Usage(requests=1)
+"""A request that Ctrl-C or a cancelled task ended: it was sent, and its cost stays unknown."""
+_MAX_ENTRIES = 16
+"""Entries in one commit: more make it slower again (benchmarks/results/cache.md, 2026-11-28)."""
+
+
+class CacheWriter:
+    """Group commit of all cache entries that finished during the last commit, in a thread. For the I/O thread only.
+
+    A commit for each request, on the thread that reads the sockets, took 22.6 % of an ingestion (300,000 rows of 1,024
+    dimensions, 2026-11).
+    """
+
+    def __init__(self, cache: CheckedCache) -> None:
+        self._cache = cache
+        self._pending: list[CacheEntry] = []
+        self._lock = asyncio.Lock()
+
+    async def write(self, entries: Sequence[CacheEntry]) -> None:
+        """Write vectors; returns when they are committed. A cancelled caller does not stop the write."""
+        self._pending += entries
+        # Not in the caller's context: it writes for all.
+        task = asyncio.get_running_loop().create_task(self._write_pending(), context=Context())
+        task.add_done_callback(retrieve_error)
+        await asyncio.shield(task)
+
+    async def _write_pending(self) -> None:
+        async with self._lock:
+            entries, self._pending = self._pending, []
+            if entries:
+                await in_thread(self._put, entries)
+
+    def _put(self, entries: Sequence[CacheEntry]) -> None:
+        for start in range(0, len(entries), _MAX_ENTRIES):
+            self._cache.put_many(entries[start : start + _MAX_ENTRIES])
 
 
 class Runtime:
-    """Made at the first call in a process, left alone in a forked child, never pickled or copied."""
+    """Made at the first call in a process, not used in a forked child, never pickled or copied."""
 
-    def __init__(self, options: EmbeddingOptions, target: RequestConfig) -> None:
+    def __init__(self, options: EmbeddingOptions, config: RequestConfig) -> None:
+        self.options = options
+        self.config = config
         self.account_limits = AccountLimits(
             in_flight=options.max_concurrency,
             requests_per_minute=options.requests_per_minute,
             tokens_per_minute=options.tokens_per_minute,
-            per_second=target.provider.per_second,
+            per_second=config.provider.per_second,
         )
         own = options.http_client is not None or options.http_async_client is not None
-        self._duplicates = DuplicateGuard() if own else guard_for(urlsplit(target.url).netloc)
-        self._name = target.name
+        self._duplicates = DuplicateGuard() if own else guard_for(urlsplit(config.url).netloc)
         self.learned = LearnedLimits()
         self.stats = StatsCollector()
         self.usage_hook = UsageHook(options.on_usage)
         self.has_cache = options.cache is not None
         """Whether vectors are looked up and kept."""
         self.workers = 0
-        """Batches that are being worked on."""
+        """Workers of all calls that run now."""
         self._account = ""
-        self._options = options
-        self._target = target
         self._cache: CheckedCache | None = None
+        self._cache_lock = threading.Lock()
         self._cache_writer: CacheWriter | None = None
         self._limiter: AccountLimiter | None = None
         self._transport: Transport | None = None
-        self._opening = threading.Lock()
         self._settings = settings_of(options)
-        weakref.finalize(self, _close_soon, self._settings).atexit = False
+        weakref.finalize(self, _close_transport_soon, self._settings).atexit = False
 
     def find_account(self) -> None:
         """Find the account, once. It may call the user's key function, so not on the I/O thread."""
-        self._account = self._account or account_id(self._target)
+        self._account = self._account or account_id(self.config)
 
     # ── on the I/O thread ────────────────────────────────────────────────────────────────────────
 
     @property
     def limiter(self) -> AccountLimiter:
-        """The limiter of the account and model. To be used after `find_account`."""
+        """The rate limiter of the account and model. Call `find_account` first."""
         if self._limiter is None:
-            self._limiter = limiter_for(self._account, name=self._name)
-            self._limiter.register_limits(self, self.account_limits)
+            self._limiter = limiter_for(self._account, name=self.config.name)
+            self._limiter.owners[self] = self.account_limits
         return self._limiter
 
-    async def effective_limits(self) -> AccountLimits:
-        """The limits that hold now, those of other embedders on the account included."""
-        return self.limiter.effective_limits(self.account_limits)
+    def make_context(self, role: Role) -> CallContext:
+        """Make the state that the batches of a call share."""
+        options, counter = self.options, self.options.token_counter
+        return CallContext(
+            config=self.config,
+            role=role,
+            learned=self.learned,
+            limiter=self.limiter,
+            account_limits=self.limiter.effective_limits(self.account_limits),
+            count_tokens=checked_counter(counter) if counter else estimate_tokens,
+            counts_in_thread=counter is not None,
+            max_retries=MAX_RETRIES if options.max_retries is None else options.max_retries,
+            configured_retries=options.max_retries or 0,
+            outage_patience=apply_test_mode(PATIENCE) if options.max_retries is None else 0.0,
+            timeout=options.timeout,
+            deadline_at=None,
+            clock=time.monotonic,
+            wall_time=time.time,
+            random=random.random,
+            sleep_filter=apply_test_mode,
+        )
 
     @property
     def cache_writer(self) -> CacheWriter | None:
-        """Where finished vectors are kept. To be used after `cache` was opened."""
+        """Writer of finished vectors. Read `cache` first, which opens it."""
         if self._cache_writer is None and self._cache is not None:
             self._cache_writer = CacheWriter(self._cache)
         return self._cache_writer
 
     async def send(self, request: HttpRequest, loop: asyncio.AbstractEventLoop | None) -> TransportResult:
-        """Send one request; once more, on a fresh connection, where its answer is another one's late duplicate.
+        """Send one request. Send it again, on a fresh connection, if the response is a late duplicate of another one.
 
         Args:
-            request: what is sent.
+            request: to send.
             loop: of the async caller; None for a sync one.
         """
+        if loop is not None and loop.is_closed():
+            raise asyncio.CancelledError("the caller's event loop was closed in the middle of the call")
         try:
-            answer = await self._attempt(request, loop)
-            if isinstance(answer, HttpResponse) and self._is_late_duplicate(request, answer):
-                logger.warning("%s: a late duplicate of another answer came; the request is sent again", self._name)
-                left = max(0.0, request.timeout - answer.seconds)  # both are one attempt
-                again = replace(request, fresh=True, timeout=left)
-                answer = replace(await self._attempt(again, loop), requests=2)
-                if isinstance(answer, HttpResponse) and self._duplicates.is_duplicate(request.body, answer):
-                    self._duplicates.confirm(answer)
+            response = await self._send_once(request, loop)
+            # On a fresh connection, no response can come twice.
+            if self._is_duplicate(response, request) and response.reused:
+                logger.warning(
+                    "%s: the response is a late duplicate of another one; the request is sent again", self.config.name
+                )
+                timeout = max(0.0, request.timeout - response.seconds)  # both are one attempt
+                second = await self._send_once(replace(request, fresh=True, timeout=timeout), loop)
+                response = replace(second, requests=2)
+                if self._is_duplicate(response, request):
+                    self._duplicates.confirm(response)
         except BaseException:
-            self.stats.add(_BROKEN_OFF)
-            self.usage_hook.report_soon(_BROKEN_OFF)
+            self.stats.add(_INTERRUPTED)
+            self.usage_hook.report_soon(_INTERRUPTED)
             raise
-        return answer
+        return response
 
-    def _is_late_duplicate(self, request: HttpRequest, answer: HttpResponse) -> bool:
-        """Whether an answer came before, for another request. On a fresh connection, none can come twice."""
-        return self._duplicates.is_duplicate(request.body, answer) and answer.reused
+    def _is_duplicate(self, response: TransportResult, request: HttpRequest) -> TypeGuard[HttpResponse]:
+        return isinstance(response, HttpResponse) and self._duplicates.is_duplicate(request.body, response)
 
-    async def _attempt(self, request: HttpRequest, loop: asyncio.AbstractEventLoop | None) -> TransportResult:
-        options = self._options
+    async def _send_once(self, request: HttpRequest, loop: asyncio.AbstractEventLoop | None) -> TransportResult:
+        options = self.options
         if loop is None and options.http_client is not None:
             from multiembed.transport.httpx_client import send
 
@@ -132,49 +194,47 @@ class Runtime:
             from multiembed.transport.httpx_client import asend
 
             try:
-                async with asyncio.timeout(request.timeout):  # its loop may be blocked, and ends nothing in time
+                async with asyncio.timeout(request.timeout):  # its loop may be blocked, and then ends nothing in time
                     return await run_in(loop, partial(asend, options.http_async_client, request))
             except TimeoutError:
                 return timed_out(request.timeout)
         if self._transport is None:
-            self._transport = _join(self, self._settings)
+            shared = io_thread().shared
+            self._transport, users = shared.setdefault(self._settings, (Transport(self._settings), weakref.WeakSet()))
+            users.add(self)
         return await self._transport.send(request)
 
     async def _disconnect(self) -> None:
         if self._transport is not None:
             self._transport = None
-            await _leave(self, self._settings)
+            shared = io_thread().shared
+            if self._settings in shared:
+                shared[self._settings][1].discard(self)
+                await _close_unused_transport(shared, self._settings)
 
-    # ── anywhere ─────────────────────────────────────────────────────────────────────────────────
+    # ── on any thread ────────────────────────────────────────────────────────────────────────────
 
     @property
     def cache(self) -> CheckedCache | None:
-        """Where vectors are looked up and kept, opened when it is first asked for.
-
-        Raises:
-            ConfigurationError: it is nothing that can keep vectors, or a file that cannot be used.
-        """
+        """Cache of vectors, opened at the first access. A ConfigurationError says why it cannot be used."""
         if self.has_cache and self._cache is None:
             from multiembed.cache import open_cache
             from multiembed.cache.checked_cache import CheckedCache
 
-            target = self._target
-            with self._opening:
+            config = self.config
+            with self._cache_lock:
                 self._cache = self._cache or CheckedCache(
-                    open_cache(self._options.cache), output=target.output, dimensions=target.expected_dimensions
+                    open_cache(self.options.cache), output=config.output, dimensions=config.expected_dimensions
                 )
         return self._cache
 
     def close(self) -> None:
-        """Close the connections, unless other embedders use them, and the cache."""
+        """Close the connections, unless other clients use them, and the cache."""
         if self._cache is not None:
             self._cache.close()
         io = started_io_thread()
-        if io is not None:
-            if io.is_current:  # which may collect garbage, and with it an object that closes its client
-                io.spawn(self._disconnect)
-            else:
-                io.run(self._disconnect)
+        if io is not None:  # the I/O thread may collect garbage, and with it an object that closes its client
+            (io.spawn if io.is_current else io.run)(self._disconnect)
 
     async def aclose(self) -> None:
         """As `close`, without blocking the event loop."""
@@ -186,43 +246,28 @@ class Runtime:
             await run_in(io.loop, self._disconnect)
 
 
-def account_id(target: RequestConfig) -> str:
+def account_id(config: RequestConfig) -> str:
     """The name of the quota that a request uses: provider, host, a hash of the key, and model.
 
-    All vendors limit each model for itself (their pages on rate limits, read 2026-11), and one that fails must not stop
-    another.
+    All vendors limit each model separately (their pages on rate limits, read 2026-11), and the circuit breaker of a
+    failing model must not stop another.
     """
-    key = target.key.get() if target.key else ""
+    key = config.key.get() if config.key else ""
     hashed = hashlib.sha256(key.encode()).hexdigest()
-    return f"{target.provider.id}:{urlsplit(target.url).netloc}:{hashed}:{target.model.name}"
+    return f"{config.provider.id}:{urlsplit(config.url).netloc}:{hashed}:{config.model.name}"
 
 
-# ── connections, shared by all embedders with the same settings ──────────────────────────────────
+# ── connection pools, shared by all clients with the same settings ───────────────────────────────
 
 
-def _join(runtime: Runtime, settings: TransportSettings) -> Transport:
-    io = io_thread()
-    transport: Transport
-    transport, users = io.shared.setdefault(settings, (Transport(settings), weakref.WeakSet()))
-    users.add(runtime)
-    return transport
-
-
-def _close_soon(settings: TransportSettings) -> None:
+def _close_transport_soon(settings: TransportSettings) -> None:
     io = started_io_thread()
     if io is not None:
-        io.spawn(partial(_close_unused, io, settings))
+        io.spawn(partial(_close_unused_transport, io.shared, settings))
 
 
-async def _leave(runtime: Runtime, settings: TransportSettings) -> None:
-    io = io_thread()
-    if settings in io.shared:
-        io.shared[settings][1].discard(runtime)
-        await _close_unused(io, settings)
-
-
-async def _close_unused(io: IoThread, settings: TransportSettings) -> None:
-    transport, users = io.shared.get(settings, (None, ()))
+async def _close_unused_transport(shared: dict[Any, Any], settings: TransportSettings) -> None:
+    transport, users = shared.get(settings, (None, ()))
     if transport is not None and not users:
-        del io.shared[settings]
+        del shared[settings]
         await transport.aclose()

@@ -1,4 +1,4 @@
-"""A stream of any length in blocks, in order and in constant memory: read ahead, but never far."""
+"""Streams: any number of texts in chunks, in order and in constant memory. The read-ahead is bounded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from multiembed.errors import ConfigurationError
 from multiembed.execution.chunk import Chunk, result_or_raise
 from multiembed.execution.io_thread import Wakeup, caller_loop, in_thread, io_thread, run_in
-from multiembed.execution.workers import WorkerPool
+from multiembed.execution.workers import make_pool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -21,127 +21,136 @@ if TYPE_CHECKING:
 
 OnError: TypeAlias = Literal["raise", "keep"]
 
-BLOCK_TEXTS = 1024
-"""Texts of one result, at most, unless one request holds more."""
-_BLOCK_CHARACTERS = 2_000_000
-"""Characters of one result's texts, unless its last text has more."""
-_MOST_UNSENT = 2
-"""Blocks with texts yet to send, with which nothing more is read."""
-_MOST_OPEN = 8
-"""Blocks not handed out yet, with which nothing more is read: one slow answer may hold up those behind it."""
+CHUNK_TEXTS = 1024
+"""Maximum texts of one result, unless one request holds more."""
+_CHUNK_CHARACTERS = 2_000_000
+"""Maximum characters of one result's texts, unless its last text has more."""
+_MAX_UNSENT = 2
+"""Chunks with texts yet to send, at which reading stops."""
+_MAX_OPEN = 8
+"""Chunks that are not handed out, at which reading stops: one slow response may delay those after it."""
 
 
-class _Reading:
-    """What was read of the source: the next block's texts, and why it ended."""
+class _Stream:
+    """State of one stream: the texts that were read, and the workers that send them."""
 
-    def __init__(self, per_request: int) -> None:
-        self._most = max(1, BLOCK_TEXTS // per_request) * per_request  # so that no request goes half empty
+    def __init__(self, call: EmbedCall, loop: asyncio.AbstractEventLoop | None, wake: Callable[[], object]) -> None:
+        self.io = io_thread()
+        call.wake = wake
+        self._call = call
+        self._pool = make_pool(call, loop)
+        per_request = call.config.limits.max_items
+        self._max_texts = max(1, CHUNK_TEXTS // per_request) * per_request  # so that all requests are full
         self._texts: list[str] = []
         self._characters = 0
-        self.ended = False
+        self._ended = False
         self._error: Exception | None = None
 
-    def add(self, text: str) -> bool:
-        """Take a text; True when there are enough for a block."""
+    def next_step(self) -> Chunk | Literal["read", "wait", "end"]:
+        """Decide what the caller does next: hand out a chunk, read, wait for responses, or end.
+
+        Raises:
+            MultiEmbedError: the stream cannot go on.
+            Exception: of the source, after the results of all texts before it.
+        """
+        self.io.check()
+        self._pool.check()
+        chunk = self._call.pop_complete()
+        if chunk is not None:
+            return chunk
+        chunks = self._call.chunks
+        unsent = sum(chunk.has_unsent for chunk in chunks)
+        if not self._ended and (not chunks or (unsent < _MAX_UNSENT and len(chunks) < _MAX_OPEN)):
+            return "read"
+        if not chunks and self._error is not None:
+            raise self._error
+        return "wait" if chunks else "end"
+
+    def read(self, source: Iterator[str]) -> None:
+        """Read the texts of a chunk. An error is raised after the results of all texts before it."""
+        try:
+            for text in source:
+                if self._add(text):
+                    return
+            self._ended = True
+        except Exception as error:  # noqa: BLE001 - raised again
+            self._end(error)
+
+    async def aread(self, source: Iterator[str] | AsyncIterator[str]) -> None:
+        """As `read`."""
+        if not isinstance(source, AsyncIterable):
+            self.read(source)
+            await asyncio.sleep(0)  # lets other tasks of the loop run
+            return
+        try:
+            async for text in source:
+                if self._add(text):
+                    return
+            self._ended = True
+        except Exception as error:  # noqa: BLE001 - raised again
+            self._end(error)
+
+    def _add(self, text: str) -> bool:
+        """Add a text. Returns: whether there are enough for a chunk."""
         self._texts.append(text)
         self._characters += len(text) if isinstance(text, str) else 0
-        return len(self._texts) >= self._most or self._characters >= _BLOCK_CHARACTERS
+        return len(self._texts) >= self._max_texts or self._characters >= _CHUNK_CHARACTERS
 
-    def end(self, error: Exception | None = None) -> None:
-        """No more comes, perhaps because of an error, which is raised after all that came before it is handed out."""
-        self.ended = True
+    def _end(self, error: Exception) -> None:
+        self._ended = True
         self._error = self._error or error
 
-    def prepare(self, call: EmbedCall) -> list[Chunk]:
-        """Make blocks of what was read."""
+    def send(self) -> None:
+        """Send the texts that were read."""
         texts, self._texts, self._characters = self._texts, [], 0
-        good = next((place for place, text in enumerate(texts) if not isinstance(text, str)), len(texts))
-        blocks = [call.prepare(texts[:good], keep_refused=True)] if good else []
-        if good < len(texts):
+        valid = next((index for index, text in enumerate(texts) if not isinstance(text, str)), len(texts))
+        if valid:
+            chunk = self._call.prepare(texts[:valid], keep_rejected=True)
+            self.io.post(self._pool.add, partial(self._call.add_texts, chunk))
+        if valid < len(texts):
             try:
-                call.prepare(texts[good:])
+                self._call.prepare(texts[valid:])
             except ConfigurationError as error:
-                self.end(error)
-        return blocks
+                self._end(error)
 
-    async def aprepare(self, call: EmbedCall) -> list[Chunk]:
-        """As `prepare`, without blocking the event loop where a cache is asked."""
-        return await in_thread(self.prepare, call) if call.uses_cache else self.prepare(call)
-
-    def check(self) -> None:
-        """Raise what ended it."""
-        if self._error is not None:
-            raise self._error
-
-
-class _Sending:
-    """The workers of one stream, as the caller's thread sees them."""
-
-    def __init__(self, call: EmbedCall, loop: asyncio.AbstractEventLoop | None) -> None:
-        self._call = call
-        self._io = io_thread()
-        self._pool = WorkerPool(call, call.sender(loop))
-
-    def check(self) -> None:
-        """Raise what ends the stream at once."""
-        self._io.check()
-        self._pool.check()
-
-    def add(self, blocks: list[Chunk]) -> None:
-        """Have blocks sent."""
-        for block in blocks:
-            self._io.post(self._pool.add, partial(self._call.add_texts, block))
-
-    def wait(self, woken: Wakeup) -> None:
-        """Wait a tenth of a second at most."""
-        self._io.wait(woken)
+    def result(self, chunk: Chunk, on_error: OnError) -> EmbeddingResult:
+        """The result of a chunk, or its error."""
+        context = self._call.context
+        is_over = context.fatal_error is not None or context.is_past_deadline()
+        return chunk.result() if on_error == "keep" and not is_over else result_or_raise(chunk)
 
     def close(self) -> None:
-        """Send nothing more. The answers to what was sent are still counted and kept."""
+        """Send nothing more. The responses to what was sent are still counted and kept."""
         self._pool.stopped = True  # at once: Ctrl-C may come a second time
-        self._io.post(self._pool.stop)
+        self.io.post(self._pool.stop)
 
     async def aclose(self) -> None:
-        """Cancel what was sent, too, and wait until it is."""
+        """Cancel all requests, and wait until they are cancelled."""
         self.close()
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:  # the generator is garbage that its event loop left behind: nothing can be waited for
-            return
-        if not self._io.is_inherited:
-            await run_in(self._io.loop, self._pool.aclose)
+        # Without a loop, the generator is garbage that its loop left: nothing can be waited for.
+        if asyncio._get_running_loop() is not None and not self.io.is_inherited:
+            await run_in(self.io.loop, self._pool.aclose)
 
 
-def stream(
-    make: Callable[[Callable[[], object]], EmbedCall], texts: Iterable[str], on_error: OnError
-) -> Iterator[EmbeddingResult]:
-    """Results of consecutive texts, in order. The source is read in the caller's thread.
-
-    Args:
-        make: makes the call, given what to call when there is something to see to.
-        texts: the source.
-        on_error: "raise", or "keep" what failed in the results' failures.
-    """
+def stream(make: Callable[[], EmbedCall], texts: Iterable[str], on_error: OnError) -> Iterator[EmbeddingResult]:
+    """Yield results of consecutive texts, in order. The source is read in the caller's thread."""
     io_thread().check_caller()
     woken = Wakeup()
     source = iter(texts)
-    with make(woken.set) as call, closing(_Sending(call, None)) as sending:
-        reading = _Reading(call.config.limits.max_items)
-        while (turn := _turn(call, reading)) != "end":
-            sending.check()
-            if isinstance(turn, Chunk):
-                call.report(turn)
-                yield _result(turn, call, on_error)
-            elif turn == "read":
-                _read(source, reading)
-                sending.add(reading.prepare(call))
+    with make() as call, closing(_Stream(call, None, woken.set)) as state:
+        while (step := state.next_step()) != "end":
+            if isinstance(step, Chunk):
+                call.runtime.usage_hook.report(step.usage)
+                yield state.result(step, on_error)
+            elif step == "read":
+                state.read(source)
+                state.send()
             else:
-                sending.wait(woken)
-        reading.check()
+                state.io.wait(woken)
 
 
 async def astream(
-    make: Callable[[Callable[[], object]], EmbedCall], texts: Iterable[str] | AsyncIterable[str], on_error: OnError
+    make: Callable[[], EmbedCall], texts: Iterable[str] | AsyncIterable[str], on_error: OnError
 ) -> AsyncIterator[EmbeddingResult]:
     """As `stream`, in an event loop; the source may be asynchronous, too."""
     woken, loop = asyncio.Event(), caller_loop()
@@ -151,56 +160,14 @@ async def astream(
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(woken.set)
 
-    async with make(wake) as call, aclosing(_Sending(call, loop)) as sending:
-        reading = _Reading(call.config.limits.max_items)
-        while (turn := _turn(call, reading)) != "end":
-            sending.check()
-            if isinstance(turn, Chunk):
-                await call.areport(turn)
-                yield _result(turn, call, on_error)
-            elif turn == "read":
-                await _aread(source, reading)
-                sending.add(await reading.aprepare(call))
+    async with make() as call, aclosing(_Stream(call, loop, wake)) as state:
+        while (step := state.next_step()) != "end":
+            if isinstance(step, Chunk):
+                await call.runtime.usage_hook.areport(step.usage)
+                yield state.result(step, on_error)
+            elif step == "read":
+                await state.aread(source)
+                await in_thread(state.send) if call.runtime.has_cache else state.send()
             else:
                 await woken.wait()
                 woken.clear()
-        reading.check()
-
-
-def _turn(call: EmbedCall, reading: _Reading) -> Chunk | Literal["read", "wait", "end"]:
-    """What is to be done next: hand out a block, read on, wait for answers, or nothing any more."""
-    block = call.pop_complete()
-    if block is not None:
-        return block
-    far = call.unsent >= _MOST_UNSENT or call.opened >= _MOST_OPEN
-    if not reading.ended and (not far or not call.opened):
-        return "read"
-    return "wait" if call.opened else "end"
-
-
-def _result(block: Chunk, call: EmbedCall, on_error: OnError) -> EmbeddingResult:
-    return block.result() if on_error == "keep" and not call.is_over else result_or_raise(block)
-
-
-def _read(source: Iterator[str], reading: _Reading) -> None:
-    try:
-        for text in source:
-            if reading.add(text):
-                return
-    except Exception as error:  # noqa: BLE001 - raised again once what was read before it is handed out
-        reading.end(error)
-    reading.end()
-
-
-async def _aread(source: Iterator[str] | AsyncIterator[str], reading: _Reading) -> None:
-    if not isinstance(source, AsyncIterable):
-        _read(source, reading)
-        await asyncio.sleep(0)  # lets other tasks of the loop run
-        return
-    try:
-        async for text in source:
-            if reading.add(text):
-                return
-    except Exception as error:  # noqa: BLE001 - as above
-        reading.end(error)
-    reading.end()

@@ -1,4 +1,4 @@
-"""The user's `on_usage` function: it gets each Usage once, and never runs on an event loop."""
+"""Usage hook: calls the user's `on_usage` once for each Usage, never on an event loop."""
 
 from __future__ import annotations
 
@@ -20,11 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class UsageHook:
-    """Calls `on_usage`. What it raises is warned of once, since vectors that are paid for must not be lost for it.
-
-    Args:
-        function: the option; None: nothing is called.
-    """
+    """Calls `on_usage`. Its first exception is a warning: vectors that were paid for must not be lost for it."""
 
     def __init__(self, function: Callable[[Usage], object] | None) -> None:
         self._function = function
@@ -32,10 +28,10 @@ class UsageHook:
         self._lock = threading.Lock()
         self._pending: Usage | None = None
         self._running = False
-        """Whether a thread is at work on what is pending."""
+        """Whether a thread reports what is pending."""
 
     def report(self, usage: Usage) -> None:
-        """Call the function in this thread; in another one where this is the I/O thread, which may collect garbage."""
+        """Call the function in this thread; in another one if this is the I/O thread, which may collect garbage."""
         if self._function is None:
             return
         io = started_io_thread()
@@ -45,15 +41,18 @@ class UsageHook:
         try:
             self._function(usage)
         except Exception as error:  # noqa: BLE001 - the function is the user's, and may raise anything
-            self._warn(error)
+            with self._lock:
+                is_first, self._warned = not self._warned, True
+            if is_first:
+                self._warn(error)
 
     async def areport(self, usage: Usage) -> None:
-        """Call the function in a worker thread, and wait for it; cancelling the wait does not cancel the call."""
+        """Call the function in a worker thread, and wait for it. A cancelled caller does not stop the call."""
         if self._function is not None:
             await asyncio.shield(in_thread(self.report, usage))
 
     def report_soon(self, usage: Usage) -> None:
-        """Call the function in a thread, without waiting: what comes meanwhile is added up, and reported at once."""
+        """Call the function in a thread, without waiting. Usages that come meanwhile are added up to one."""
         if self._function is None:
             return
         with self._lock:
@@ -63,7 +62,7 @@ class UsageHook:
             self._running = True
         try:
             threading.Thread(target=self._report_pending, name="multiembed-on-usage").start()
-        except RuntimeError:  # no thread to be had, for instance at the interpreter's end
+        except RuntimeError:  # no thread can be started, for instance at the interpreter's end
             self._report_pending()
 
     def _report_pending(self) -> None:
@@ -77,10 +76,6 @@ class UsageHook:
                 self.report(usage)
 
     def _warn(self, error: Exception) -> None:
-        with self._lock:
-            if self._warned:
-                return
-            self._warned = True
         message = (
             f"on_usage raised {type(error).__name__}. The vectors are returned all the same; this usage was not "
             "reported, and later errors of on_usage are not shown."
