@@ -1,4 +1,4 @@
-"""The LangChain class: four methods over the shared client."""
+"""MultiEmbeddings, the class for LangChain: four methods over the shared client."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from langchain_core.embeddings import Embeddings
 from pydantic import Field
 
-from langchain_multiembed.events import atell, tell
+from langchain_multiembed.events import asend_usage_event, send_usage_event
 from multiembed import EmbeddingOptionsDict, FrameworkEmbedder
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ class MultiEmbeddings(FrameworkEmbedder, Embeddings):
         ===================== ==================================================
 
     Queries and documents:
-        `embed_query` embeds a query, `embed_documents` documents, and DashScope's native API is told which is which
-        (`text_type`). "dashscope-compatible" has no such parameter: a query is embedded there as a document is.
+        `embed_query` embeds a query, `embed_documents` documents, and DashScope's native API gets the role as
+        `text_type`. "dashscope-compatible" has no such parameter: a query is embedded there as a document is.
         Take "dashscope" where you can.
 
     Usage:
-        `embeddings.client.usage` is what was spent so far, and `on_usage` gets the usage of each call. Inside a chain,
+        `embeddings.client.usage` is the usage so far, and `on_usage` gets the usage of each call. Inside a chain,
         each call also sends its usage as the custom event "multiembed_usage" to the run's callbacks.
 
     Instantiate:
@@ -86,16 +86,16 @@ class MultiEmbeddings(FrameworkEmbedder, Embeddings):
         Raises:
             MultiEmbedError: see multiembed.errors; PartialFailureError when only some texts failed.
         """
-        return tell(self.client.embed(texts, "document", lists=True)).to_list()
+        return send_usage_event(self.client.embed(texts, "document", lists=True)).to_list()
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query."""
-        return tell(self.client.embed([text], "query", lists=True)).to_list()[0]
+        return send_usage_event(self.client.embed([text], "query", lists=True)).to_list()[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """As `embed_documents`, without blocking the event loop."""
-        return (await atell(await self.client.aembed(texts, "document", lists=True))).to_list()
+        return (await asend_usage_event(await self.client.aembed(texts, "document", lists=True))).to_list()
 
     async def aembed_query(self, text: str) -> list[float]:
         """As `embed_query`, without blocking the event loop."""
-        return (await atell(await self.client.aembed([text], "query", lists=True))).to_list()[0]
+        return (await asend_usage_event(await self.client.aembed([text], "query", lists=True))).to_list()[0]

@@ -1,4 +1,4 @@
-"""Each call's usage as a custom event of the LangChain run that it was made in."""
+"""Usage of each call as a custom event of the LangChain run in which it was made."""
 
 from __future__ import annotations
 
@@ -12,43 +12,36 @@ if TYPE_CHECKING:
     from multiembed import EmbeddingResult
 
 EVENT = "multiembed_usage"
+_RAISED = f"A callback raised an error when it got the event {EVENT!r}. No vector was lost."
 _log = logging.getLogger(__name__)
 
 
-def tell(result: EmbeddingResult[Any]) -> EmbeddingResult[Any]:
-    """Send the event, if there is a run to send it to; the result is handed on.
-
-    What a callback raises is logged: vectors that are paid for are not lost for it.
-    """
-    if _in_a_run():
+def send_usage_event(result: EmbeddingResult[Any]) -> EmbeddingResult[Any]:
+    """Send the event of a result inside a run, and return the result. An error of a callback is logged."""
+    if _is_in_run():
         try:
-            dispatch_custom_event(EVENT, _data(result))
-        except Exception:  # noqa: BLE001 - the callback is the user's, and may raise anything
+            dispatch_custom_event(EVENT, _event_data(result))
+        except Exception:  # noqa: BLE001 - the user's callback may raise anything
             _log.warning(_RAISED, exc_info=True)
     return result
 
 
-async def atell(result: EmbeddingResult[Any]) -> EmbeddingResult[Any]:
-    """As `tell`, in a task."""
-    if _in_a_run():
+async def asend_usage_event(result: EmbeddingResult[Any]) -> EmbeddingResult[Any]:
+    """As `send_usage_event`, in a task."""
+    if _is_in_run():
         try:
-            await adispatch_custom_event(EVENT, _data(result))
+            await adispatch_custom_event(EVENT, _event_data(result))
         except Exception:  # noqa: BLE001 - as above
             _log.warning(_RAISED, exc_info=True)
     return result
 
 
-_RAISED = f"A callback raised an error when it was sent the event {EVENT!r}. The vectors are not concerned."
-
-
-def _in_a_run() -> bool:
-    """Whether there is a run that the event would belong to; asked at each call, so it must cost next to nothing."""
+def _is_in_run() -> bool:
     config = var_child_runnable_config.get()
     return config is not None and getattr(config.get("callbacks"), "parent_run_id", None) is not None
 
 
-def _data(result: EmbeddingResult[Any]) -> dict[str, Any]:
-    """Plain JSON; None where the provider did not tell."""
+def _event_data(result: EmbeddingResult[Any]) -> dict[str, Any]:
     usage = result.usage
     return {
         "model": result.model,

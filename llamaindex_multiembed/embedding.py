@@ -1,30 +1,41 @@
-"""The LlamaIndex class: six hooks over the shared client."""
+"""MultiEmbedding, the class for LlamaIndex: six hooks over the shared client."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager
-from llama_index.core.storage.kvstore.types import BaseKVStore  # noqa: TC002 - for get_type_hints
+from llama_index.core.storage.kvstore.types import BaseKVStore
 from pydantic import Field
 
 from llamaindex_multiembed import windows
-from llamaindex_multiembed.events import tell
-from llamaindex_multiembed.kvstore import MissingKVStore, SpacedKVStore
+from llamaindex_multiembed.events import send_usage_event
+from llamaindex_multiembed.kvstore import NamespacedKVStore, UnavailableKVStore
 from multiembed import EmbeddingOptionsDict, FrameworkEmbedder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from multiembed import Role
 
-# The base class asks its cache for a text without saying whether it is a query; the two query methods say it here.
 _role: ContextVar[Role] = ContextVar("role", default="document")
+"""Role of the texts that the base class looks up in its cache, whose keys do not tell queries from documents."""
+
+
+@contextmanager
+def _as_query() -> Iterator[None]:
+    token = _role.set("query")
+    try:
+        yield
+    finally:
+        _role.reset(token)
 
 
 class MultiEmbeddingOptionsDict(EmbeddingOptionsDict, total=False):
-    """The options of MultiEmbedding as keyword arguments, for a type checker: ours and LlamaIndex's own."""
+    """Options of MultiEmbedding as keyword arguments, for a type checker: multiembed's and LlamaIndex's."""
 
     embed_batch_size: int
     num_workers: int | None
@@ -36,14 +47,14 @@ class MultiEmbeddingOptionsDict(EmbeddingOptionsDict, total=False):
 class MultiEmbedding(FrameworkEmbedder, BaseEmbedding):
     """Embeddings for LlamaIndex through Zhipu, SiliconFlow, DashScope or any OpenAI-compatible server.
 
-    Queries and documents are kept apart: DashScope's native API is told which is which (`text_type`). The
-    "dashscope-compatible" API has no such parameter, so a query is embedded there as a document is; take "dashscope"
+    Queries and documents are embedded by their role: DashScope's native API gets it as `text_type`. The API
+    "dashscope-compatible" has no such parameter, so a query is embedded there as a document is; take "dashscope"
     where you can.
 
-    The wire's batches, retries and concurrency are multiembed's own, and a batch is embedded by one call.
-    `embed_batch_size` is only the window that events and callbacks are told of at a time, `num_workers` is not needed.
-    With an `embeddings_cache` or a `rate_limiter`, each window is a call of its own, and better left large. When some
-    texts fail, the indices and the kept rows of the PartialFailureError are those of the call.
+    A batch is embedded by one call, whose requests, retries and concurrency multiembed decides. `embed_batch_size` is
+    only the number of texts in an event or callback, and `num_workers` is not needed. With an `embeddings_cache` or a
+    `rate_limiter`, each window is a call of its own, so leave it large. When some texts fail, the indices and the rows
+    of the PartialFailureError are those of the call.
 
     Examples:
         `pip install "multiembed[llamaindex]"`, and a key in the environment (ZHIPUAI_API_KEY, SILICONFLOW_API_KEY,
@@ -61,11 +72,12 @@ class MultiEmbedding(FrameworkEmbedder, BaseEmbedding):
     model_field: ClassVar[str] = "model_name"
     options_dict: ClassVar[type] = MultiEmbeddingOptionsDict
 
+    shared_by_copies: ClassVar[tuple[str, ...]] = (*FrameworkEmbedder.shared_by_copies, "embeddings_cache")
+
     drop_empty: ClassVar[str] = 'nodes = [node for node in nodes if node.get_content("embed").strip()]'
 
     model_name: str = Field(description='Provider and model, as "provider:model".')
-    # LlamaIndex hashes the dump of an embedder to know whether kept vectors are still good. How the texts are handed
-    # over changes no vector, so it is left out of the dump.
+    # Excluded from dumps: LlamaIndex hashes the dump to know whether vectors are still valid, and these change none.
     embed_batch_size: int = Field(
         default=2048, gt=0, le=2048, exclude=True, description="Texts per window of events and callbacks."
     )
@@ -82,9 +94,13 @@ class MultiEmbedding(FrameworkEmbedder, BaseEmbedding):
 
     else:
 
-        def __init__(self, **options: Any) -> None:
-            super().__init__(**options)
-            self._space_cache()
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            # The field holds the user's store, so that copies and pickles do; the base class gets the namespaced one.
+            if name == "embeddings_cache" and isinstance(value, BaseKVStore):
+                store = value.store if isinstance(value, NamespacedKVStore) else value
+                return NamespacedKVStore(store, lambda: self.client.fingerprint(_role.get()))
+            return value
 
     @classmethod
     def class_name(cls) -> str:
@@ -93,29 +109,23 @@ class MultiEmbedding(FrameworkEmbedder, BaseEmbedding):
 
     def get_query_embedding(self, query: str) -> list[float]:
         """Embed a query."""
-        token = _role.set("query")
-        try:
+        with _as_query():
             vector: list[float] = super().get_query_embedding(query)
             return vector
-        finally:
-            _role.reset(token)
 
     async def aget_query_embedding(self, query: str) -> list[float]:
         """Embed a query, without blocking the event loop."""
-        token = _role.set("query")
-        try:
+        with _as_query():
             vector: list[float] = await super().aget_query_embedding(query)
             return vector
-        finally:
-            _role.reset(token)
 
     def get_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
     ) -> list[list[float]]:
-        """Embed documents; with `show_progress`, in a bar that moves with each request and not with each window."""
+        """Embed documents; with `show_progress`, a bar moves with each request."""
         texts = self._listed(texts)
         with self._bar(texts, show=show_progress):
-            if self._free:
+            if self._in_one_call:
                 return windows.embed(self, texts, self._get_text_embeddings)
             vectors: list[list[float]] = super().get_text_embedding_batch(texts, show_progress=False, **kwargs)
             return vectors
@@ -126,83 +136,51 @@ class MultiEmbedding(FrameworkEmbedder, BaseEmbedding):
         """As `get_text_embedding_batch`, without blocking the event loop."""
         texts = self._listed(texts)
         with self._bar(texts, show=show_progress):
-            if self._free:
+            if self._in_one_call:
                 return await windows.aembed(self, texts, self._aget_text_embeddings)
             vectors: list[list[float]] = await super().aget_text_embedding_batch(texts, show_progress=False, **kwargs)
             return vectors
 
     @property
-    def _free(self) -> bool:
-        """Whether nothing stands between that must see each window before it is embedded."""
+    def _in_one_call(self) -> bool:
+        """Whether neither a cache nor a rate limiter must see each window before it is embedded."""
         return self.embeddings_cache is None and self.rate_limiter is None
 
     def _bar(self, texts: list[str], *, show: bool) -> AbstractContextManager[None]:
         return self.client.progress(len(texts)) if show or self.show_progress else nullcontext()
 
+    def _embed(self, texts: list[str], role: Role) -> list[list[float]]:
+        return send_usage_event(self.client.embed(texts, role, lists=True)).to_list()
+
+    async def _aembed(self, texts: list[str], role: Role) -> list[list[float]]:
+        return send_usage_event(await self.client.aembed(texts, role, lists=True)).to_list()
+
     def _get_query_embedding(self, query: str) -> list[float]:
-        return tell(self.client.embed([query], "query", lists=True)).to_list()[0]
+        return self._embed([query], "query")[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return tell(await self.client.aembed([query], "query", lists=True)).to_list()[0]
+        return (await self._aembed([query], "query"))[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        return tell(self.client.embed([text], "document", lists=True)).to_list()[0]
+        return self._embed([text], "document")[0]
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return tell(await self.client.aembed([text], "document", lists=True)).to_list()[0]
+        return (await self._aembed([text], "document"))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return tell(self.client.embed(texts, "document", lists=True)).to_list()
+        return self._embed(texts, "document")
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return tell(await self.client.aembed(texts, "document", lists=True)).to_list()
-
-    # ── a cache that knows the vector space; it is bound to one embedder, so every copy binds it anew ──
-
-    def _space_cache(self) -> None:
-        store = self.embeddings_cache
-        if store is not None:
-            inner = store.store if isinstance(store, SpacedKVStore) else store
-            self.__dict__["embeddings_cache"] = SpacedKVStore(inner, self._current_space)
-
-    def _current_space(self) -> str:
-        return self.client.fingerprint(_role.get())
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name == "embeddings_cache":
-            self._space_cache()
-
-    def model_copy(self, **changes: Any) -> Self:
-        """A copy, with fields changed by `update={…}`."""
-        copied = super().model_copy(**changes)
-        copied._space_cache()
-        return copied
-
-    def __copy__(self) -> Any:
-        copied = super().__copy__()
-        copied._space_cache()
-        return copied
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Any:
-        copied = super().__deepcopy__(memo)
-        copied._space_cache()
-        return copied
+        return await self._aembed(texts, "document")
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
         fields = state["__dict__"]
-        cache = fields.get("embeddings_cache")
-        cache = getattr(cache, "store", cache)
-        for name, instead in (
-            ("callback_manager", CallbackManager([])),
-            ("rate_limiter", None),
-            ("embeddings_cache", MissingKVStore(self._warn_of_missing(cache, "embeddings_cache"))),
+        store = None if self.embeddings_cache is None else self.embeddings_cache.store
+        for name, value, substitute in (
+            ("callback_manager", self.callback_manager, CallbackManager([])),
+            ("rate_limiter", self.rate_limiter, None),
+            ("embeddings_cache", store, UnavailableKVStore(self._warn_of_missing(store, "embeddings_cache"))),
         ):
-            if name in fields and not self._can_be_pickled(fields[name]):
-                fields[name] = instead
+            fields[name] = value if self._can_be_pickled(value) else substitute
         return state
-
-    def __setstate__(self, state: dict[Any, Any]) -> None:
-        super().__setstate__(state)
-        self._space_cache()

@@ -1,4 +1,4 @@
-"""Each call's usage as an event of LlamaIndex's instrumentation."""
+"""Usage of each call as an event of LlamaIndex's instrumentation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _dispatcher = get_dispatcher(__name__)
 
 
 class EmbeddingUsageEvent(BaseEvent):
-    """What one call to the provider cost. None where the provider did not tell."""
+    """Usage of one call. None: the provider did not report it."""
 
     model: str
     texts: int
     cached_texts: int
-    """Those that cost nothing because they were known already."""
+    """Texts whose vectors came from the cache, at no cost."""
     total_tokens: int | None
     requests: int
     retries: int
@@ -27,12 +27,12 @@ class EmbeddingUsageEvent(BaseEvent):
 
     @classmethod
     def class_name(cls) -> str:
-        """The name under which handlers see it."""
+        """Name of the event for handlers."""
         return "EmbeddingUsageEvent"
 
 
-def tell(result: EmbeddingResult[Any]) -> EmbeddingResult[Any]:
-    """Send the event; the result is handed on."""
+def send_usage_event(result: EmbeddingResult[Any]) -> EmbeddingResult[Any]:
+    """Send the event of a result, and return the result."""
     usage = result.usage
     _dispatcher.event(
         EmbeddingUsageEvent(

@@ -1,4 +1,4 @@
-"""LlamaIndex keys its embeddings cache by the raw text alone; here each vector space gets keys of its own."""
+"""Embeddings cache of LlamaIndex with a namespace for each fingerprint; LlamaIndex's own key is the text alone."""
 
 from __future__ import annotations
 
@@ -12,31 +12,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def _itself(store: BaseKVStore) -> BaseKVStore:
-    """Copies and pickles hold the user's store, which the embedder there binds to itself."""
-    return store
-
-
-class SpacedKVStore(BaseKVStore):
-    """The user's store, with every key put into the vector space that is asked for at the moment.
+class NamespacedKVStore(BaseKVStore):
+    """The user's store, with every key hashed together with the current namespace.
 
     Args:
         store: where values are kept.
-        space: the name of the current space; asked at each access.
+        namespace: returns the name of the current namespace; called at each access.
     """
 
-    def __init__(self, store: BaseKVStore, space: Callable[[], str]) -> None:
+    def __init__(self, store: BaseKVStore, namespace: Callable[[], str]) -> None:
         self.store = store
-        self._space = space
-
-    def __reduce__(self) -> Any:
-        return _itself, (self.store,)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> BaseKVStore:
-        return self.store  # a cache is there to be shared
+        self._namespace = namespace
 
     def _key(self, key: str) -> str:
-        return hashlib.sha256(f"{self._space()}\0{key}".encode("utf-8", "surrogatepass")).hexdigest()
+        return hashlib.sha256(f"{self._namespace()}\0{key}".encode("utf-8", "surrogatepass")).hexdigest()
 
     def put(self, key: str, val: dict[str, Any], collection: str = "data") -> None:
         """Keep a value."""
@@ -47,35 +36,35 @@ class SpacedKVStore(BaseKVStore):
         await self.store.aput(self._key(key), val, collection)
 
     def get(self, key: str, collection: str = "data") -> dict[str, Any] | None:
-        """The value kept under a key in this space."""
+        """Get the value of a key in this namespace."""
         return self.store.get(self._key(key), collection)
 
     async def aget(self, key: str, collection: str = "data") -> dict[str, Any] | None:
-        """The value kept under a key in this space."""
+        """Get the value of a key in this namespace."""
         return await self.store.aget(self._key(key), collection)
 
     def get_all(self, collection: str = "data") -> dict[str, dict[str, Any]]:
-        """All values of all spaces, by their hashed keys."""
+        """Get all values of all namespaces, by their hashed keys."""
         return self.store.get_all(collection)
 
     async def aget_all(self, collection: str = "data") -> dict[str, dict[str, Any]]:
-        """All values of all spaces, by their hashed keys."""
+        """Get all values of all namespaces, by their hashed keys."""
         return await self.store.aget_all(collection)
 
     def delete(self, key: str, collection: str = "data") -> bool:
-        """Forget the value kept under a key in this space."""
+        """Delete a key in this namespace."""
         return self.store.delete(self._key(key), collection)
 
     async def adelete(self, key: str, collection: str = "data") -> bool:
-        """Forget the value kept under a key in this space."""
+        """Delete a key in this namespace."""
         return await self.store.adelete(self._key(key), collection)
 
 
-class MissingKVStore(SimpleKVStore):
-    """Takes the place of an embeddings cache that could not be pickled: it stays empty, and warns at its first use.
+class UnavailableKVStore(SimpleKVStore):
+    """Replacement of an embeddings cache that could not be pickled: it keeps nothing, and warns when it is read.
 
     Args:
-        warn: called at each use; it warns once in each process.
+        warn: called at each access; it warns once in each process.
     """
 
     def __init__(self, warn: Callable[[], object]) -> None:
@@ -83,19 +72,12 @@ class MissingKVStore(SimpleKVStore):
         self._warn = warn
 
     def __reduce__(self) -> Any:
-        return MissingKVStore, (self._warn,)
+        return UnavailableKVStore, (self._warn,)
 
     def put(self, key: str, val: dict[str, Any], collection: str = "data") -> None:
-        """Keep nothing."""
-
-    async def aput(self, key: str, val: dict[str, Any], collection: str = "data") -> None:
-        """Keep nothing."""
+        """Keep nothing; the base class's async methods call the sync ones."""
 
     def get(self, key: str, collection: str = "data") -> dict[str, Any] | None:
         """Find nothing."""
         self._warn()
         return super().get(key, collection)
-
-    async def aget(self, key: str, collection: str = "data") -> dict[str, Any] | None:
-        """Find nothing."""
-        return self.get(key, collection)

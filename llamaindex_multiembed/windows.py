@@ -1,7 +1,7 @@
-"""Windows over one call: what LlamaIndex tells of each window of a batch, where all of them are embedded together.
+"""Events of LlamaIndex for each window of a batch that is embedded by one call.
 
-The base class embeds one window after another, so that the last requests of each leave the others idle, and its event
-checks and copies every number of every vector. What is told here is told in the base class's order and in its words.
+The base class embeds one window after another, so that the last requests of each window leave the others idle, and its
+event validates and copies every number of every vector. The events here have the base class's order and content.
 """
 
 from __future__ import annotations
@@ -13,68 +13,61 @@ from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
-_dispatcher = get_dispatcher("llama_index.core.base.embeddings.base")  # whoever listens to the base class hears this
+_dispatcher = get_dispatcher("llama_index.core.base.embeddings.base")  # its handlers expect the base class's name
 
 
 def embed(
-    owner: BaseEmbedding, texts: list[str], all_at_once: Callable[[list[str]], list[list[float]]]
+    embedder: BaseEmbedding, texts: list[str], embed_all: Callable[[list[str]], list[list[float]]]
 ) -> list[list[float]]:
-    """Embed texts by one call, and tell of them window by window."""
-    shown = _shown(owner)
+    """Embed texts by one call, with the events of each window."""
+    description = _describe(embedder)
     vectors: list[list[float]] | None = None
-    for window in _windows(texts, owner.embed_batch_size):
-        _begins(shown)
-        with owner.callback_manager.event(CBEventType.EMBEDDING, payload=_begun(shown)) as event:
+    for window in _windows(texts, embedder.embed_batch_size):
+        _dispatcher.event(EmbeddingStartEvent(model_dict=description))
+        payload: dict[str, Any] = {EventPayload.SERIALIZED: description}
+        with embedder.callback_manager.event(CBEventType.EMBEDDING, payload=payload) as event:
             if vectors is None:
-                vectors = all_at_once(texts)
-            chunks, its = texts[window], vectors[window]
-            event.on_end(payload=_ended(chunks, its))
-        _ends(chunks, its)
+                vectors = embed_all(texts)
+            event.on_end(payload=_end_payload(texts[window], vectors[window]))
+        _send_end(texts[window], vectors[window])
     return vectors or []
 
 
 async def aembed(
-    owner: BaseEmbedding, texts: list[str], all_at_once: Callable[[list[str]], Awaitable[list[list[float]]]]
+    embedder: BaseEmbedding, texts: list[str], embed_all: Callable[[list[str]], Awaitable[list[list[float]]]]
 ) -> list[list[float]]:
-    """As `embed`, in a task, where the base class begins all windows before it ends the first."""
-    shown = _shown(owner)
-    begun = []
-    for window in _windows(texts, owner.embed_batch_size):
-        _begins(shown)
-        begun.append((window, owner.callback_manager.on_event_start(CBEventType.EMBEDDING, payload=_begun(shown))))
-    vectors = await all_at_once(texts) if begun else []
-    for window, event_id in begun:
-        chunks, its = texts[window], vectors[window]
-        _ends(chunks, its)
-        owner.callback_manager.on_event_end(CBEventType.EMBEDDING, payload=_ended(chunks, its), event_id=event_id)
+    """As `embed`, in a task, where the base class starts all windows before it ends the first."""
+    description, manager = _describe(embedder), embedder.callback_manager
+    started = []
+    for window in _windows(texts, embedder.embed_batch_size):
+        _dispatcher.event(EmbeddingStartEvent(model_dict=description))
+        payload: dict[str, Any] = {EventPayload.SERIALIZED: description}
+        started.append((window, manager.on_event_start(CBEventType.EMBEDDING, payload=payload)))
+    vectors = await embed_all(texts) if started else []
+    for window, event_id in started:
+        _send_end(texts[window], vectors[window])
+        payload = _end_payload(texts[window], vectors[window])
+        manager.on_event_end(CBEventType.EMBEDDING, payload=payload, event_id=event_id)
     return vectors
 
 
-def _windows(texts: list[str], size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, len(texts))) for start in range(0, len(texts), size))
+def _windows(texts: list[str], size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, len(texts), size)]
 
 
-def _shown(owner: BaseEmbedding) -> dict[str, Any]:
-    """What is told of the embedder; never a key, which its dump excludes."""
-    return owner.to_payload() if hasattr(owner, "to_payload") else owner.to_dict()  # since 0.14.2x, and before
+def _describe(embedder: BaseEmbedding) -> dict[str, Any]:
+    """The dump of the embedder, without its key."""
+    return embedder.to_payload() if hasattr(embedder, "to_payload") else embedder.to_dict()  # since 0.14.2x, and before
 
 
-def _begins(shown: dict[str, Any]) -> None:
-    _dispatcher.event(EmbeddingStartEvent(model_dict=shown))
-
-
-def _begun(shown: dict[str, Any]) -> dict[str, Any]:
-    return {EventPayload.SERIALIZED: shown}
-
-
-def _ends(chunks: list[str], vectors: list[list[float]]) -> None:
-    # Not checked again: that would copy ten million numbers of ten thousand texts.
-    _dispatcher.event(EmbeddingEndEvent.model_construct(chunks=chunks, embeddings=vectors))
-
-
-def _ended(chunks: list[str], vectors: list[list[float]]) -> dict[str, Any]:
+def _end_payload(chunks: list[str], vectors: list[list[float]]) -> dict[str, Any]:
     return {EventPayload.CHUNKS: chunks, EventPayload.EMBEDDINGS: vectors}
+
+
+def _send_end(chunks: list[str], vectors: list[list[float]]) -> None:
+    # Without validation, which would copy ten million numbers of ten thousand texts.
+    _dispatcher.event(EmbeddingEndEvent.model_construct(chunks=chunks, embeddings=vectors))

@@ -58,77 +58,33 @@ if TYPE_CHECKING:
     )
 
 _MODULES = {
-    "cache": ("open_cache",),
-    "cache.base": ("CacheEntry", "CacheWarning", "CacheLookup", "VectorCache"),
-    "cache.admin": ("CacheFile", "CachedVector", "PruneResult", "NamespaceInfo"),
-    "client": ("EmbeddingClient",),
-    "config.options": ("EmbeddingOptions", "EmbeddingOptionsDict"),
-    "integration": ("FrameworkEmbedder",),
-    "providers": ("list_models",),
-    "testing": ("no_waits",),
-    "types": (
-        "EmbeddingResult",
-        "Estimate",
-        "Limits",
-        "ModelInfo",
-        "PartialFailureError",
-        "ClientStats",
-        "Role",
-        "SparseVector",
-        "Usage",
-    ),
+    "cache": "open_cache",
+    "cache.base": "CacheEntry CacheWarning CacheLookup VectorCache",
+    "cache.admin": "CacheFile CachedVector PruneResult NamespaceInfo",
+    "client": "EmbeddingClient",
+    "config.options": "EmbeddingOptions EmbeddingOptionsDict",
+    "integration": "FrameworkEmbedder",
+    "providers": "list_models",
+    "testing": "no_waits",
+    "types": "ClientStats EmbeddingResult Estimate Limits ModelInfo PartialFailureError Role SparseVector Usage",
 }
-"""Where each public name is defined; those that are not listed are in `errors`."""
+"""Public names by the module that defines them; those that are not listed are in `errors`."""
 __all__ = [
-    "APIError",
-    "AuthenticationError",
-    "CacheEntry",
-    "CacheFile",
-    "CacheLookup",
-    "CacheWarning",
-    "CachedVector",
-    "ClientStats",
-    "ConfigurationError",
-    "ConnectionFailedError",
-    "ContentRejectedError",
-    "DeadlineExceededError",
-    "EmbeddingClient",
-    "EmbeddingOptions",
-    "EmbeddingOptionsDict",
-    "EmbeddingResult",
-    "Estimate",
-    "FrameworkEmbedder",
-    "InputTooLongError",
-    "InvalidRequestError",
-    "Limits",
-    "MalformedResponseError",
-    "ModelInfo",
-    "ModelNotFoundError",
-    "MultiEmbedError",
-    "NamespaceInfo",
-    "PartialFailureError",
-    "PermissionDeniedError",
-    "PruneResult",
-    "QuotaExhaustedError",
-    "RateLimitError",
-    "RequestTimeoutError",
-    "Role",
-    "ServerError",
-    "SparseVector",
-    "Usage",
-    "VectorCache",
-    "__version__",
-    "list_models",
-    "no_waits",
-    "open_cache",
-]
+    "APIError", "AuthenticationError", "CacheEntry", "CacheFile", "CacheLookup", "CacheWarning", "CachedVector",
+    "ClientStats", "ConfigurationError", "ConnectionFailedError", "ContentRejectedError", "DeadlineExceededError",
+    "EmbeddingClient", "EmbeddingOptions", "EmbeddingOptionsDict", "EmbeddingResult", "Estimate", "FrameworkEmbedder",
+    "InputTooLongError", "InvalidRequestError", "Limits", "MalformedResponseError", "ModelInfo", "ModelNotFoundError",
+    "MultiEmbedError", "NamespaceInfo", "PartialFailureError", "PermissionDeniedError", "PruneResult",
+    "QuotaExhaustedError", "RateLimitError", "RequestTimeoutError", "Role", "ServerError", "SparseVector", "Usage",
+    "VectorCache", "__version__", "list_models", "no_waits", "open_cache",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used, so that importing the package costs next to nothing."""
     if name not in __all__:
         raise AttributeError(f"module 'multiembed' has no attribute {name!r}")
-    module = next((module for module, names in _MODULES.items() if name in names), "errors")
+    module = next((module for module, names in _MODULES.items() if name in names.split()), "errors")
     return getattr(import_module(f"multiembed.{module}"), name)
 
 

@@ -1,31 +1,32 @@
-"""Every error that multiembed raises, as one tree.
+"""Errors that multiembed raises, as one tree.
 
     MultiEmbedError
       ConfigurationError            wrong before anything was sent (also a ValueError)
-      APIError                      the provider said no
+      APIError                      the provider rejected the request
         AuthenticationError         the key is missing, wrong or of another region
-        PermissionDeniedError       the key is good, the account may not use this
-        QuotaExhaustedError         money or plan used up: never retried
+        PermissionDeniedError       the key is valid, the account may not use this
+        QuotaExhaustedError         money or plan is used up: never retried
         RateLimitError              too fast, and still too fast after the retries
-        InvalidRequestError         the provider (or we, for it) refuses the request
-        ModelNotFoundError          no such model there
+        InvalidRequestError         the request itself is rejected
+        ModelNotFoundError          the provider does not have this model
         InputTooLongError           one text is longer than the model takes
-        ContentRejectedError        one text was refused by content moderation
+        ContentRejectedError        one text was rejected by content moderation
         ServerError                 the provider failed, and still failed after the retries
-      MalformedResponseError        an answer that must not become vectors
+      MalformedResponseError        a response that must not become vectors
       ConnectionFailedError         no connection, or it broke
       RequestTimeoutError           one attempt took longer than `timeout`
       DeadlineExceededError         the whole call took longer than `deadline`
-      PartialFailureError           some texts failed; the others are in `.result`
+      PartialFailureError           some texts failed; the others are in `.result` (multiembed.types)
 
-None of them is a RuntimeError, because LlamaIndex's `asyncio_run` rewrites every RuntimeError into
-"Detected nested async". All of them can be built from the message alone, so they survive pickle: an
-error that cannot be unpickled hangs a process pool for ever.
+None of them is a RuntimeError, because LlamaIndex's `asyncio_run` rewrites every RuntimeError into "Detected nested
+async". All of them can be built from the message alone, so they can be pickled: an error that cannot be unpickled
+blocks a process pool for good.
 """
 
 from __future__ import annotations
 
 import traceback
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -33,82 +34,60 @@ if TYPE_CHECKING:
 
 
 FailureReason: TypeAlias = Literal[
-    "dns", "refused", "unreachable",  # no connection: no such name, no such port, no way there
+    "dns", "refused", "unreachable",  # no connection: unknown host name, closed port, no route
     "certificate_untrusted", "certificate_date", "certificate_host", "client_certificate", "not_tls",
     "proxy_login", "proxy_refused",  # the proxy answers 407, or refuses the tunnel
     "connection", "tls", "proxy", "timeout", "malformed",  # the kinds of failure, where nothing closer is known
 ]  # fmt: skip
-"""Why no whole answer came."""
+"""Why no whole response arrived. `certificate_date`: expired, or not valid yet. `client_certificate`: missing or
+refused."""
 
 
+@dataclass(eq=False, repr=False)
 class MultiEmbedError(Exception):
-    """The root of the tree.
+    """Root of the error tree. An attribute that is unknown, or does not apply, is None."""
 
-    Attributes:
-        message: what went wrong and what to do about it.
-        provider: provider id, for instance "dashscope".
-        model: model name as the provider knows it.
-        status: HTTP status, where there was one.
-        code: the provider's own error code, as text.
-        provider_message: the provider's own words, shortened.
-        request_id: the provider's id of the request, for its support.
-        retry_after: seconds the provider asks to wait, where it said so.
-        indices: positions, in the caller's list, of the texts concerned.
-        reason: why no whole answer came, where none came: "dns", "refused", "unreachable", "certificate_untrusted",
-            "certificate_date" (expired, or not valid yet), "certificate_host", "client_certificate" (missing or
-            refused), "not_tls", "tls", "proxy_login", "proxy_refused", "proxy", "timeout", "malformed", or
-            "connection" for any other.
-    """
+    message: str = ""
+    """What happened, why, and what to do."""
+    _: KW_ONLY
+    provider: str | None = None
+    """Provider id, for instance "dashscope"."""
+    model: str | None = None
+    """Name of the model at the provider."""
+    status: int | None = None
+    """HTTP status."""
+    code: str | None = None
+    """The provider's error code, as text."""
+    provider_message: str | None = None
+    """The provider's message, shortened."""
+    request_id: str | None = None
+    """The provider's id of the request, for its support."""
+    retry_after: float | None = None
+    """Seconds that the provider asks to wait."""
+    indices: Sequence[int] = ()
+    """Positions of the texts concerned in the caller's list, as a tuple."""
+    reason: FailureReason | None = None
+    """Why no whole response arrived."""
 
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        provider: str | None = None,
-        model: str | None = None,
-        status: int | None = None,
-        code: str | None = None,
-        provider_message: str | None = None,
-        request_id: str | None = None,
-        retry_after: float | None = None,
-        indices: Sequence[int] = (),
-        reason: FailureReason | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.provider = provider
-        self.model = model
-        self.status = status
-        self.code = code
-        self.provider_message = provider_message
-        self.request_id = request_id
-        self.retry_after = retry_after
-        self.indices: tuple[int, ...] = tuple(indices)
-        self.reason = reason
+    def __post_init__(self) -> None:
+        self.indices = tuple(self.indices)
 
     def __str__(self) -> str:
-        facts = {name: getattr(self, name) for name in _SHOWN} | {"texts": _shorten(self.indices)}
+        names = ("provider", "model", "status", "code", "request_id", "retry_after")
+        texts = ", ".join(map(str, self.indices[:5]))
+        texts += f", … ({len(self.indices)} in all)" if len(self.indices) > 5 else ""
+        facts = {name: getattr(self, name) for name in names} | {"texts": texts}
         shown = ", ".join(f"{name}={value}" for name, value in facts.items() if value not in (None, ""))
-        message = self.message
-        if self.provider_message:
-            message = f"{message} The provider said: {self.provider_message!r}."
-        return f"{message} [{shown}]" if shown else message
-
-
-_SHOWN = ("provider", "model", "status", "code", "request_id", "retry_after")
-
-
-def _shorten(indices: tuple[int, ...]) -> str:
-    shown = ", ".join(str(index) for index in indices[:5])
-    return f"{shown}, … ({len(indices)} in all)" if len(indices) > 5 else shown
+        quoted = f" The provider said: {self.provider_message!r}." if self.provider_message else ""
+        return f"{self.message}{quoted} [{shown}]" if shown else f"{self.message}{quoted}"
 
 
 class ConfigurationError(MultiEmbedError, ValueError):
-    """Wrong before anything was sent: an option, a key, an address, or a text that is no text."""
+    """An option, a key, an address or an item of the texts is wrong; nothing was sent."""
 
 
 class APIError(MultiEmbedError):
-    """The provider said no."""
+    """The provider rejected the request."""
 
 
 class AuthenticationError(APIError):
@@ -128,7 +107,7 @@ class RateLimitError(APIError):
 
 
 class InvalidRequestError(APIError):
-    """The request itself is refused; sending it again gives the same answer."""
+    """The request itself is refused; a retry gives the same response."""
 
 
 class ModelNotFoundError(APIError):
@@ -148,11 +127,11 @@ class ServerError(APIError):
 
 
 class MalformedResponseError(MultiEmbedError):
-    """An answer that must not become vectors: incomplete, mixed up, or not numbers."""
+    """The response failed validation: incomplete, mixed up, or not numbers."""
 
 
 class ConnectionFailedError(MultiEmbedError):
-    """The connection could not be made, or broke before the answer was whole."""
+    """The connection failed, or broke before the response was whole."""
 
 
 class RequestTimeoutError(MultiEmbedError):
@@ -164,13 +143,10 @@ class DeadlineExceededError(MultiEmbedError):
 
 
 def unexpected(error: Exception, *, provider: str, model: str) -> MultiEmbedError:
-    """The error for an exception that no code expects. Its words may repeat anything, so only its place is named."""
-    place = ""
+    """Make the error for an unexpected exception. Its message may repeat anything, so only its place is named."""
+    where = ""
     for frame, line in traceback.walk_tb(error.__traceback__):  # the last one counts
-        place = f" in {frame.f_globals.get('__name__', '?')}, line {line}"
-    return MultiEmbedError(
-        f"An unexpected {type(error).__name__}{place} stopped these texts; other texts are not affected. Please report "
-        "it, with what was embedded and the version of multiembed.",
-        provider=provider,
-        model=model,
-    )
+        where = f" in {frame.f_globals.get('__name__', '?')}, line {line}"
+    message = f"An unexpected {type(error).__name__}{where} stopped these texts; other texts are not affected."
+    advice = "Please report it, with what was embedded and the version of multiembed."
+    return MultiEmbedError(f"{message} {advice}", provider=provider, model=model)

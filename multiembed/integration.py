@@ -1,4 +1,4 @@
-"""What the framework classes share: the options as fields, and a client that is made from them when it is needed."""
+"""FrameworkEmbedder: base class of the framework integrations, with the options as fields and a client of its own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pydantic import ConfigDict, PrivateAttr
 
 from multiembed.batching.inputs import iter_texts
 from multiembed.client import EmbeddingClient
-from multiembed.config.option_docs import with_option_docs
-from multiembed.config.options import EmbeddingOptions, EmbeddingOptionsDict, can_be_pickled, configured
+from multiembed.config.option_names import run_validation
+from multiembed.config.options import EmbeddingOptions, EmbeddingOptionsDict, add_option_docs, can_be_pickled
 from multiembed.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 class FrameworkEmbedder(EmbeddingOptions):
-    """An embedder that stands in a framework; a subclass adds the framework's base class and the model's field.
+    """Embedder of a framework; a subclass adds the framework's base class and the field of the model.
 
-    Fields may be assigned, and the next call heeds them. A copy has the key; a pickle has not, unless `key_in_pickle`.
+    A field may be assigned; the next call uses it. A copy has the key; a pickle has it only with `key_in_pickle`.
     """
 
     model_config = ConfigDict(use_attribute_docstrings=False)  # reading the source costs each subclass 2 to 3 ms
 
     model_field: ClassVar[str]
-    """The name under which the framework keeps the model."""
+    """Name of the field that holds the model."""
     options_dict: ClassVar[type] = EmbeddingOptionsDict
-    """The TypedDict of the options as keyword arguments; they are listed in the class's docstring."""
+    """TypedDict of the options, which are listed in the docstring of the class."""
     drop_empty: ClassVar[str | None] = None
     """How to leave empty texts out in this framework, in one line of Python; for error messages."""
 
@@ -35,48 +35,44 @@ class FrameworkEmbedder(EmbeddingOptions):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        with_option_docs(cls.options_dict)(cls)
+        add_option_docs(cls, cls.options_dict, cls.model_fields)
 
     def __init__(self, **data: Any) -> None:
         super().__init__(**data)
-        client = self._clients["own"] = self._make()
+        client = self._clients["own"] = self._make_client()
         if self.base_url is None and client.target.url_variable:
             self.__dict__["base_url"] = client.target.base_url  # from the environment; it changes vectors, so it shows
 
     @property
     def client(self) -> EmbeddingClient:
-        """The client behind it: usage so far, estimates, sparse vectors, closing."""
+        """Client of this embedder: for usage, statistics, estimates, sparse vectors and closing."""
         client = self._clients.get("own")
-        if client is None:  # in a copy; threads that come here together get the same one
-            client = self._clients.setdefault("own", self._make())
+        if client is None:  # in a copy; setdefault: threads that make their first call at once get the same one
+            client = self._clients.setdefault("own", self._make_client())
         return client
 
     _can_be_pickled = staticmethod(can_be_pickled)
 
     @staticmethod
     def _warn_of_missing(cache: object, option: str) -> Callable[[], object]:
-        """A function that warns, once in each process, that a cache object could not travel there."""
+        """Make a function that warns, once in each process, that a cache object could not be pickled."""
         from multiembed.cache.unavailable_cache import UnavailableCache
 
         return UnavailableCache(type(cache).__name__, option).warn
 
     @staticmethod
     def _listed(texts: Iterable[str]) -> list[str]:
-        """The texts, for a framework that counts and cuts before it hands them over: of one text it takes the letters.
-
-        Raises:
-            ConfigurationError: it is no list of texts.
-        """
+        """Validate that `texts` is not one text, which a framework would split into its letters, and list them."""
         return list(iter_texts(texts))
 
-    def _make(self) -> EmbeddingClient:
+    def _make_client(self) -> EmbeddingClient:
         if self.output == "sparse":
             raise ConfigurationError(
                 "output='sparse' gives no dense vectors, and this framework's class must return some: take "
                 "'dense&sparse', or EmbeddingClient for sparse vectors alone."
             )
         fields: dict[str, Any] = {name: getattr(self, name) for name in EmbeddingOptions.model_fields}
-        options = EmbeddingOptions(**fields)  # checked again: model_copy(update=…) sets fields unchecked
+        options = EmbeddingOptions(**fields)  # validated again: model_copy(update=…) does not validate
         return EmbeddingClient.from_options(getattr(self, self.model_field), options, drop_empty=self.drop_empty)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -85,10 +81,10 @@ class FrameworkEmbedder(EmbeddingOptions):
             return
         before, was_set = self.__dict__.get(name), name in self.model_fields_set
         assign = super().__setattr__
-        configured(type(self), lambda: assign(name, value))
+        run_validation(type(self), lambda: assign(name, value))
         try:
-            client = self._make()
-        except ConfigurationError:  # an option that cannot work leaves the embedder as it was
+            client = self._make_client()
+        except ConfigurationError:  # the embedder keeps its old options
             self.__dict__[name] = before
             if not was_set:
                 self.model_fields_set.discard(name)
@@ -106,5 +102,5 @@ class FrameworkEmbedder(EmbeddingOptions):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Any:
         memo = {} if memo is None else memo
-        memo[id(self._clients)] = {}  # the copy makes its own when it needs one
+        memo[id(self._clients)] = {}  # the copy makes its own client
         return super().__deepcopy__(memo)

@@ -1,4 +1,4 @@
-"""A server's words, made safe to show: without control characters and without any part of a key."""
+"""Redaction: text of a server made safe to show, without control characters and without any part of a key."""
 
 from __future__ import annotations
 
@@ -12,40 +12,30 @@ from urllib.parse import quote
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-
-LONGEST = 300
-"""Characters that are shown of a server's message."""
-_WINDOW = 8192
-"""Characters that are looked at: a key may be 2,000 characters long, and stand before the words several times."""
+MAX_LENGTH = 300  # characters of a server's message that are shown
 SHORTEST_PART = 8
-"""So many characters of a key in a row are a part of it. A mask such as "sk-abc…wxyz" shows fewer."""
+"""Characters of a key in a row that count as a part of it. A mask such as "sk-abc…wxyz" shows fewer."""
+_WINDOW = 8192
+"""Characters that are searched: a key may have 2,000 characters, and occur several times before the message."""
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 """Keys are ASCII. `str.lower` may change the length of other text."""
-_HIDDEN = "…"
 
 
-def safe_words(words: str, secrets: Iterable[str] = (), *, longest: int = LONGEST) -> str:
-    """The words as an error, a log line or a terminal may show them.
+def safe_text(text: str, secrets: Iterable[str] = (), *, max_length: int = MAX_LENGTH) -> str:
+    """Make text safe for an error, a log line or a terminal: cleaned, redacted and shortened to `max_length`."""
+    return redact(clean(text[:_WINDOW]), secrets).strip()[:max_length].rstrip()
 
-    Args:
-        words: what a server, a proxy or a library said.
-        secrets: keys, no part of which may be shown.
-        longest: characters that are kept.
+
+def clean(text: str) -> str:
+    """Put text on one line, without characters that a terminal obeys or does not show.
+
+    White space becomes a blank. Format characters (bidirectional overrides, zero-width characters, tags) are removed,
+    because they could make a reader see other words. Other characters that cannot be printed become U+FFFD.
     """
-    return redact(clean(words[:_WINDOW]), secrets).strip()[:longest].rstrip()
+    return text if text.isprintable() else "".join(map(_printable, text))
 
 
-def clean(words: str) -> str:
-    """The words on one line, without characters that a terminal obeys or does not show.
-
-    Line breaks and other white space become a space. Format characters (bidirectional overrides, zero-width
-    characters, tags) are removed, because what they hide or turn around could be taken for other words. All other
-    characters that cannot be printed (controls such as ESC, lone surrogates) become U+FFFD.
-    """
-    return words if words.isprintable() else "".join(map(_shown, words))
-
-
-def _shown(character: str) -> str:
+def _printable(character: str) -> str:
     if character.isprintable():
         return character
     if character.isspace():
@@ -53,52 +43,40 @@ def _shown(character: str) -> str:
     return "" if unicodedata.category(character) == "Cf" else "\ufffd"
 
 
-def redact(words: str, secrets: Iterable[str], *, shortest: int = SHORTEST_PART) -> str:
-    """The words without any part of a secret, in any case of its letters, plain or encoded.
+def redact(text: str, secrets: Iterable[str], *, shortest: int = SHORTEST_PART) -> str:
+    """Replace every part of a secret by "…", in upper and lower case, plain or encoded, in linear time.
 
-    Takes time in proportion to words and secrets, because each piece of `shortest` characters is looked up in a set.
-
-    Args:
-        words: what may repeat a secret.
-        secrets: those shorter than `shortest` are left alone: they could be any word.
-        shortest: so many characters in a row are a part of a secret.
+    `shortest` characters in a row count as a part. Shorter secrets are ignored, because they could be any word.
     """
     parts = {
         form[start : start + shortest]
         for secret in secrets
-        for form in _forms(secret)
+        for form in _encodings(secret)
         for start in range(len(form) - shortest + 1)
     }
     if not parts:
-        return words
-    lowered = words.translate(_LOWER)
+        return text
+    lowered = text.translate(_LOWER)
     kept: list[str] = []
     done = 0
-    for start in range(len(words) - shortest + 1):
+    for start in range(len(text) - shortest + 1):
         if lowered[start : start + shortest] in parts:
-            if start > done or not kept:  # otherwise it goes on with the part before it
-                kept += words[done:start], _HIDDEN
+            if start > done or not kept:  # else the part continues the one before it
+                kept += text[done:start], "…"
             done = start + shortest
-    return "".join([*kept, words[done:]])
+    return "".join([*kept, text[done:]])
 
 
-def _forms(secret: str) -> set[str]:
-    """A secret as servers repeat it, in lower case: as it is, escaped for JSON, a URL or HTML, and in base64.
+def _encodings(secret: str) -> set[str]:
+    """A secret as servers repeat it, in lower case: plain, escaped for JSON, a URL or HTML, and in base64.
 
-    In base64 it also stands within longer data, such as `user:key`, at any of three offsets. The characters that
-    depend on what stands around it are left out.
+    Base64 may hold it within longer data, such as `user:key`, at any of three offsets, so the characters that depend
+    on what surrounds it are left out.
     """
     json_form = secret.replace("\\", "\\\\").replace('"', '\\"')
     data = secret.encode("utf-8", "replace")
     coded = [base64.b64encode(b"\0" * offset + data).rstrip(b"=").decode() for offset in range(3)]
     coded = [text[start : len(text) - 1] for text, start in zip(coded, (0, 2, 3), strict=True)]
-    forms = [
-        secret,
-        json_form,
-        json_form.replace("/", "\\/"),
-        quote(secret, safe=""),
-        html.escape(secret),
-        *coded,
-        *(text.replace("+", "-").replace("/", "_") for text in coded),
-    ]
-    return {form.translate(_LOWER) for form in forms}
+    url_safe = [text.replace("+", "-").replace("/", "_") for text in coded]
+    plain = [secret, json_form, json_form.replace("/", "\\/"), quote(secret, safe=""), html.escape(secret)]
+    return {form.translate(_LOWER) for form in (*plain, *coded, *url_safe)}

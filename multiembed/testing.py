@@ -1,4 +1,4 @@
-"""A switch for tests: no waits between attempts."""
+"""Test mode: no waits between attempts."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_switches = 0
+_active = 0
+"""Number of `no_waits` contexts that are open."""
 
 
 @contextmanager
 def no_waits() -> Iterator[None]:
-    """Make every back-off and every asked-for wait zero, in all threads, so that tests which meet errors are fast.
+    """Make every backoff and Retry-After delay zero, in all threads, so that tests of errors are fast.
 
         with multiembed.no_waits():
             ...
 
-    Attempts, their number, and what becomes of them stay the same, but nothing is waited out: an outage is given up as
-    soon as the retries are used up.
+    The attempts and their results stay the same, but an outage is given up as soon as the retries are used up.
     """
-    global _switches
-    _switches += 1
+    global _active
+    _active += 1
     try:
         yield
     finally:
-        _switches -= 1
+        _active -= 1
 
 
 def apply_test_mode(seconds: float) -> float:
-    """The seconds to wait: as told, or none while the switch is on."""
-    return 0.0 if _switches else seconds
+    """The seconds to wait: 0 in test mode."""
+    return 0.0 if _active else seconds

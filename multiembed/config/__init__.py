@@ -1,1 +1,1 @@
-"""The options of a client, and what they mean for its provider and model."""
+"""Options, credentials and endpoint of a client, and the request configuration that they lead to."""

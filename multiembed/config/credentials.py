@@ -1,4 +1,4 @@
-"""Keys: found, checked before use, and never shown."""
+"""API key: lookup, validation, and the names of headers and parameters that hold a credential."""
 
 from __future__ import annotations
 
@@ -8,48 +8,51 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
-
 from multiembed.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from pydantic import SecretStr
 
     from multiembed.providers.base import Provider
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key that is shown only on request."""
+    """API key, or the user's function that returns it. Its repr does not show the key."""
 
     get: Callable[[], str] = field(repr=False)
-    """Returns the key as it goes into its header."""
+    """Returns the key as it is sent."""
     fixed: bool = True
-    """Whether it is the same each time."""
+    """Whether `get` returns the same key each time."""
     source: str = "api_key"
-    """The environment variable that held it, or "api_key" for the option."""
+    """The environment variable that held the key, or "api_key" for the option."""
 
 
 def resolve_key(
-    given: SecretStr | Callable[[], str] | None, provider: Provider, environ: Mapping[str, str], url: str = ""
+    option: SecretStr | Callable[[], str] | None, provider: Provider, environ: Mapping[str, str], url: str
 ) -> ApiKey | None:
-    """The key that was given, else the environment's; None where there is none and none is needed.
+    """Find the API key: the option, else the environment variable of the account at the URL's host, else any other.
 
-    Args:
-        given: the option.
-        provider: whose key.
-        environ: the environment.
-        url: where it goes: of the keys of several accounts, the one of the account at that host comes first.
+    Returns:
+        The key; None where the provider needs none and none is configured.
 
     Raises:
-        ConfigurationError: there is none, or it cannot be a key.
+        ConfigurationError: the key is missing or malformed.
     """
     if not provider.key_env:
         return None
-    if given is not None and not isinstance(given, SecretStr):
-        return ApiKey(partial(_ask, given), fixed=False)
-    candidates = {"api_key": given.get_secret_value() if given else ""}
-    candidates |= {name: environ.get(name, "") for name in _variables(provider, environ, url)}
+    if callable(option):
+        return ApiKey(partial(_call_key_function, option), fixed=False)
+    variables = list(provider.key_env)
+    for region_or_variable, variable in provider.key_of.items():
+        address = provider.regions.get(region_or_variable) or environ.get(region_or_variable, "").strip()
+        if address and _host(address) == _host(url):
+            variables.sort(key=variable.__ne__)
+            break
+    candidates = {"api_key": option.get_secret_value() if option else ""}
+    candidates |= {variable: environ.get(variable, "") for variable in variables}
     for source, value in candidates.items():
         if value.strip():
             return ApiKey(partial(str, check_key(value, source)), source=source)
@@ -63,15 +66,6 @@ def resolve_key(
     )
 
 
-def _variables(provider: Provider, environ: Mapping[str, str], url: str) -> tuple[str, ...]:
-    """The variables that may hold the key, the one of the account at the URL's host first."""
-    for place, name in provider.key_of.items():
-        address = provider.regions.get(place) or environ.get(place, "").strip()
-        if address and _host(address) == _host(url):
-            return (name, *(other for other in provider.key_env if other != name))
-    return provider.key_env
-
-
 def _host(url: str) -> str:
     try:
         return urlsplit(url).netloc.lower()
@@ -79,30 +73,26 @@ def _host(url: str) -> str:
         return ""
 
 
-def _ask(function: Callable[[], str]) -> str:
-    """What the user's function returns; its own errors may hold anything, so only their names are told.
-
-    Raises:
-        ConfigurationError: it failed, or returned no key.
-    """
-    failed = None
+def _call_key_function(function: Callable[[], str]) -> str:
+    """Get the key from the user's function. The text of its errors may hold a key, so only their type is named."""
+    failure = None
     try:
         key = function()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the call ends with an error of ours
-        failed = type(error).__name__
-    if failed is not None:
-        raise ConfigurationError(f"The api_key function raised {failed}.")
+    except Exception as error:  # noqa: BLE001 - the user's function may raise anything
+        failure = type(error).__name__
+    if failure is not None:  # raised here, so that the function's error is not its context
+        raise ConfigurationError(f"The api_key function raised {failure}.")
     return check_key(key, "the api_key function")
 
 
 def check_key(value: object, source: str) -> str:
-    """The key without the white space around it.
+    """Validate an API key, and strip white space around it. `source` is where it comes from, for the message.
 
     Raises:
-        ConfigurationError: an HTTP header could not carry it; the message does not repeat it.
+        ConfigurationError: the key cannot be sent in an HTTP header. The message does not repeat it.
     """
     if not isinstance(value, str) or not value.strip():
-        raise ConfigurationError(f"The key from {source} is empty or no text.")
+        raise ConfigurationError(f"The key from {source} is empty or not text.")
     key = value.strip()
     if key.lower().startswith("bearer "):
         raise ConfigurationError(f"The key from {source} starts with 'Bearer': give the key alone.")
@@ -117,15 +107,13 @@ def check_key(value: object, source: str) -> str:
     return key
 
 
-# Names of query parameters and headers that hold a credential, without hyphens, underscores and case. The list is
-# exact: a name that only resembles one, such as `tokenizer`, may choose a model, and must count for the fingerprint.
-_SECRET_NAMES = frozenset(
-    {
-        *("key", "apikey", "xapikey", "accesskey", "subscriptionkey", "ocpapimsubscriptionkey", "xgoogapikey"),
-        *("token", "accesstoken", "apitoken", "authtoken", "xauthtoken", "xamzsecuritytoken", "jwt"),
-        *("secret", "clientsecret", "password", "passwd", "pwd", "auth", "authorization", "sig", "signature", "code"),
-    }
-)
+# In lower case, without hyphens, underscores and dots. The list is exact: a name that only resembles one of these, such
+# as `tokenizer`, may choose a model, and must count for the fingerprint.
+_SECRET_NAMES = {
+    *("key", "apikey", "xapikey", "accesskey", "subscriptionkey", "ocpapimsubscriptionkey", "xgoogapikey"),
+    *("token", "accesstoken", "apitoken", "authtoken", "xauthtoken", "xamzsecuritytoken", "jwt"),
+    *("secret", "clientsecret", "password", "passwd", "pwd", "auth", "authorization", "sig", "signature", "code"),
+}
 
 
 def is_secret_name(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Option names of other embedding classes, and what to write here instead.
+"""Messages of invalid options, and the option names of other embedding classes with what replaces them.
 
 The names are those of langchain-openai 1.7.4 (OpenAIEmbeddings, AzureOpenAIEmbeddings), langchain-community 0.4.2
 (DashScope, ZhipuAI, Qianfan, Ollama, Xinference), langchain-siliconflow 1.0.0, llama-index-embeddings-openai 0.6.0,
@@ -10,8 +10,15 @@ embeddings.create), httpx 0.28.1 (Client), litellm 1.110.2 (embedding), dashscop
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping  # noqa: TC003 - the tables below are annotated
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping  # noqa: TC003 - the tables below are annotated
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
+
+from multiembed.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 RENAMED: Final[Mapping[str, str]] = {
     "api_key": "openai_api_key dashscope_api_key zhipuai_api_key zhipu_api_key siliconflow_api_key azure_api_key "
@@ -39,7 +46,7 @@ RENAMED: Final[Mapping[str, str]] = {
     "token_counter": "tokenizer tokenizer_fn count_tokens",
     "tokens_per_minute": "tpm max_tpm max_tokens_per_minute",
 }
-"""Names elsewhere, separated by blanks, by the option that means the same here."""
+"""Names in other classes, separated by blanks, by the option that means the same."""
 
 EXPLAINED: Final[Mapping[str, str]] = {
     'give fields of the API in parameters={"name": value}': "extra_body model_kwargs additional_kwargs init_kwargs "
@@ -80,37 +87,56 @@ EXPLAINED: Final[Mapping[str, str]] = {
     "leave it out: vectors are returned as the provider sends them": "normalize normalize_embeddings encode_kwargs",
     "leave it out: errors carry the provider's own request_id": "request_id litellm_call_id",
 }
-"""Names elsewhere, separated by blanks, by what to do instead."""
+"""Names in other classes, separated by blanks, by the advice."""
 
 _SIMILARITY = 0.8
 """difflib's ratio: "api_kye" and "api_key" have 0.83, "query_params" and "query_prefix" 0.64."""
 
 
-def _squashed(name: str) -> str:
-    """The name without what differs between snake_case, kebab-case and camelCase."""
+def _squash(name: str) -> str:
+    """The name without the differences between snake_case, kebab-case and camelCase."""
     return name.lower().replace("_", "").replace("-", "")
 
 
-_RENAMED_BY_NAME = {_squashed(name): option for option, names in RENAMED.items() for name in names.split()}
-_EXPLAINED_BY_NAME = {_squashed(name): advice for advice, names in EXPLAINED.items() for name in names.split()}
+_ADVICE = {_squash(name): f": did you mean {option!r}?" for option, names in RENAMED.items() for name in names.split()}
+_ADVICE |= {_squash(name): f": {advice}" for advice, names in EXPLAINED.items() for name in names.split()}
 
 
 def advice_for(name: str, options: Iterable[str]) -> str:
-    """The end of the message "There is no option 'name'": what to write instead, or nothing.
+    """End of the message "There is no option 'name'": what to write instead, or nothing.
 
     Args:
-        name: the name that was given.
-        options: the names that the class has.
+        name: the unknown option.
+        options: the options of the class.
     """
-    squashed = _squashed(name)
-    of_options = {_squashed(option): option for option in options}
-    if squashed in ("model", "modelname"):  # LangChain's field is model, LlamaIndex's model_name
-        squashed = next((own for own in ("model", "modelname") if own in of_options), squashed)
-    if squashed in of_options:
-        return f": did you mean {of_options[squashed]!r}?"
-    if squashed in _RENAMED_BY_NAME:
-        return f": did you mean {_RENAMED_BY_NAME[squashed]!r}?"
-    if squashed in _EXPLAINED_BY_NAME:
-        return f": {_EXPLAINED_BY_NAME[squashed]}"
-    near = difflib.get_close_matches(squashed, of_options, n=1, cutoff=_SIMILARITY)
-    return f": did you mean {of_options[near[0]]!r}?" if near else ""
+    key, by_key = _squash(name), {_squash(option): option for option in options}
+    if key in ("model", "modelname"):  # LangChain's field is model, LlamaIndex's model_name
+        key = next((own for own in ("model", "modelname") if own in by_key), key)
+    if key in _ADVICE and key not in by_key:
+        return _ADVICE[key]
+    near = difflib.get_close_matches(key, by_key, n=1, cutoff=_SIMILARITY)
+    return f": did you mean {by_key[near[0]]!r}?" if near else ""
+
+
+def run_validation(model: type[BaseModel], validate: Callable[[], object]) -> None:
+    """Run pydantic's validation, and raise its error as a ConfigurationError.
+
+    Neither our error nor its context keeps a value: pydantic's own error holds the whole input, and so the key.
+    """
+    try:
+        validate()
+    except ValidationError as error:
+        problems = "; ".join(_message(problem, model) for problem in error.errors(include_input=False))
+    else:
+        return
+    raise ConfigurationError(problems if problems.endswith("?") else f"{problems}.")
+
+
+def _message(problem: Any, model: type[BaseModel]) -> str:
+    name = str(problem["loc"][0]) if problem["loc"] else model.__name__
+    if problem["type"] == "extra_forbidden":
+        shown = name if len(name) <= 60 else f"{name[:60]}…"
+        return f"There is no option {shown!r}{advice_for(name, model.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{name!r} is missing"
+    return f"{name!r}: {problem['msg'].removeprefix('Value error, ').removeprefix(f'{name} ').rstrip('.')}"

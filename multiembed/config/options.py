@@ -1,32 +1,25 @@
-"""The options of an embedder, declared once for EmbeddingClient and both framework classes."""
+"""Options of EmbeddingClient and both framework classes: names, types, defaults, descriptions and validation."""
 
 from __future__ import annotations
 
 import inspect
+import operator
 import pickle
+import re
+import textwrap
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict, Unpack
+from decimal import Decimal
+from numbers import Real
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias, TypedDict, Unpack
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_serializer,
-    field_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_serializer, field_validator
 from pydantic.json_schema import SkipJsonSchema  # noqa: TC002 - pydantic reads it
-from pydantic_core import PydanticCustomError
 
 from multiembed.cache.unavailable_cache import UnavailableCache
 from multiembed.config.credentials import is_secret_name
-from multiembed.config.option_docs import with_option_docs
-from multiembed.config.option_names import advice_for
-from multiembed.config.option_values import AnyInt, NaturalInt, PositiveInt, Seconds  # noqa: TC001 - as above
+from multiembed.config.option_names import run_validation
 from multiembed.errors import ConfigurationError
 from multiembed.transport.settings import TransportSettings, without_login
 from multiembed.types import Usage  # noqa: TC001 - as above
@@ -35,8 +28,51 @@ if TYPE_CHECKING:
     from httpx import AsyncClient as HttpxAsyncClient
     from httpx import Client as HttpxClient
     from pydantic import ValidationInfo
+    from pydantic.fields import FieldInfo
 else:
     HttpxAsyncClient = HttpxClient = Any  # httpx is imported when the first request is sent
+
+# Numbers as configuration files and the environment give them: 512, 512.0, "512" and "5.12e2".
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_MAX_DIGITS = 40  # longer text is refused: int() takes quadratic time, and stops with an error at 4,300 digits
+_INT64 = 2**63  # above any quota, and the first number that orjson refuses to write
+
+
+def _to_number(value: Any) -> int | float | None:
+    """The number that a value stands for; None for any other value, bool included."""
+    if isinstance(value, str):
+        text = value.strip()
+        if len(text) > _MAX_DIGITS or not _NUMBER.fullmatch(text):
+            return None
+        return int(text) if text.lstrip("+-").isdigit() else float(text)
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)  # int, and NumPy's integers
+    except TypeError:
+        return float(value) if isinstance(value, (Real, Decimal)) else None
+
+
+def _to_int(value: Any) -> int:
+    number = _to_number(value)
+    if isinstance(number, float):
+        number = int(number) if number.is_integer() else None  # False for inf and nan
+    if number is None:
+        raise ValueError("must be an integer, for example 512")  # the value may be a key, so it is not repeated
+    return number
+
+
+def _to_seconds(value: Any) -> float:
+    number = _to_number(value)
+    if number is None:
+        raise ValueError("must be a number of seconds, for example 60 or 2.5")
+    return number
+
+
+PositiveInt: TypeAlias = Annotated[int, BeforeValidator(_to_int), Field(gt=0, lt=_INT64)]
+NaturalInt: TypeAlias = Annotated[int, BeforeValidator(_to_int), Field(ge=0, lt=_INT64)]
+AnyInt: TypeAlias = Annotated[int, BeforeValidator(_to_int)]
+Seconds: TypeAlias = Annotated[float, BeforeValidator(_to_seconds), Field(gt=0, allow_inf_nan=False)]
 
 
 class EmbeddingOptionsDict(TypedDict, total=False):
@@ -79,21 +115,24 @@ class EmbeddingOptionsDict(TypedDict, total=False):
     http_async_client: HttpxAsyncClient | None
 
 
-def _text_to_text(value: object) -> object:
-    """Check the kind of `query`; its content is checked with the provider."""
-    if isinstance(value, Mapping) and not all(isinstance(part, str) for pair in value.items() for part in pair):
-        raise PydanticCustomError("query", "names and values must be text, for instance {'api-version': '2024-10-21'}")
-    if value is not None and not isinstance(value, Mapping):
-        raise PydanticCustomError("query", "must map names to text, for instance {'api-version': '2024-10-21'}")
+def _check_query_types(value: object) -> object:
+    is_text = isinstance(value, Mapping) and all(isinstance(part, str) for pair in value.items() for part in pair)
+    if value is not None and not is_text:
+        raise ValueError(
+            "must map names to text: names and values must be text, for instance {'api-version': '2024-10-21'}"
+        )
     return value
 
 
 def _changes_no_vector(default: Any = None, **more: Any) -> Any:
-    """A field that is left out of dumps: LlamaIndex hashes the dump to know whether vectors are still good."""
+    """A field that is excluded from dumps: LlamaIndex hashes the dump to know whether vectors are still valid."""
     return Field(default, exclude=True, **more)
 
 
-@with_option_docs(EmbeddingOptionsDict)
+_CONNECTION_OPTIONS = ("proxy", "ca_bundle", "client_cert")
+_OWN_CLIENTS = ("http_client", "http_async_client")
+
+
 class EmbeddingOptions(BaseModel):
     """Options of EmbeddingClient, MultiEmbeddings and MultiEmbedding.
 
@@ -111,6 +150,8 @@ class EmbeddingOptions(BaseModel):
         protected_namespaces=(),
         use_attribute_docstrings=True,
     )
+    shared_by_copies: ClassVar[tuple[str, ...]] = ("api_key", "token_counter", "on_usage", "cache", *_OWN_CLIENTS)
+    """Fields that a deep copy shares, because they may hold locks and connections."""
 
     api_key: SecretStr | SkipJsonSchema[Callable[[], str]] | None = _changes_no_vector(repr=False)
     """The key, or a function that returns it. None: the provider's variable in the environment.
@@ -129,13 +170,13 @@ class EmbeddingOptions(BaseModel):
     auth_header: str | None = _changes_no_vector()
     """Name of the header that carries the key, for instance "api-key", instead of `Authorization: Bearer`. For
     `openai-compatible` and `gateway`."""
-    query: Annotated[Mapping[str, str] | None, BeforeValidator(_text_to_text)] = Field(default=None, repr=False)
+    query: Annotated[Mapping[str, str] | None, BeforeValidator(_check_query_types)] = Field(default=None, repr=False)
     """Query parameters added to the address, for instance {"api-version": "2024-10-21"}; they replace those of the same
-    name in `base_url`. They may choose a deployment, so they count for the fingerprint, except for credentials (key,
-    token, sig, …). For `openai-compatible` and `gateway`."""
+    name in `base_url`. All but credentials (key, token, sig, …) count for the fingerprint, because they may choose a
+    deployment. For `openai-compatible` and `gateway`."""
     send_dimensions: bool = _changes_no_vector(default=True)
-    """False: `dimensions` is not sent, and the length of each vector is checked against it all the same. For servers
-    that refuse the parameter, as vLLM does for models that are not trained for it (Matryoshka)."""
+    """False: `dimensions` is not sent, but the length of each vector is still checked against it. For servers that
+    refuse the parameter, as vLLM does for models that are not trained for it (Matryoshka)."""
     allow_insecure: bool = _changes_no_vector(default=False)
     """True: `http://` is allowed beyond this machine. Key and texts then travel unencrypted."""
     dimensions: PositiveInt | None = None
@@ -155,24 +196,24 @@ class EmbeddingOptions(BaseModel):
     parameters: dict[str, Any] | None = None
     """Extra parameters of the provider's API, sent as they are, for instance {"encoding_format": "float"}."""
     max_concurrency: PositiveInt | None = _changes_no_vector()
-    """Most requests in flight at once, over all embedders of the account and model in this process. None: learned from
-    the provider's refusals, beginning with 8."""
+    """Maximum number of requests in flight, over all embedders of the account and model in this process. None: adapted
+    to the provider's rejections, starting with 8."""
     requests_per_minute: PositiveInt | None = _changes_no_vector()
     """The account's quota of requests per minute, over all embedders of the account and model in this process. None:
-    learned."""
+    adapted."""
     tokens_per_minute: PositiveInt | None = _changes_no_vector()
-    """The account's quota of tokens per minute, likewise. DashScope also allows a sixtieth of both quotas per second;
-    this is kept too."""
+    """The account's quota of tokens per minute, likewise. DashScope's limit of a sixtieth of both
+    quotas per second is also kept."""
     max_retries: NaturalInt | None = _changes_no_vector()
-    """Retries of one request after a failure that may pass. None: 5 retries, and up to a minute of waiting for an
-    account that worked before."""
+    """Retries of one request after a transient failure. None: 5 retries, and up to a minute of waiting for an account
+    that worked before."""
     timeout: Seconds = _changes_no_vector(default=60.0)
     """Seconds for one attempt as a whole, from connecting to the last byte. None: the default, since an attempt is
     always bounded; give a larger number for a slow server."""
     deadline: Seconds | None = _changes_no_vector()
     """Seconds for one call as a whole, retries included. None: no limit."""
     cache: Any = _changes_no_vector(repr=False)
-    """Where vectors are kept, so that no text is paid for twice: the path of a SQLite file (created if missing), a
+    """Store of the vectors, so that no text is paid for twice: the path of a SQLite file (created if missing), a
     LangChain ByteStore, a LlamaIndex KVStore, or an object with `get` and `put`. None: no cache."""
     limits: Mapping[str, AnyInt | None] | None = _changes_no_vector()
     """Corrections of the model's limits: max_items (texts per request), max_tokens_per_item, max_tokens_per_request
@@ -184,7 +225,7 @@ class EmbeddingOptions(BaseModel):
     on_usage: SkipJsonSchema[Callable[[Usage], object]] | None = _changes_no_vector(repr=False)
     """Function that gets the Usage of each call when the call ends, failed calls included; for a stream, of each
     result. Added up, they are `client.usage`. It runs in the caller's thread, for async calls in a worker thread. If it
-    raises, a warning says so once, and the vectors are returned all the same."""
+    raises, one warning says so, and the vectors are returned."""
     proxy: str | None = _changes_no_vector(repr=False)
     """URL of an HTTP proxy for all hosts but this machine, for instance "http://user:password@proxy.example:3128".
     None: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY of the environment, read once per process. User and password
@@ -204,14 +245,14 @@ class EmbeddingOptions(BaseModel):
 
     def __init__(self, **options: Unpack[EmbeddingOptionsDict]) -> None:
         build = super().__init__
-        configured(type(self), lambda: build(**options))
+        run_validation(type(self), lambda: build(**options))
 
-    if not TYPE_CHECKING:  # checkers refuse a positional argument by the signature of __init__
+    if not TYPE_CHECKING:  # type checkers refuse a positional argument by the signature of __init__
 
         def __new__(cls, *positional: object, **options: object) -> Self:  # noqa: ARG004, D102 - __init__ takes them
-            if positional:  # Python's own TypeError names a class of ours that the caller never wrote
-                name = getattr(cls, "model_field", "")
-                example = f'{name}="provider:model", dimensions=512' if name else "dimensions=512"
+            if positional:  # Python's own TypeError names __init__ of a class that the caller does not know
+                field = getattr(cls, "model_field", None)
+                example = f'{field}="provider:model", dimensions=512' if field else "dimensions=512"
                 raise ConfigurationError(
                     f"{cls.__name__} takes its options by name: write {cls.__name__}({example}), for instance."
                 )
@@ -219,28 +260,44 @@ class EmbeddingOptions(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _default_if_not_given(cls, value: Any, info: ValidationInfo) -> Any:
-        """None and "" stand for an option that was not given. A framework's own fields keep their own rules."""
+    def _default_for_none(cls, value: Any, info: ValidationInfo) -> Any:
+        """Replace None and "" by the default. A framework's own fields keep their own rules."""
         name = str(info.field_name)
         if name == "auth_header" and value == "":
-            return value  # refused with the provider: the key would go out in another header than was meant
+            return value  # refused with the provider: the key would be sent in another header than the user meant
         if (value is None or (isinstance(value, str) and not value)) and name in EmbeddingOptions.model_fields:
             return cls.model_fields[name].get_default(call_default_factory=True)
         return value
 
     @field_validator("api_key", "token_counter", "on_usage")
     @classmethod
-    def _not_async(cls, value: Any) -> Any:
+    def _check_not_async(cls, value: Any) -> Any:
         if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004
-            raise PydanticCustomError("not_async", "must be a plain function: a coroutine function is never awaited")
+            raise ValueError("must be a plain function: a coroutine function is never awaited")
         return value
 
-    @field_validator("proxy", "ca_bundle", "client_cert", "http_client", "http_async_client")
+    @field_validator(*_CONNECTION_OPTIONS, *_OWN_CLIENTS)
     @classmethod
-    def _connections(cls, value: Any, info: ValidationInfo) -> Any:
-        """Check how connections are made, as far as it can be known without making one."""
-        if value is not None:
-            _check_connections({**info.data, str(info.field_name): value}, str(info.field_name))
+    def _check_connection(cls, value: Any, info: ValidationInfo) -> Any:
+        """Load what the option names, and refuse options of the built-in client together with an own client."""
+        if value is None:
+            return None
+        name = str(info.field_name)
+        for other in _OWN_CLIENTS if name in _CONNECTION_OPTIONS else _CONNECTION_OPTIONS:
+            if info.data.get(other) is not None:
+                own, option = (other, name) if other in _OWN_CLIENTS else (name, other)
+                raise ValueError(
+                    f"the options {own} and {option} exclude each other: drop {own}, or drop {option} and configure it "
+                    "on your client"
+                )
+        if name == "proxy":
+            from multiembed.transport.proxies import read_proxy
+
+            read_proxy(value, "it")
+        elif name in _CONNECTION_OPTIONS:
+            from multiembed.transport.tls import ssl_context
+
+            ssl_context(*(value if option == name else None for option in ("ca_bundle", "client_cert")))
         return value
 
     @field_serializer("query")
@@ -252,128 +309,79 @@ class EmbeddingOptions(BaseModel):
         return ((name, value) for name, value in super().__repr_args__() if name in self.model_fields_set)
 
     def __getstate__(self) -> dict[Any, Any]:
-        # The base class's state holds the live __dict__, so it is copied before anything is taken out.
+        """The state for pickle, without what must not or cannot be sent to another process."""
         state = dict(BaseModel.__getstate__(self))
-        state["__dict__"] = _leave_behind(state["__dict__"])
+        kept = state["__dict__"] = dict(state["__dict__"])  # it was the live one
+        losses = []
+        if not kept["key_in_pickle"]:
+            kept["api_key"] = kept["api_key"] if _is_module_function(kept["api_key"]) else None
+            if without_login(kept["proxy"]) != kept["proxy"]:
+                kept["proxy"] = without_login(kept["proxy"])
+                losses.append(
+                    "The user and password of proxy are not pickled: the other process reaches the proxy without them. "
+                    "Give key_in_pickle=True, or set HTTPS_PROXY in the environment instead of proxy."
+                )
+        for name, is_kept, consequence in _DROPPED_BY_PICKLE:
+            value = kept.get(name)
+            if value is not None and not is_kept(value):
+                kept[name] = UnavailableCache(type(value).__name__) if name == "cache" else None
+                losses.append(f"{name} cannot be pickled: the embedder in the other process {consequence}")
+        for loss in losses:
+            warnings.warn(loss, UserWarning, stacklevel=3)
         return state
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        # No check here: an error while unpickling hangs a process pool. The first use checks.
+        # LlamaIndex's base class would validate here, and an error while unpickling hangs a process pool. The first use
+        # validates.
         BaseModel.__setstate__(self, state)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Any:
         memo = {} if memo is None else memo
-        for name in _SHARED_BY_COPIES:
-            memo[id(getattr(self, name))] = getattr(self, name)
+        for name in self.shared_by_copies:
+            memo[id(self.__dict__[name])] = self.__dict__[name]
         return super().__deepcopy__(memo)
 
 
+def add_option_docs(cls: type, options: type, fields: Mapping[str, FieldInfo]) -> None:
+    """Add type, default and description of each option to the docstring of a class, so that help() shows them."""
+    if cls.__doc__ is None:  # python -OO
+        return
+    lines = [inspect.cleandoc(cls.__doc__), "", "Options:"]  # without indentation, as Python 3.13 keeps docstrings
+    for name, hint in options.__annotations__.items():
+        annotation = getattr(hint, "__forward_arg__", hint)  # as in the source: "int | None"
+        description = " ".join((fields[name].description or "").split())
+        lines.append(f"    {name}: {annotation} = {fields[name].get_default(call_default_factory=False)!r}")
+        lines.append(textwrap.indent(textwrap.fill(description, 100, break_on_hyphens=False), " " * 8))
+    cls.__doc__ = "\n".join([*lines, ""])
+
+
+add_option_docs(EmbeddingOptions, EmbeddingOptionsDict, EmbeddingOptions.model_fields)
+
+
 def settings_of(options: EmbeddingOptions) -> TransportSettings:
-    """How the options have connections made."""
+    """Transport settings of the options."""
     return TransportSettings(proxy=options.proxy, ca_bundle=options.ca_bundle, client_cert=options.client_cert)
 
 
-_CONNECTION_OPTIONS = ("proxy", "ca_bundle", "client_cert")
-_OWN_CLIENTS = ("http_client", "http_async_client")
-
-
-def _check_connections(fields: Mapping[str, Any], name: str) -> None:
-    """Check one of the options above against the others, and what it names.
-
-    Raises:
-        PydanticCustomError: it cannot be used, or not with the others.
-    """
-    others = _OWN_CLIENTS if name in _CONNECTION_OPTIONS else _CONNECTION_OPTIONS
-    given = [other for other in others if fields.get(other) is not None]
-    if given:
-        own, other = (given[0], name) if name in _CONNECTION_OPTIONS else (name, given[0])
-        raise PydanticCustomError(
-            "connections",
-            "{own} and {other} exclude each other: drop {own}, or drop {other} and configure it on your client",
-            {"own": own, "other": other},
-        )
-    try:
-        if name == "proxy":
-            from multiembed.transport.proxies import read_proxy
-
-            read_proxy(fields[name], "it")
-        elif name in _CONNECTION_OPTIONS:
-            from multiembed.transport.tls import ssl_context
-
-            ssl_context(*(fields[name] if option == name else None for option in ("ca_bundle", "client_cert")))
-    except ConfigurationError as error:
-        problem = error.message.removeprefix(f"{name} ").rstrip(".")
-        raise PydanticCustomError("connections", "{problem}", {"problem": problem}) from None
-
-
-_SHARED_BY_COPIES = ("api_key", "token_counter", "on_usage", "cache", "http_client", "http_async_client")
-"""Options that hold functions, clients and stores, which may hold locks and connections."""
-
-
-def _leave_behind(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that may travel to another process: without the key, unless allowed, and without live clients."""
-    kept = dict(fields)
-    if not kept["key_in_pickle"] and not _is_named(kept["api_key"]):
-        kept["api_key"] = None
-    if not kept["key_in_pickle"] and without_login(kept["proxy"]) != kept["proxy"]:
-        warnings.warn(
-            "The user and password of proxy are not pickled: the other process reaches the proxy without them. Give "
-            "key_in_pickle=True, or set HTTPS_PROXY in the environment instead of proxy.",
-            UserWarning,
-            stacklevel=4,
-        )
-        kept["proxy"] = without_login(kept["proxy"])
-    for name, travels, consequence in _LEFT_BEHIND:
-        if kept.get(name) is not None and not travels(kept[name]):
-            warnings.warn(
-                f"{name} cannot be pickled: the embedder in the other process {consequence}", UserWarning, stacklevel=4
-            )
-            kept[name] = UnavailableCache(type(kept[name]).__name__) if name == "cache" else None
-    return kept
-
-
-def _is_named(value: object) -> bool:
-    """Whether it is a function of a module, which pickles as its name and not as a value."""
-    return isinstance(value, types.FunctionType) and "<" not in value.__qualname__
-
-
 def can_be_pickled(value: object) -> bool:
-    """Whether pickle takes the value, and what it holds."""
+    """Whether pickle takes the value and everything that it holds."""
     try:
         pickle.dumps(value)
-    except Exception:  # noqa: BLE001 - whatever the reason, it stays behind
+    except Exception:  # noqa: BLE001 - an object may raise anything
         return False
     return True
 
 
+def _is_module_function(value: object) -> bool:
+    """Whether pickle stores the value as the name of a function in a module."""
+    return isinstance(value, types.FunctionType) and "<" not in value.__qualname__
+
+
 _OWN_CONNECTIONS = "makes its own connections, without your client's proxies and certificates."
-_LEFT_BEHIND: tuple[tuple[str, Callable[[object], bool], str], ...] = (
+_DROPPED_BY_PICKLE: tuple[tuple[str, Callable[[object], bool], str], ...] = (
     ("http_client", lambda _: False, _OWN_CONNECTIONS),
     ("http_async_client", lambda _: False, _OWN_CONNECTIONS),
     ("cache", can_be_pickled, "keeps no vectors and pays for every text. Give a path instead."),
-    ("on_usage", _is_named, "reports no usage. Give a function that a module defines at its top level."),
+    ("on_usage", _is_module_function, "reports no usage. Give a function that a module defines at its top level."),
 )
-
-
-def configured(of: type[BaseModel], build: Callable[[], object]) -> None:
-    """Run `build` and turn pydantic's words into ours.
-
-    Neither our error nor its context keeps a value: pydantic's own error holds the whole input, and so the key.
-    """
-    try:
-        build()
-    except ValidationError as error:
-        problems = "; ".join(_say(problem, of) for problem in error.errors(include_input=False, include_url=False))
-    else:
-        return
-    raise ConfigurationError(problems if problems.endswith(("?", ".")) else f"{problems}.")
-
-
-def _say(problem: Any, of: type[BaseModel]) -> str:
-    name = str(problem["loc"][0]) if problem["loc"] else of.__name__
-    if problem["type"] == "extra_forbidden":
-        shown = name if len(name) <= 60 else f"{name[:60]}…"
-        return f"There is no option {shown!r}{advice_for(name, of.model_fields)}"
-    if problem["type"] == "missing":
-        return f"{name!r} is missing"
-    return f"{name!r}: {problem['msg']}"
+"""Option, whether pickle keeps a value of it, and what it means for the other process if not."""

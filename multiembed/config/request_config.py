@@ -1,4 +1,4 @@
-"""Where an embedder aims: its options checked against the facts of its provider and model, once."""
+"""Request configuration: the options validated against the facts of the provider and model, and the fingerprint."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from multiembed.providers.types import EncodeInput
 from multiembed.types import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from multiembed.config.options import EmbeddingOptions
     from multiembed.providers.base import Provider
     from multiembed.types import Encoding, ModelInfo, Output, Role, TooLong
 
-_OWN_OPTION = {
+_OPTION_OF_FIELD = {
     "dimension": "the option dimensions",
     "dimensions": "the option dimensions",
     "text_type": "embed_query and embed_documents (the role)",
@@ -34,8 +34,6 @@ _OWN_OPTION = {
     "model": "the option model",
     "input": "the texts themselves",
 }
-
-
 _SECRET_WORDS = ("auth", "key", "token", "secret", "sig", "cookie", "password", "credential")
 """Words in the names of headers and query parameters whose values no error may show."""
 
@@ -60,7 +58,7 @@ class RequestConfig:
     dimensions: int | None
     output: Output
     encoding: Encoding | None
-    """None where none was asked for and the model has no preferred one."""
+    """None where the user configured none and the model has no preferred one."""
     instruct: str | None
     query_prefix: str
     document_prefix: str
@@ -69,38 +67,38 @@ class RequestConfig:
 
     @property
     def name(self) -> str:
-        """As provider:model."""
+        """Name of the model, as provider:model."""
         return f"{self.provider.id}:{self.model.name}"
 
     @property
     def base_url(self) -> str:
-        """The address as `base_url` takes it."""
+        """Address in the form of the option `base_url`."""
         return self.url.removesuffix(self.provider.path)
 
     @property
     def expected_dimensions(self) -> int | None:
-        """The length that every dense vector must have, where it is known before the first reply."""
+        """Length of every dense vector; None where it is unknown before the first response."""
         return self.dimensions or self.model.default_dimensions
 
     @property
     def request_url(self) -> str:
-        """The URL that requests go to, with its query. It may hold a credential: for the wire only."""
+        """URL with its query, which may hold a credential: only for the transport."""
         return f"{self.url}?{urlencode(self.query, quote_via=quote, safe='')}" if self.query else self.url
 
     @property
     def shown_url(self) -> str:
-        """The URL for messages: without the query's names and values, which may be credentials."""
+        """URL for messages, without the query."""
         return f"{self.url}?…" if self.query else self.url
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no message may hold: the key, and what the names of query parameters and headers say is one."""
-        given = (*self.query.items(), *self.headers.items())
-        named = [value for name, value in given if any(word in name.lower() for word in _SECRET_WORDS)]
+        """Values that no message may hold: the key, and the query parameters and headers with the name of a secret."""
+        pairs = (*self.query.items(), *self.headers.items())
+        named = [value for name, value in pairs if any(word in name.lower() for word in _SECRET_WORDS)]
         return (*([self.key.get()] if self.key else ()), *named)
 
     def authorization(self) -> dict[str, str]:
-        """The header that holds the key."""
+        """Header that holds the key."""
         if self.key is None:
             return {}
         key = self.key.get()
@@ -108,38 +106,31 @@ class RequestConfig:
 
     @property
     def has_key_function(self) -> bool:
-        """Whether a function of the user gives the key."""
+        """Whether a function of the user returns the key."""
         return self.key is not None and not self.key.fixed
 
     def with_current_key(self) -> RequestConfig:
-        """The same with the key of this moment, for one request and for the judgement of its answer.
-
-        A function that gives the key may give another one next time, or fail: then a provider's words that repeat the
-        one that was sent could not be cleaned of it.
-
-        Raises:
-            ConfigurationError: the function failed, or gave none.
-        """
+        """Get the key once, for one request and its response, so that redaction removes the key that was sent."""
         if self.key is None or self.key.fixed:
             return self
         key = self.key.get()
         return replace(self, key=ApiKey(lambda: key))
 
     def format_texts(self, texts: Sequence[str], role: Role) -> Sequence[str]:
-        """Texts as they go on the wire: with their role's prefix, and queries in their model's prompt form."""
+        """Add the prefix of the role to texts, and the instruction to queries where the model takes it in the text."""
         prefix = self.query_prefix if role == "query" else self.document_prefix
-        form = self.model.instruct if self.instruct and role == "query" else None
-        if form in (None, "parameter"):
+        template = self.model.instruct if self.instruct and role == "query" else None
+        if template in (None, "parameter"):
             return [prefix + text for text in texts] if prefix else texts
-        return [str(form).format(instruct=self.instruct, text=prefix + text) for text in texts]
+        return [str(template).format(instruct=self.instruct, text=prefix + text) for text in texts]
 
     def prompt_tokens(self, role: Role, count: Callable[[str], int]) -> int:
-        """The tokens that prefix and prompt form add to each text."""
-        around = self.format_texts([""], role)[0]
-        return count(around) if around else 0
+        """Tokens that prefix and instruction add to each text."""
+        prompt = self.format_texts([""], role)[0]
+        return count(prompt) if prompt else 0
 
     def request(self, texts: Sequence[str], role: Role) -> EncodeInput:
-        """The request for texts, as the provider's encoder takes it."""
+        """Input of the provider's encoder for texts."""
         by_parameter = self.model.instruct == "parameter" and role == "query"
         return EncodeInput(
             model=self.model,
@@ -153,11 +144,7 @@ class RequestConfig:
         )
 
     def fingerprint(self, role: Role) -> str:
-        """A name for the space its vectors lie in: the same when, and only when, all that changes a vector is.
-
-        Two vectors may stand in for each other only when provider, address with its query, model, dimensions, role,
-        instruction, prefix, output, parameters, what is done about long texts, and the text are the same.
-        """
+        """Hash of everything that changes a vector but the text: vectors may be mixed where it is equal."""
         query = role == "query"
         parts = {
             "provider": self.provider.id,
@@ -178,37 +165,37 @@ class RequestConfig:
 
 
 def resolve_config(model: str, options: EmbeddingOptions, environ: Mapping[str, str]) -> RequestConfig:
-    """Check the options against the facts.
+    """Validate the options against the facts of the provider and model.
 
     Raises:
-        ConfigurationError: something cannot work; the message says what to do.
+        ConfigurationError: the options cannot work; the message says what to do.
     """
     provider, name = split_model(model)
-    facts = provider.model(name)
-    if provider.compute is not None:
-        facts = replace(facts, known=True)
-    _check_supported(provider, facts)
-    _check_dimensions(options.dimensions, provider, facts)
-    _check_output(options, provider, facts)
-    _check_instruct(options, provider, facts)
-    parameters, encoding = _parameters(options.parameters or {}, provider, facts)
-    _check_own_server(options, provider)
-    address = resolve_endpoint(options, provider, environ)
+    info = provider.model(name)
+    for problem in (*_model_problems(options, provider, info), *_option_problems(options, provider, info)):
+        raise ConfigurationError(problem, provider=provider.id, model=info.name)
+    parameters, encoding = _parameters(options.parameters or {}, provider, info)
+    url, query, url_variable = resolve_endpoint(options, provider, environ)
     auth_header = check_auth_header(options.auth_header)
-    key = resolve_key(options.api_key, provider, environ, address.url)
+    key = resolve_key(options.api_key, provider, environ, url)
     if auth_header and key is None:
         raise ConfigurationError(
-            f"auth_header names the header of the key, and there is no key: set {' or '.join(provider.key_env)} or "
+            f"auth_header names the header of the key, but the key is missing: set {' or '.join(provider.key_env)} or "
             "pass api_key, or leave auth_header out.",
             provider=provider.id,
         )
+    query_prefix = info.query_prefix if options.query_prefix == "recommended" else options.query_prefix
     return RequestConfig(
         provider=provider,
-        model=facts if options.send_dimensions else replace(facts, dimensions_on_wire=False),
-        limits=_limits(facts.limits, options.limits or {}),
-        url=address.url,
-        query={**address.query, **check_query(options.query or {})},
-        url_variable=address.variable,
+        model=replace(
+            info,
+            dimensions_on_wire=info.dimensions_on_wire and options.send_dimensions,
+            known=info.known or provider.compute is not None,
+        ),
+        limits=_limits(info.limits, options.limits or {}),
+        url=url,
+        query={**query, **check_query(options.query or {})},
+        url_variable=url_variable,
         headers=check_headers(options.headers or {}, auth_header),
         key=key,
         auth_header=auth_header,
@@ -216,118 +203,83 @@ def resolve_config(model: str, options: EmbeddingOptions, environ: Mapping[str, 
         output=options.output,
         encoding=encoding,
         instruct=replace_surrogates(options.instruct) if options.instruct else None,
-        query_prefix=replace_surrogates(_query_prefix(options.query_prefix, provider, facts)),
+        query_prefix=replace_surrogates(query_prefix or ""),
         document_prefix=replace_surrogates(options.document_prefix or ""),
         parameters=parameters,
         on_too_long=options.on_too_long,
     )
 
 
-def _check_own_server(options: EmbeddingOptions, provider: Provider) -> None:
-    """See that only a server that the user names gets a query and a header for the key of the user's choice."""
-    for name, given in (("auth_header", options.auth_header), ("query", options.query)):
-        if given is not None and not provider.needs_address:
-            raise ConfigurationError(
-                f"{provider.id} takes no {name}: leave it out. The providers openai-compatible and gateway take it.",
-                provider=provider.id,
-            )
-
-
-def _impossible(message: str, provider: Provider, facts: ModelInfo) -> ConfigurationError:
-    """The error for what a model cannot do."""
-    return ConfigurationError(message, provider=provider.id, model=facts.name)
-
-
-def _check_supported(provider: Provider, facts: ModelInfo) -> None:
+def _model_problems(options: EmbeddingOptions, provider: Provider, info: ModelInfo) -> Iterator[str]:
+    """What the model cannot do."""
+    name = f"{provider.id}:{info.name}"
     for pattern, reason in provider.unsupported:
-        if pattern.search(facts.name):
+        if pattern.search(info.name):
             known = ", ".join(each.name for each in provider.models)
-            message = f"{provider.id}:{facts.name} {reason} Text models of {provider.id}: {known}."
-            raise _impossible(message, provider, facts)
-
-
-def _check_dimensions(asked: int | None, provider: Provider, facts: ModelInfo) -> None:
-    if asked is None or facts.dimensions is None or asked in facts.dimensions:
-        return
-    sizes = ", ".join(map(str, facts.dimensions))
-    raise _impossible(f"{facts.name} has no vectors of {asked} dimensions: choose from {sizes}.", provider, facts)
-
-
-def _check_output(options: EmbeddingOptions, provider: Provider, facts: ModelInfo) -> None:
-    if options.output == "dense":
-        return
-    if options.on_too_long == "split":
-        raise ConfigurationError(
-            "on_too_long='split' takes the mean of the pieces' vectors, which sparse ones do not have: take 'truncate'."
+            yield f"{name} {reason} Text models of {provider.id}: {known}."
+    if options.dimensions and info.dimensions is not None and options.dimensions not in info.dimensions:
+        sizes = ", ".join(map(str, info.dimensions))
+        yield f"{info.name} has no vectors of {options.dimensions} dimensions: choose from {sizes}."
+    if options.output != "dense" and options.on_too_long == "split":
+        yield "on_too_long='split' takes the mean of the pieces' vectors, but sparse ones have none: take 'truncate'."
+    if options.output != "dense" and not info.sparse:
+        yield (
+            f"{name} gives dense vectors only: leave output at 'dense', or take 'dashscope:text-embedding-v4' (native "
+            "API), which gives sparse ones too."
         )
-    if not facts.sparse:
-        raise _impossible(
-            f"{provider.id}:{facts.name} gives dense vectors only: leave output at 'dense', or take "
-            "'dashscope:text-embedding-v4' (native API), which gives sparse ones too.",
-            provider,
-            facts,
-        )
+    if options.query_prefix == "recommended" and info.query_prefix is None:
+        yield f"No query prefix is recommended for {name}: leave query_prefix out or write your own."
 
 
-def _check_instruct(options: EmbeddingOptions, provider: Provider, facts: ModelInfo) -> None:
-    if not options.instruct:
-        return
-    if facts.instruct is None:
-        other = "; query_prefix='recommended' is what its authors advise" if facts.query_prefix else ""
+def _option_problems(options: EmbeddingOptions, provider: Provider, info: ModelInfo) -> Iterator[str]:
+    """What the API of the provider and model has no parameter for."""
+    name = f"{provider.id}:{info.name}"
+    if options.instruct and info.instruct is None:
+        prefix = "; query_prefix='recommended' is what its authors advise" if info.query_prefix else ""
         native = " The native API ('dashscope:…') has one." if provider.id == "dashscope-compatible" else ""
-        message = f"{provider.id}:{facts.name} has no place for instruct: leave it out{other}.{native}"
-        raise _impossible(message, provider, facts)
-    if facts.instruct != "parameter" and options.query_prefix == "recommended":
-        raise _impossible(
-            f"The recommended query prefix of {facts.name} is itself an instruction: give instruct or "
-            "query_prefix='recommended', not both.",
-            provider,
-            facts,
+        yield f"{name} has no place for instruct: leave it out{prefix}.{native}"
+    elif options.instruct and info.instruct != "parameter" and options.query_prefix == "recommended":
+        yield (
+            f"The recommended query prefix of {info.name} is itself an instruction: give instruct or "
+            "query_prefix='recommended', not both."
         )
-
-
-def _query_prefix(asked: str | None, provider: Provider, facts: ModelInfo) -> str:
-    if asked != "recommended":
-        return asked or ""
-    if facts.query_prefix is None:
-        message = (
-            f"No query prefix is recommended for {provider.id}:{facts.name}: leave query_prefix out or write your own."
-        )
-        raise _impossible(message, provider, facts)
-    return facts.query_prefix
+    if options.parameters and provider.compute is not None:
+        yield f"{provider.id} takes no extra parameters."
+    for option, value in (("auth_header", options.auth_header), ("query", options.query)):
+        if value is not None and not provider.needs_address:
+            yield f"{provider.id} takes no {option}: leave it out. The providers openai-compatible and gateway take it."
 
 
 def _parameters(
-    given: Mapping[str, Any], provider: Provider, facts: ModelInfo
+    given: Mapping[str, Any], provider: Provider, info: ModelInfo
 ) -> tuple[Mapping[str, Any], Encoding | None]:
-    if given and provider.compute is not None:
-        raise ConfigurationError(f"{provider.id} takes no extra parameters.", provider=provider.id)
-    rest = dict(given)
-    taken = provider.own_fields.intersection(rest)
-    if rest.get("encoding_format") == "float":  # providers that give floats only accept it, too
-        taken -= {"encoding_format"}
-    for name in sorted(taken):
-        instead = _OWN_OPTION.get(name)
+    """Extra parameters of the request body, and the encoding of the vectors that they ask for."""
+    parameters = dict(given)
+    reserved = provider.own_fields.intersection(parameters)
+    if parameters.get("encoding_format") == "float":  # providers that send only floats accept it, too
+        reserved -= {"encoding_format"}
+    for name in sorted(reserved):
+        option = _OPTION_OF_FIELD.get(name)
         raise ConfigurationError(
-            f"parameters may not hold {name!r}: {f'use {instead}' if instead else f'{provider.id} gives floats only'}.",
+            f"parameters may not hold {name!r}: {f'use {option}' if option else f'{provider.id} gives floats only'}.",
             provider=provider.id,
         )
-    encoding = rest.pop("encoding_format", "base64" if facts.base64 else None)
+    encoding = parameters.pop("encoding_format", "base64" if info.base64 else None)
     if "encoding_format" in given and encoding not in ("float", "base64"):
         raise ConfigurationError("encoding_format is 'float' or 'base64'.", provider=provider.id)
     try:
-        orjson.dumps(rest)
-        json.dumps(rest, allow_nan=False)  # orjson writes NaN as null
+        orjson.dumps(parameters)
+        json.dumps(parameters, allow_nan=False)  # orjson writes NaN as null
     except (TypeError, ValueError):
         raise ConfigurationError("parameters must be plain JSON.", provider=provider.id) from None
-    return rest, encoding
+    return parameters, encoding
 
 
-def _limits(of_model: Limits, overrides: Mapping[str, int | None]) -> Limits:
+def _limits(limits: Limits, overrides: Mapping[str, int | None]) -> Limits:
     names = [each.name for each in fields(Limits)]
     for name, value in overrides.items():
         if name not in names:
             raise ConfigurationError(f"limits has no field {name!r}: choose from {', '.join(names)}.")
         if (value is None and name == "max_items") or (value is not None and value < 1):
-            raise ConfigurationError(f"limits[{name!r}] must be a whole number above 0.")
-    return replace(of_model, **overrides)  # type: ignore[arg-type]
+            raise ConfigurationError(f"limits[{name!r}] must be an integer above 0.")
+    return replace(limits, **overrides)  # type: ignore[arg-type]

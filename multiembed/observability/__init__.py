@@ -1,1 +1,1 @@
-"""Counters, traces, logs and progress bars."""
+"""Statistics, logging, tracing and progress bars."""

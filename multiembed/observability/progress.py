@@ -1,4 +1,4 @@
-"""A bar over texts: one for a call, or one for several calls together; right in a terminal, a notebook and a log."""
+"""Progress bar over texts, for one call or several calls together, in a terminal, a notebook and a log."""
 
 from __future__ import annotations
 
@@ -12,51 +12,44 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_EVERY = 10.0
-"""Seconds between two lines in a log."""
-
+_LOG_INTERVAL = 10.0  # seconds between two lines in a log
 _shared: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
 class Progress:
-    """A bar that is on the screen until it is closed.
-
-    Args:
-        name: of the model.
-        total: texts, where they are known beforehand; else the bar grows with what is announced.
-    """
+    """Progress bar that is shown until it is closed. Without a total, it grows with each `announce`."""
 
     def __init__(self, name: str, total: int | None = None) -> None:
         self._name = name
         self._lock = threading.Lock()
-        self._announced = total is None
+        self._grows = total is None
         self._undrawn: deque[int] = deque()
         self.drawing = False
-        """Whether the I/O thread has it drawn now and then."""
-        self._bar: Any = None if total is None else _bar(name, total)
+        """Whether a task of the I/O thread calls `draw` at intervals."""
+        self._bar: Any = None if total is None else _make_bar(name, total)
 
     def announce(self, texts: int) -> None:
-        """So many more texts are to come."""
+        """Add texts to the total of a bar that grows."""
         with self._lock:
-            if self._bar is None:  # made now, because a notebook's bar that begins without a total is no bar
-                self._bar = _bar(self._name, texts)
-            elif self._announced:
+            if self._bar is None:  # not earlier: without a total, tqdm draws no bar in a notebook
+                self._bar = _make_bar(self._name, texts)
+            elif self._grows:
                 self._bar.total += texts
                 widget = getattr(self._bar, "container", None)
                 if widget is not None:  # a notebook's, which does not follow the total by itself
                     widget.children[1].max = self._bar.total
 
     def done(self, texts: int) -> None:
-        """So many more texts are done with. They are drawn by `draw`."""
+        """Count finished texts, for `draw` to show."""
         self._undrawn.append(texts)
 
     @property
     def is_drawn(self) -> bool:
-        """Whether the bar shows all that is done."""
+        """Whether the bar shows all finished texts."""
         return not self._undrawn
 
     def draw(self) -> None:
-        """Show what is done. It takes as long as the terminal takes, which may be stopped."""
+        """Show the finished texts. It blocks as long as the terminal does."""
         with self._lock:
             while self._undrawn:
                 self._bar.update(self._undrawn.popleft())
@@ -68,39 +61,39 @@ class Progress:
             self._bar.close()
 
 
-def _bar(name: str, total: int) -> Any:
+def _make_bar(name: str, total: int) -> Any:
     from tqdm.auto import tqdm
 
     settings: dict[str, Any] = {}
     if sys.stderr is None or getattr(sys.stderr, "closed", False):  # a program without a console
         settings = {"disable": True}
     elif not sys.stderr.isatty() and "ipykernel" not in sys.modules:
-        settings = {"file": _Lines(sys.stderr), "mininterval": _EVERY, "ncols": 80}
+        settings = {"file": _LineWriter(sys.stderr), "mininterval": _LOG_INTERVAL, "ncols": 80}
     return tqdm(total=total, unit="text", desc=name, **settings)
 
 
-class _Lines:
-    """Where there is no terminal, each state of the bar is a line, and an unchanged one is none."""
+class _LineWriter:
+    """File for tqdm that writes each new state of the bar as a line of its own."""
 
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
         self._last = ""
 
     def write(self, text: str) -> None:
         line = text.strip()
         if line and line != self._last:
             with suppress(OSError, ValueError):  # a closed or full log is no reason to lose vectors
-                self._out.write(f"{line}\n")
+                self._file.write(f"{line}\n")
             self._last = line
 
     def flush(self) -> None:
         with suppress(OSError, ValueError):
-            self._out.flush()
+            self._file.flush()
 
 
 @contextmanager
 def together(name: str, total: int) -> Iterator[None]:
-    """Let all calls inside, in this thread or task and those they start, show one bar."""
+    """Show one bar for all calls inside, in this thread or task and those that it starts."""
     bar = Progress(name, total)
     token = _shared.set(bar)
     try:
@@ -111,5 +104,5 @@ def together(name: str, total: int) -> Iterator[None]:
 
 
 def shared() -> Progress | None:
-    """The bar of several calls together, where there is one."""
+    """The bar of several calls together; None outside of `together`."""
     return _shared.get()

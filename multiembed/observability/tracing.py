@@ -1,8 +1,8 @@
-"""A span and metrics for each call, by OpenTelemetry's conventions for GenAI clients, where its API is installed.
+"""Tracing and metrics: a span for each call, by OpenTelemetry's conventions for GenAI clients, where it is installed.
 
 One span covers the whole call with all its requests and retries, as the conventions ask
 (https://github.com/open-telemetry/semantic-conventions-genai, docs/gen-ai/client-embeddings.md, read 2026-11-21). It
-holds no text and no key, and so none of a provider's words, which may repeat either.
+holds no text, no key, and no message of a provider, which may repeat either.
 """
 
 from __future__ import annotations
@@ -14,122 +14,100 @@ from urllib.parse import urlsplit
 from multiembed.errors import MultiEmbedError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from multiembed.config.request_config import RequestConfig
     from multiembed.types import Role, Usage
 
 
-_PORTS = {"http": 80, "https": 443}
-
-
 class Span:
-    """One call's span; it does nothing where OpenTelemetry is not installed."""
+    """Span and metrics of one call; it does nothing where OpenTelemetry is not installed."""
 
-    def __init__(self, target: RequestConfig, role: Role) -> None:
-        made_by = tracer()
+    def __init__(self, config: RequestConfig, role: Role) -> None:
         self._span: Any = None
         self._labels = {
             "gen_ai.operation.name": "embeddings",
-            "gen_ai.provider.name": target.provider.id,
-            "gen_ai.request.model": target.model.name,
+            "gen_ai.provider.name": config.provider.id,
+            "gen_ai.request.model": config.model.name,
         }
-        if made_by is None:
+        if (otel_tracer := tracer()) is None:
             return
         from opentelemetry.trace import SpanKind
 
-        address = urlsplit(target.url)
-        told = {
+        url = urlsplit(config.url)
+        attributes = {
             **self._labels,
-            "gen_ai.embeddings.dimension.count": target.expected_dimensions,
-            "server.address": address.hostname,
-            "server.port": address.port or _PORTS.get(address.scheme),
+            "gen_ai.embeddings.dimension.count": config.expected_dimensions,
+            "server.address": url.hostname,
+            "server.port": url.port or {"http": 80, "https": 443}.get(url.scheme),
             "multiembed.role": role,
         }
-        self._span = made_by.start_span(
-            f"embeddings {target.model.name}",
-            kind=SpanKind.CLIENT,
-            attributes={name: value for name, value in told.items() if value is not None},
-        )
+        name = f"embeddings {config.model.name}"
+        self._span = otel_tracer.start_span(name, kind=SpanKind.CLIENT, attributes=_without_none(attributes))
 
     def event(self, name: str, **attributes: str | float | None) -> None:
-        """Note a decision of the call, such as a retry, with its attributes; those that are None are left out.
-
-        In names of attributes, two underscores stand for a dot.
-        """
+        """Add an event. Two underscores in an attribute's name stand for a dot; None is left out."""
         if self._span is not None:
-            told = {key.replace("__", "."): value for key, value in attributes.items() if value is not None}
-            self._span.add_event(f"multiembed.{name}", told)
+            dotted = {key.replace("__", "."): value for key, value in attributes.items()}
+            self._span.add_event(f"multiembed.{name}", _without_none(dotted))
 
     def end(self, usage: Usage, error: BaseException | None, seconds: float) -> None:
-        """End the call's span, and record its metrics.
-
-        Args:
-            usage: what the call cost.
-            error: what it failed with.
-            seconds: that it took.
-        """
-        instruments = meters()
-        if instruments is not None:
-            instruments.record(self._labels, usage, error, seconds)
+        """End the span, and record the metrics of the call."""
+        labels, metrics = self._labels, meters()
+        failed = {} if error is None else {"error.type": type(error).__qualname__}
+        if metrics is not None:
+            metrics["seconds"].record(seconds, {**labels, **failed})
+            if usage.total_tokens:
+                metrics["tokens"].record(usage.total_tokens, {**labels, "gen_ai.token.type": "input"})
+            for name in ("requests", "retries", "cached_texts"):
+                metrics[name].add(getattr(usage, name), labels)
         if self._span is None:
             return
-        told = {
+        attributes = {
             "gen_ai.usage.input_tokens": usage.total_tokens,
             "multiembed.requests": usage.requests,
             "multiembed.retries": usage.retries,
             "multiembed.cached_texts": usage.cached_texts,
-            "error.type": None if error is None else type(error).__qualname__,
             "http.response.status_code": error.status if isinstance(error, MultiEmbedError) else None,
+            **failed,
         }
-        self._span.set_attributes({name: value for name, value in told.items() if value is not None})
+        self._span.set_attributes(_without_none(attributes))
         if error is not None:
             from opentelemetry.trace import Status, StatusCode
 
-            self._span.set_status(Status(StatusCode.ERROR, _meaning(error)))
+            # The error's own message may repeat the provider's, so the docstring of its class describes it.
+            description = (type(error).__doc__ or "").partition("\n")[0] if isinstance(error, MultiEmbedError) else None
+            self._span.set_status(Status(StatusCode.ERROR, description))
         self._span.end()
 
 
-def _meaning(error: BaseException) -> str | None:
-    """What this kind of error means; what this one says may be the provider's words."""
-    return (type(error).__doc__ or "").partition("\n")[0] if isinstance(error, MultiEmbedError) else None
-
-
-class Meters:
-    """The instruments of all calls in this process.
-
-    Two are of the conventions for GenAI clients (docs/gen-ai/gen-ai-metrics.md, read 2026-11-28).
-    """
-
-    def __init__(self, meter: Any) -> None:
-        self._seconds = meter.create_histogram("gen_ai.client.operation.duration", "s", "Duration of a call")
-        self._tokens = meter.create_histogram("gen_ai.client.token.usage", "{token}", "Tokens billed for a call")
-        self._requests = meter.create_counter("multiembed.requests", "{request}", "Requests sent, retries among them")
-        self._retries = meter.create_counter("multiembed.retries", "{request}", "Requests sent again")
-        self._cached = meter.create_counter("multiembed.cached_texts", "{text}", "Texts found in the cache")
-
-    def record(self, labels: dict[str, str], usage: Usage, error: BaseException | None, seconds: float) -> None:
-        """Record one call."""
-        failed = labels if error is None else {**labels, "error.type": type(error).__qualname__}
-        self._seconds.record(seconds, failed)
-        if usage.total_tokens:
-            self._tokens.record(usage.total_tokens, {**labels, "gen_ai.token.type": "input"})
-        self._requests.add(usage.requests, labels)
-        self._retries.add(usage.retries, labels)
-        self._cached.add(usage.cached_texts, labels)
+def _without_none(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
 @cache
-def meters() -> Meters | None:
-    """The instruments; None where OpenTelemetry is not installed."""
+def meters() -> Mapping[str, Any] | None:
+    """Metrics of all calls in this process; None where OpenTelemetry is not installed.
+
+    The first two are of the conventions for GenAI clients (docs/gen-ai/gen-ai-metrics.md, read 2026-11-28).
+    """
     try:
         from opentelemetry.metrics import get_meter
     except ImportError:
         return None
-    return Meters(get_meter("multiembed"))
+    meter = get_meter("multiembed")
+    return {
+        "seconds": meter.create_histogram("gen_ai.client.operation.duration", "s", "Duration of a call"),
+        "tokens": meter.create_histogram("gen_ai.client.token.usage", "{token}", "Tokens billed for a call"),
+        "requests": meter.create_counter("multiembed.requests", "{request}", "Requests sent, retries among them"),
+        "retries": meter.create_counter("multiembed.retries", "{request}", "Requests sent again"),
+        "cached_texts": meter.create_counter("multiembed.cached_texts", "{text}", "Texts found in the cache"),
+    }
 
 
 @cache
 def tracer() -> Any:
-    """What makes spans; None where OpenTelemetry is not installed."""
+    """OpenTelemetry's tracer; None where it is not installed."""
     try:
         from opentelemetry.trace import get_tracer
     except ImportError:
