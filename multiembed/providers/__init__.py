@@ -1,4 +1,4 @@
-"""The registry of providers: a name to its facts."""
+"""Registry of providers and lookup of `provider:model` names."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PROVIDERS: dict[str, Provider] = {
     for provider in (ZHIPU, SILICONFLOW, DASHSCOPE, DASHSCOPE_COMPATIBLE, OPENAI_COMPATIBLE, GATEWAY, LOCAL)
 }
 
-# Names of servers that are reached as openai-compatible, without hyphens, underscores and case, with their documented
-# base URL (README.md has the sources).
+# Servers that openai-compatible reaches, by name without case, blanks, hyphens and underscores, with their documented
+# base URL (sources in README.md).
 _SERVERS: dict[str, str] = {
     "openai": "https://api.openai.com/v1",
     **dict.fromkeys(("azure", "azureopenai"), "https://RESOURCE.openai.azure.com/openai/v1', auth_header='api-key"),
@@ -39,23 +39,22 @@ _SERVERS: dict[str, str] = {
     **dict.fromkeys(("infinity", "infinityemb"), "http://localhost:7997"),
     **dict.fromkeys(("llamacpp", "llamaserver"), "http://localhost:8080/v1"),
 }
-# Other names of the vendors that have a provider of their own.
-_VENDORS: dict[str, str] = {
+_ALIASES: dict[str, str] = {
     **dict.fromkeys(("bigmodel", "glm", "zai", "z.ai"), "zhipu"),
     **dict.fromkeys(("qwen", "tongyi", "aliyun", "alibaba", "bailian", "modelstudio"), "dashscope"),
 }
 
 
 def find_provider(name: str, model: str = "MODEL") -> Provider:
-    """The provider of that id.
+    """Look up a provider.
 
     Args:
-        name: the id.
-        model: the model's name, for the message.
+        name: the provider's id.
+        model: the model's name, for the error.
 
     Raises:
-        ConfigurationError: there is none; the message says what to write for a known server or vendor, else names the
-            nearest id, and lists the known ones.
+        ConfigurationError: the id is unknown; the text says what to write for a known server or vendor, or names the
+            nearest id.
     """
     if name in PROVIDERS:
         return PROVIDERS[name]
@@ -63,8 +62,8 @@ def find_provider(name: str, model: str = "MODEL") -> Provider:
     near = difflib.get_close_matches(name.lower(), PROVIDERS, n=1, cutoff=0.5)
     if key in _SERVERS:
         hint = f" Write {f'{OPENAI_COMPATIBLE.id}:{model}'!r} with base_url='{_SERVERS[key]}'."
-    elif key in _VENDORS:
-        hint = f" Write {f'{_VENDORS[key]}:{model}'!r}."
+    elif key in _ALIASES:
+        hint = f" Write {f'{_ALIASES[key]}:{model}'!r}."
     else:
         hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ConfigurationError(
@@ -74,44 +73,42 @@ def find_provider(name: str, model: str = "MODEL") -> Provider:
 
 
 def list_models() -> list[tuple[Provider, ModelInfo]]:
-    """Every model that is known, with its provider."""
-    return [(provider, facts) for provider in PROVIDERS.values() for facts in provider.models]
+    """List every known model with its provider."""
+    return [(provider, model) for provider in PROVIDERS.values() for model in provider.models]
 
 
 def split_model(model: str) -> tuple[Provider, str]:
-    """`provider:model` to the provider and the model's name, which may itself hold colons.
+    """Split `provider:model` into the provider and the model's name, which may itself hold colons.
 
     Raises:
-        ConfigurationError: no provider is named, or an unknown one, or no model.
+        ConfigurationError: the provider is missing or unknown, or the model is missing.
     """
     if not isinstance(model, str):
         raise ConfigurationError(
             f"model must be text such as 'dashscope:text-embedding-v4', not {type(model).__name__}."
         )
-    head, colon, name = model.strip().partition(":")
+    head, colon, name = (part.strip() for part in model.partition(":"))
+    if head == LOCAL.id and not colon:
+        return LOCAL, LOCAL.models[0].name
     if not colon:
-        return _without_provider(head)
-    name = name.strip()
-    provider = find_provider(head.strip(), name or "MODEL")
+        raise ConfigurationError(_without_provider(head))
+    provider = find_provider(head, name or "MODEL")
     if not name:
-        known = ", ".join(facts.name for facts in provider.models) or "any that it serves"
+        known = ", ".join(each.name for each in provider.models) or "any that it serves"
         raise ConfigurationError(f"{model!r} names no model. Models of {provider.id}: {known}.")
-    if not name.isprintable():  # a lone surrogate cannot be sent, a control character is a mistake
+    if not name.isprintable():  # a lone surrogate cannot be sent, and a control character is a mistake
         raise ConfigurationError(f"The model's name {name!a:.80} holds characters that cannot be part of one.")
     return provider, name
 
 
-def _without_provider(name: str) -> tuple[Provider, str]:
-    if name == LOCAL.id:
-        return LOCAL, LOCAL.models[0].name
-    owners = [p.id for p in PROVIDERS.values() if any(facts.name == name for facts in p.models)]
+def _without_provider(name: str) -> str:
+    owners = [f"'{provider.id}:{name}'" for provider, model in list_models() if model.name == name]
     if owners:
-        choices = " or ".join(f"'{owner}:{name}'" for owner in owners)
-        raise ConfigurationError(f"{name!r} names no provider. Write {choices}.")
+        return f"{name!r} names no provider. Write {' or '.join(owners)}."
     if name in PROVIDERS:
-        known = ", ".join(f"'{name}:{facts.name}'" for facts in PROVIDERS[name].models)
-        raise ConfigurationError(f"{name!r} names no model. Write {known or f'{name}:model'}.")
-    raise ConfigurationError(
+        known = ", ".join(f"'{name}:{model.name}'" for model in PROVIDERS[name].models)
+        return f"{name!r} names no model. Write {known or f'{name}:model'}."
+    return (
         f"{name!r} names no provider: write 'provider:model', for instance 'dashscope:text-embedding-v4'. "
         f"Known providers: {', '.join(sorted(PROVIDERS))}. The models of any other server with OpenAI's embeddings API "
         f"are {f'{OPENAI_COMPATIBLE.id}:model'!r}, with its address in base_url."

@@ -1,4 +1,4 @@
-"""What a provider is: facts, and three pure functions that write a body, read a reply and judge a fault."""
+"""Provider interface: facts, and three pure functions: encode a request, decode a response, classify an error."""
 
 from __future__ import annotations
 
@@ -21,63 +21,62 @@ MULTIMODAL = "is a multimodal model (text, images, video), and such models are n
 
 @dataclass(frozen=True, kw_only=True)
 class Provider:
-    """One provider. A new one is one file with one of these, and one line in the registry."""
+    """One provider. docs/add-a-provider.md adds one step by step."""
 
     id: str
     title: str
     models: tuple[ModelInfo, ...]
     unknown: ModelInfo
-    """The careful defaults for a model that is not in the catalog."""
+    """Cautious limits for a model that is not listed."""
     regions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Base URL by region; the first is the default. Empty when the user must name one."""
+    """Base URL by region; the first is the default. Empty when the user must name the address."""
     address_hint: str = ""
-    """What to say of addresses where none, or an unknown region, was given; begins with a blank."""
+    """End of the error for a missing address or an unknown region; begins with a blank."""
     base_url_env: tuple[str, ...] = ()
-    """Environment variables that may hold the base URL, in order."""
+    """Environment variables of the base URL, in order of precedence."""
     other_paths: tuple[str, ...] = ()
-    """Base paths of the vendor's other APIs, which a shared address variable may hold instead of this one's."""
+    """Base paths of the vendor's other APIs, which a shared address variable may hold."""
     path: str = "/embeddings"
-    """Added to the base URL."""
+    """Path of the endpoint after the base URL."""
     not_found_hint: str = ""
-    """What to say when nothing is at the address; begins with a blank."""
+    """End of the error for a 404; begins with a blank."""
     key_env: tuple[str, ...] = ()
-    """Environment variables that may hold the key, in order; empty when no key is needed."""
+    """Environment variables of the API key, in order of precedence; empty when no key is needed."""
     key_required: bool = True
     """False: without a key, requests are sent without one."""
     key_of: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Address variable or region to the key variable of the same account, where there are several accounts."""
     key_page: str = ""
-    """Where a user gets a key."""
+    """Page on which a user gets a key."""
     refuses: Literal["empty", "blank"] = "blank"
-    """Which texts the API does not embed: "" only, or whitespace too."""
+    """Texts that the API does not embed: "" only, or whitespace too."""
     own_fields: frozenset[str] = frozenset({"model", "input", "dimensions"})
-    """Body fields that have an option of their own and may not come through `parameters`."""
+    """Body fields that have an option of their own and may not be set by `parameters`."""
     request_id_headers: tuple[str, ...] = ()
     quota: LimitKind | None = None
-    """What its documents say is limited: requests in flight, or requests a minute."""
+    """What its documentation says is limited: requests in flight, or requests a minute."""
     unsupported: tuple[tuple[re.Pattern[str], str], ...] = ()
-    """Models of the vendor that this library cannot call, by name, each with the reason."""
+    """Models that this library cannot call: a pattern of their names, and the reason."""
     per_second: bool = False
     """Whether a sixtieth of a minute's quota is enforced in each second, too."""
-
-    # The OpenAI form, unless a provider has another.
     encode: Callable[[EncodeInput], dict[str, Any]] = openai_format.encode
-    """One request's JSON body."""
+    """Write the JSON body of one request."""
     decode: Callable[[Mapping[str, Any]], DecodedResponse] = openai_format.decode
-    """A successful reply taken apart. Raises ValueError saying what is missing."""
+    """Read a successful response. Raises ValueError that says what is missing."""
     classify: Callable[[int, object], ApiFailure | None] = classify_compatible
-    """HTTP status and parsed body (or the body's first words) to a fault; None when the reply is a success."""
+    """Classify a response by its HTTP status and its parsed body, or the beginning of a body that is not JSON; None for
+    a success."""
     compute: LocalEmbedder | None = None
-    """Set for a provider that needs no network: texts and dimensions to vectors."""
+    """Embed without a network: texts and dimensions to vectors."""
 
     @property
     def needs_address(self) -> bool:
-        """Whether the user must name the server. Its `auth_header` and `query` are then the user's choice, too."""
+        """Whether the user must name the server; `auth_header` and `query` are then the user's choice, too."""
         return not self.regions and self.compute is None
 
     def model(self, name: str) -> ModelInfo:
-        """The facts of a model; the careful defaults under its name when it is not in the catalog."""
-        for facts in self.models:
-            if facts.name == name:
-                return facts
+        """Find a model by its name; one that is not listed gets the cautious limits of `unknown`."""
+        for model in self.models:
+            if model.name == name:
+                return model
         return replace(self.unknown, name=name, known=False)

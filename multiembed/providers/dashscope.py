@@ -25,7 +25,7 @@ from multiembed.providers import openai_format
 from multiembed.providers.base import MULTIMODAL, Provider
 from multiembed.providers.error_body import text_of
 from multiembed.providers.error_parsing import classify_error, tokens_in
-from multiembed.providers.types import DecodedItem, DecodedResponse
+from multiembed.providers.types import DecodedResponse
 from multiembed.types import Limits, ModelInfo
 
 if TYPE_CHECKING:
@@ -102,75 +102,29 @@ _UNKNOWN = replace(
 )
 
 
-def _compatible(facts: ModelInfo) -> ModelInfo:
+def _compatible(model: ModelInfo) -> ModelInfo:
     """The same model by the OpenAI-compatible API, which has no text_type, no instruct and no sparse output."""
-    return replace(facts, role_parameter=False, instruct=None, sparse=False)
+    return replace(model, role_parameter=False, instruct=None, sparse=False)
 
-
-# ── errors ───────────────────────────────────────────────────────────────────────────────────────
 
 # Both spellings of each code: the native API's and the compatible one's. `insufficient_quota` is the tokens-per-minute
-# limit here, unlike with OpenAI.
-_KINDS: dict[str, ErrorKind] = {
-    **dict.fromkeys(("InvalidApiKey", "invalid_api_key", "NOT AUTHORIZED"), "authentication"),
+# limit here, unlike with OpenAI. Codes of server errors are not listed, because a wrong parameter is also reported as
+# 400 InternalError: the status decides.
+_CODES: dict[str, ErrorKind] = {
+    "NOT AUTHORIZED": "authentication",
+    **dict.fromkeys(("*AccessDenied*", "access_denied", "WorkSpaceNotFound"), "permission"),
+    **dict.fromkeys(("AllocationQuota.FreeTierOnly", "CommodityNotPurchased", "P*BillOverdue"), "quota"),
+    **dict.fromkeys(("ModelNotFound", "model_not_supported"), "model"),
+    **dict.fromkeys(("FaqRuleBlocked", "CustomRoleBlocked", "IPInfringementSuspect"), "content"),
     **dict.fromkeys(
-        (
-            "AccessDenied",
-            "access_denied",
-            "AccessDenied.Unpurchased",
-            "Model.AccessDenied",
-            "Workspace.AccessDenied",
-            "Endpoint.AccessDenied",
-            "WorkSpaceNotFound",
-        ),
-        "permission",
+        ("Throttling*", "LimitRequests", "limit_requests", "limit_burst_rate", "insufficient_quota"), "rate_limit"
     ),
     **dict.fromkeys(
-        (
-            "Arrearage",
-            "AllocationQuota.FreeTierOnly",
-            "CommodityNotPurchased",
-            "PrepaidBillOverdue",
-            "PostpaidBillOverdue",
-        ),
-        "quota",
+        ("*InvalidParameter*", "BadRequest.*", "InvalidURL", "UnsupportedOperation", "invalid_request_error"), "invalid"
     ),
-    **dict.fromkeys(("ModelNotFound", "model_not_found", "model_not_supported"), "model"),
-    **dict.fromkeys(
-        (
-            "DataInspectionFailed",
-            "data_inspection_failed",
-            "FaqRuleBlocked",
-            "CustomRoleBlocked",
-            "IPInfringementSuspect",
-        ),
-        "content",
-    ),
-    **dict.fromkeys(("LimitRequests", "limit_requests", "limit_burst_rate", "insufficient_quota"), "rate_limit"),
-    **dict.fromkeys(
-        ("InternalError", "InternalError.Algo", "ServiceUnavailable", "GatewayTimeout", "ModelServingError"),
-        "server",
-    ),
-    **dict.fromkeys(("InvalidURL", "UnsupportedOperation", "invalid_request_error"), "invalid"),
     "RequestTimeOut": "timeout",
     "BadRequest.TooLarge": "request_too_large",
 }
-
-
-def _kind(status: int, code: str) -> ErrorKind | None:
-    # A wrong parameter is also reported as 400 InternalError.Algo.InvalidParameter.
-    if "InvalidParameter" in code or (status == 400 and code.startswith("InternalError")):
-        return "invalid"
-    if code.startswith("Throttling"):
-        return "rate_limit"
-    if code == "InvalidURL" and status == 404:
-        return "model"  # nothing at this address
-    if code.startswith("BadRequest.") and code not in _KINDS:
-        return "invalid"
-    return _KINDS.get(code)
-
-
-# ── the native form ──────────────────────────────────────────────────────────────────────────────
 
 
 def _encode_native(request: EncodeInput) -> dict[str, Any]:
@@ -191,19 +145,8 @@ def _encode_native(request: EncodeInput) -> dict[str, Any]:
 def _decode_native(payload: Mapping[str, Any]) -> DecodedResponse:
     output = payload.get("output")
     elements = output.get("embeddings") if isinstance(output, dict) else None
-    if not isinstance(elements, list):
-        raise ValueError("the reply has no output.embeddings list")
-    if not all(isinstance(element, dict) for element in elements):
-        raise ValueError("an element of output.embeddings is no object")
     return DecodedResponse(
-        items=[
-            DecodedItem(
-                index=element.get("text_index"),
-                dense=element.get("embedding"),
-                sparse=element.get("sparse_embedding"),
-            )
-            for element in elements
-        ],
+        items=openai_format.items_in(elements, index="text_index", where="output.embeddings"),
         total_tokens=tokens_in(payload),
         request_id=text_of(payload.get("request_id")),
     )
@@ -244,23 +187,15 @@ DASHSCOPE = Provider(
     quota="requests",
     per_second=True,
     unsupported=_UNSUPPORTED,
-    classify=partial(classify_error, own=_kind),
+    classify=partial(classify_error, codes=_CODES),
 )
-
-
-# ── the OpenAI-compatible form ───────────────────────────────────────────────────────────────────
-
-
-def _encode_compatible(request: EncodeInput) -> dict[str, Any]:
-    """Only `float` is supported, and it is said, because OpenAI's own default differs from client to client."""
-    return openai_format.encode(request, encoding="float")
 
 
 DASHSCOPE_COMPATIBLE = replace(
     DASHSCOPE,
     id="dashscope-compatible",
     title="Alibaba DashScope, OpenAI-compatible",
-    models=tuple(_compatible(facts) for facts in (_V4, _V3, _V2, _V1)),
+    models=tuple(_compatible(model) for model in (_V4, _V3, _V2, _V1)),
     unknown=_compatible(_UNKNOWN),
     regions=MappingProxyType(
         {region: url.replace(_NATIVE_BASE, _COMPATIBLE_BASE) for region, url in DASHSCOPE.regions.items()}
@@ -270,6 +205,6 @@ DASHSCOPE_COMPATIBLE = replace(
     other_paths=(_NATIVE_BASE,),
     path="/embeddings",
     own_fields=frozenset({"model", "input", "dimensions", "encoding_format"}),
-    encode=_encode_compatible,
+    encode=partial(openai_format.encode, encoding="float"),  # the default of OpenAI's clients differs
     decode=openai_format.decode,
 )

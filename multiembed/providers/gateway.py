@@ -1,8 +1,8 @@
 """A generic AI gateway: POST {base_url}/api/v1/embeddings, any model, limits unknown.
 
 The gateway's page documents the request and an envelope {success, code, message, data}; its example of `data` is a
-resource record (id, name, status, createTime) without vectors. Gateways that work put an OpenAI list there, or answer
-with a bare one, so both are read and the documented record is an error that says what it is.
+resource record (id, name, status, createTime) without vectors. Gateways that work put an OpenAI list there, or send
+the bare list, so both are read, and the documented record is reported as an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from multiembed.providers.types import EncodeInput
 
-# Nothing is known of what stands behind a gateway: small batches, any dimensions, and no base64 unless asked for.
+# The server behind a gateway is unknown: small batches, any dimensions, and base64 only where it is asked for.
 _UNKNOWN = ModelInfo(
     name="",
     limits=Limits(max_items=10),
@@ -34,22 +34,18 @@ _UNKNOWN = ModelInfo(
 
 
 def _encode(request: EncodeInput) -> dict[str, Any]:
-    """The OpenAI form with `encoding_format`, and extra parameters in an object of their own."""
+    """Write OpenAI's format, with extra parameters in an object of their own."""
     parameters = {"parameters": dict(request.parameters)} if request.parameters else {}
-    return openai_format.encode(replace(request, parameters=parameters), encoding=request.encoding or "float")
+    return openai_format.encode_with_encoding(replace(request, parameters=parameters))
 
 
 def _decode(payload: Mapping[str, Any]) -> DecodedResponse:
-    """An OpenAI list, bare or inside `data`."""
+    """Read OpenAI's list, bare or inside `data`."""
     data = payload.get("data")
     inner = data if isinstance(data, dict) else payload
     if not isinstance(inner.get("data"), list):
-        record = {key: inner.get(key) for key in ("id", "status") if inner.get(key) is not None}
-        raise ValueError(
-            f"the reply holds no vectors, only a record ({', '.join(f'{k}: {v}' for k, v in record.items())})"
-            if record
-            else "the reply holds no vectors"
-        )
+        record = ", ".join(f"{key}: {inner[key]}" for key in ("id", "status") if inner.get(key) is not None)
+        raise ValueError("the reply holds no vectors" + (f", only a record ({record})" if record else ""))
     total_tokens = tokens_in(inner)
     return DecodedResponse(
         items=openai_format.items_in(inner["data"]),

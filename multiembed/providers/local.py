@@ -1,7 +1,7 @@
-"""Hashed character n-grams, computed here: no key, no network, any dimensions, the same on every machine.
+"""Hashed character n-grams, computed locally: no key, no network, any dimensions, the same on every machine.
 
 The vectors are lexical, not semantic: texts come close when they share words and word parts, not when they mean the
-same. They are for tests, demonstrations and machines without a network, never a substitute for a model.
+same. They are for tests, demonstrations and machines without a network, and do not replace a model.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 # Chinese, Japanese and Korean words are short, so one and two characters carry them; alphabets take three to five.
 _IDEOGRAPHS = ((0x2E80, 0x9FFF), (0xAC00, 0xD7AF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
-_WIDEST = 5
+_MAX_WIDTH = 5
 _DIMENSIONS = 1024
 _SPACE = 0x20
 
 
 def embed(texts: Sequence[str], dimensions: int | None = None) -> Vectors:
-    """Texts to float32 vectors of unit length, shape (len(texts), dimensions); 1024 dimensions unless told.
+    """Embed texts as float32 vectors of unit length, shape (len(texts), dimensions); 1024 dimensions by default.
 
-    All sums are of whole numbers and only the last division rounds, so no processor gives another result.
+    All sums are of integers and only the last division rounds, so every processor gives the same result.
     """
     import numpy as np
 
@@ -39,19 +39,19 @@ def embed(texts: Sequence[str], dimensions: int | None = None) -> Vectors:
     for row, text in enumerate(texts):
         hashes, counts = np.unique(_ngrams(text), return_counts=True)
         buckets = (hashes % np.uint64(dimensions)).astype(np.intp)
-        # A word that stands ten times says little more than one that stands three times: weigh by the root.
+        # A word that occurs ten times says little more than one that occurs three times: weight is the root.
         weights = np.floor(np.sqrt(counts * 4096.0))
         signs = np.where(hashes >> np.uint64(63), -1.0, 1.0)
         sums = np.bincount(buckets, weights=weights * signs, minlength=dimensions)
         length = np.sqrt(np.dot(sums, sums))
-        if length == 0.0:  # every bucket cancelled out: the text's own hash decides where it lies
+        if length == 0.0:  # every bucket cancelled out: the text's own hash selects one
             sums[buckets[0]] = length = 1.0
         vectors[row] = sums / length
     return vectors
 
 
 def _ngrams(text: str) -> NDArray[np.uint64]:
-    """A hash of each n-gram that starts and ends inside one word, or crosses one boundary of it."""
+    """Hash each n-gram that starts and ends inside one word, or crosses one boundary of it."""
     import numpy as np
 
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
@@ -64,7 +64,7 @@ def _ngrams(text: str) -> NDArray[np.uint64]:
     hashes = points
     inner_blank = np.zeros(len(points), dtype=bool)
     has_dense = dense
-    for width in range(2, min(_WIDEST, len(points)) + 1):
+    for width in range(2, min(_MAX_WIDTH, len(points)) + 1):
         # hashes[i] covers points[i : i + width]
         hashes = hashes[:-1] * np.uint64(0x100000001B3) ^ points[width - 1 :]
         has_dense = has_dense[:-1] | dense[width - 1 :]

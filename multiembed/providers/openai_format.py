@@ -1,4 +1,4 @@
-"""The OpenAI form of request and reply, which Zhipu, SiliconFlow, DashScope's compatible mode and gateways share."""
+"""OpenAI's request and response format, which Zhipu, SiliconFlow, DashScope's compatible API and gateways share."""
 
 from __future__ import annotations
 
@@ -15,15 +15,24 @@ if TYPE_CHECKING:
 
 
 def encode(request: EncodeInput, *, encoding: str | None = None) -> dict[str, Any]:
-    """`model`, `input`, `dimensions` where asked for and where the model takes it, extra parameters and encoding."""
+    """Write `model`, `input`, extra parameters, and `dimensions` and `encoding_format` where they were asked for."""
     body: dict[str, Any] = {"model": request.model.name, "input": list(request.texts)}
     if request.dimensions is not None and request.model.dimensions_on_wire:
         body["dimensions"] = request.dimensions
     return {**body, **request.parameters, **({"encoding_format": encoding} if encoding else {})}
 
 
+def encode_with_encoding(request: EncodeInput) -> dict[str, Any]:
+    """Write a request that always names its `encoding_format`: `float` where none was asked for."""
+    return encode(request, encoding=request.encoding or "float")
+
+
 def decode(payload: Mapping[str, Any]) -> DecodedResponse:
-    """`data` with `index` and `embedding`; `usage.total_tokens`; `id` where there is one."""
+    """Read `data` with `index` and `embedding`, `usage.total_tokens`, `id` and `model`.
+
+    Raises:
+        ValueError: there is no list of embeddings; the text says what is wrong.
+    """
     return DecodedResponse(
         items=items_in(payload.get("data")),
         total_tokens=tokens_in(payload),
@@ -32,17 +41,22 @@ def decode(payload: Mapping[str, Any]) -> DecodedResponse:
     )
 
 
-def items_in(data: object) -> list[DecodedItem]:
-    """The elements of an OpenAI list.
+def items_in(elements: object, *, index: str = "index", where: str = "embeddings") -> list[DecodedItem]:
+    """Read the elements of a list of embeddings.
+
+    Args:
+        elements: the list.
+        index: the field that holds the position of an element's text.
+        where: the list's name, for the error.
 
     Raises:
-        ValueError: it is no list of objects.
+        ValueError: it is not a list of objects.
     """
-    if not isinstance(data, list):
-        raise ValueError("the reply has no list of embeddings")
-    items = []
-    for element in data:
-        if not isinstance(element, dict):
-            raise ValueError("an element of the list of embeddings is no object")
-        items.append(DecodedItem(index=element.get("index"), dense=element.get("embedding")))
-    return items
+    if not isinstance(elements, list):
+        raise ValueError(f"the response has no list of {where}")
+    if not all(isinstance(element, dict) for element in elements):
+        raise ValueError(f"an element of the list of {where} is not an object")
+    return [
+        DecodedItem(index=element.get(index), dense=element.get("embedding"), sparse=element.get("sparse_embedding"))
+        for element in elements
+    ]

@@ -1,4 +1,4 @@
-"""SiliconFlow: the bge, bce and Qwen3-Embedding models, in China (.cn) and abroad (.com).
+"""SiliconFlow: the bge, bce and Qwen3-Embedding models, at its hosts in China (.cn) and abroad (.com).
 
 Vendor page: https://docs.siliconflow.cn/cn/api-reference/embeddings/create-embeddings ; errors:
 https://docs.siliconflow.cn/cn/faqs/error-code (all read 2026-11). Keys belong to one region.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from multiembed.providers import openai_format
 from multiembed.providers.base import MULTIMODAL, Provider
@@ -17,10 +17,10 @@ from multiembed.providers.error_parsing import classify_error
 from multiembed.types import Limits, ModelInfo
 
 if TYPE_CHECKING:
-    from multiembed.providers.types import ApiFailure, EncodeInput
+    from multiembed.providers.types import ApiFailure
     from multiembed.types import ErrorKind
 
-# 32 texts by the vendor page; 64 and more were accepted at times, which the server's own words would teach.
+# 32 texts by the vendor's page; 64 and more were accepted at times.
 _MAX_ITEMS = 32
 
 _BASE = ModelInfo(
@@ -36,8 +36,8 @@ _BASE = ModelInfo(
 )
 _LONG = replace(_BASE, limits=Limits(max_items=_MAX_ITEMS, max_tokens_per_item=8192))
 
-# The API adds nothing to queries, so the instruction goes in the form of the model's own card
-# (https://github.com/QwenLM/Qwen3-Embedding, no space behind "Query:").
+# The API adds nothing to queries, so the instruction is written as the model's card says
+# (https://github.com/QwenLM/Qwen3-Embedding; no space after "Query:").
 _QWEN_FORM = "Instruct: {instruct}\nQuery:{text}"
 _QWEN_TASK = "Given a web search query, retrieve relevant passages that answer the query"
 _QWEN = replace(
@@ -91,7 +91,7 @@ _UNKNOWN = ModelInfo(
     base64=True,
 )
 
-_KINDS: dict[str, ErrorKind] = {
+_CODES: dict[str, ErrorKind] = {
     "20012": "model",
     "20015": "invalid",
     "20042": "request_too_large",
@@ -100,18 +100,13 @@ _KINDS: dict[str, ErrorKind] = {
 }
 
 
-def _encode(request: EncodeInput) -> dict[str, Any]:
-    """The OpenAI form with `encoding_format`."""
-    return openai_format.encode(request, encoding=request.encoding or "float")
-
-
 def _classify(status: int, body: object) -> ApiFailure | None:
-    """`code` in the envelope first, then the status. 401, 404 and 504 have bare strings for bodies."""
-    fault = classify_error(status, body, lambda _, code: _KINDS.get(code))
-    # 20042 is one code for too many texts and for a text that is too long. What its words do not tell, "token" does.
-    if fault is not None and fault.kind == "request_too_large" and "token" in (fault.message or "").lower():
-        return replace(fault, kind="too_long")
-    return fault
+    """Classify a response. The bodies of 401, 404 and 504 are bare strings."""
+    failure = classify_error(status, body, _CODES)
+    # 20042 means both too many texts and a text that is too long.
+    if failure is not None and failure.kind == "request_too_large" and "token" in (failure.message or "").lower():
+        return replace(failure, kind="too_long")
+    return failure
 
 
 SILICONFLOW = Provider(
@@ -128,6 +123,6 @@ SILICONFLOW = Provider(
     # Its inputs are objects, {"text": …} or {"image": …}:
     # https://api-docs.siliconflow.cn/docs/api/embeddings-post (read 2026-11-28).
     unsupported=((re.compile(r"VL-Embedding", re.IGNORECASE), MULTIMODAL),),
-    encode=_encode,
+    encode=openai_format.encode_with_encoding,
     classify=_classify,
 )

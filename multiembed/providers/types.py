@@ -1,4 +1,4 @@
-"""What the encoder, the decoder and the error classifier of a provider take and return."""
+"""Arguments and results of a provider's encoder, decoder and error classifier."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodeInput:
-    """All that a provider's encoder needs to know to write one request's body."""
+    """Everything a provider's encoder needs to write the body of one request."""
 
     model: ModelInfo
     texts: Sequence[str]
     role: Role
     dimensions: int | None
-    """What the user asked for; None leaves the provider's default."""
+    """As the user asked for; None for the provider's default."""
     output: Output
     instruct: str | None
     """Only when the API has a parameter for it, and only for queries."""
@@ -30,7 +30,7 @@ class EncodeInput:
 
 @dataclass(slots=True)
 class DecodedItem:
-    """One element of a reply as it came, not yet believed."""
+    """One element of a response, not yet validated."""
 
     index: object
     dense: object = None
@@ -39,35 +39,35 @@ class DecodedItem:
 
 @dataclass(frozen=True, slots=True)
 class DecodedResponse:
-    """A reply taken apart by its provider's decoder, not yet believed."""
+    """A response as its provider's decoder read it, not yet validated."""
 
     items: Sequence[DecodedItem]
     total_tokens: int | None = None
     request_id: str | None = None
     model: str | None = None
-    """The model that the server names in its answer, where it names one."""
+    """As the server names it in its response; None where it does not."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiFailure:
-    """The judgement of a reply that is no success."""
+    """A failed request: what kind of error it is, and what the server said."""
 
     kind: ErrorKind
     code: str | None = None
     message: str | None = None
     request_id: str | None = None
     max_items: int | None = None
-    """The number of texts per request that the provider's words name."""
+    """Texts per request that the message allows."""
     limit_kind: LimitKind | None = None
-    """Of what the account has used too much, where the provider's words tell."""
+    """What the account has used too much of, where the message says it."""
     token_limit: int | None = None
-    """The number of tokens of one text that the provider's words name, where they say that a text is too long."""
+    """Tokens of one text that the message allows."""
     local: bool = False
-    """This machine or the user's own options are the cause: it says nothing of the provider."""
+    """Caused by this machine or the user's options, so it says nothing about the provider."""
     bad_rows: tuple[int, ...] = ()
-    """Positions, in the request, of the vectors that are not usable; only where the other vectors are."""
+    """Positions, in the request, of unusable vectors; only where the other vectors are usable."""
     format_error: str | None = None
-    """What is wrong with the form of a complete answer. A server that answers so twice will always do."""
+    """What is wrong with the format of a complete response. A server that repeats it will always do so."""
 
 
 LocalEmbedder: TypeAlias = "Callable[[Sequence[str], int | None], Vectors]"

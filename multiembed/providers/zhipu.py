@@ -35,7 +35,7 @@ _MODELS = (
     ),
     ModelInfo(
         name="embedding-2",
-        # 512 tokens a text and 8K an array; no number of texts is documented, so no more than always fit: 8192/512.
+        # 512 tokens a text and 8K an array; no number of texts is documented, so as many as always fit: 8192/512.
         limits=Limits(max_items=16, max_tokens_per_item=512, max_tokens_per_request=8192),
         dimensions=(1024,),
         default_dimensions=1024,
@@ -54,9 +54,8 @@ _UNKNOWN = ModelInfo(
     default_dimensions=None,
 )
 
-# Code to kind. A locked account (1112, 1121), arrears (1113) and the plan's own limits come as HTTP 429 and must not be
-# retried.
-_KINDS: dict[str, ErrorKind] = {
+# A locked account (1112, 1121), arrears (1113) and the plan's own limits come as HTTP 429 and must not be retried.
+_CODES: dict[str, ErrorKind] = {
     **dict.fromkeys(("1000", "1001", "1002", "1003", "1004", "1005"), "authentication"),
     **dict.fromkeys(("1110", "1111", "1220", "1221", "1222"), "permission"),
     **dict.fromkeys(("1112", "1113", "1121", "1304", "1308", "1309", "1310", "1311", "1313"), "quota"),
@@ -71,10 +70,9 @@ _KINDS: dict[str, ErrorKind] = {
 
 
 def _classify(status: int, body: object) -> ApiFailure | None:
-    """The body's `error.code` first, whatever the status: an error may come inside a 200."""
-    fault = classify_error(status, body, lambda _, code: _KINDS.get(code))
-    # 1302 names a frequency and means requests in flight.
-    return fault and replace(fault, limit_kind="requests" if fault.code == "1303" else None)
+    """Classify a response. The message of 1302 names a frequency and means requests in flight."""
+    failure = classify_error(status, body, _CODES)
+    return failure and replace(failure, limit_kind="requests" if failure.code == "1303" else None)
 
 
 ZHIPU = Provider(
@@ -82,8 +80,8 @@ ZHIPU = Provider(
     title="Zhipu BigModel",
     models=_MODELS,
     unknown=_UNKNOWN,
-    # Z.ai is the same vendor abroad, with accounts of its own. Its embeddings endpoint answers and is not a documented
-    # product (2026-11-28), so only region="intl", base_url or a variable leads there. A ZAI_API_KEY alone does not: the
+    # Z.ai is the same vendor abroad, with accounts of its own. Its embeddings endpoint is not a documented product
+    # (2026-11-28), so only region="intl", base_url or an address variable selects it. A ZAI_API_KEY alone does not: the
     # vendor's SDK (zai-sdk 0.2.3) reads that variable for both hosts.
     regions=MappingProxyType({"cn": "https://open.bigmodel.cn/api/paas/v4", "intl": "https://api.z.ai/api/paas/v4"}),
     base_url_env=("ZHIPUAI_BASE_URL", "ZAI_BASE_URL"),
