@@ -1,4 +1,4 @@
-"""The cache of paid vectors: what may be given for it, and how it is opened."""
+"""The vector cache: opens what a user gives as `cache`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ if TYPE_CHECKING:
 
 
 def open_cache(given: str | os.PathLike[str] | Any) -> VectorCache:
-    """The cache that was asked for.
+    """Open a vector cache.
 
     Args:
-        given: the path of a SQLite file, which is made when there is none; a LangChain ByteStore; a LlamaIndex
-            BaseKVStore; or an object with `get` and `put` as VectorCache has them.
+        given: the path of a SQLite file, which is made if it does not exist; a LangChain ByteStore; a LlamaIndex
+            BaseKVStore; or an object with the methods `get` and `put` of VectorCache.
 
     Raises:
-        ConfigurationError: it is none of these, or the file cannot be used; the message says what to do.
+        ConfigurationError: it is none of these, or the file cannot be used. The message says what to do.
     """
     if isinstance(given, (str, os.PathLike)):
         return _open_file(given)
-    methods = set() if isinstance(given, type) else _methods(given)
+    # No other attribute is read: a property may open a connection, and fail.
+    names = set() if isinstance(given, type) else {"get", "put", "mget", "mset", "put_all"}.intersection(dir(given))
+    methods = {name for name in names if callable(getattr(given, name, None))}
     if {"mget", "mset"} <= methods:
         from multiembed.cache.framework_stores import ByteStoreCache
 
@@ -41,23 +43,17 @@ def open_cache(given: str | os.PathLike[str] | Any) -> VectorCache:
     )
 
 
-def _methods(given: object) -> set[str]:
-    """Those of a cache that it has. No other attribute is read: a property may open a connection, and fail."""
-    names = {"get", "put", "mget", "mset", "put_all"}.intersection(dir(given))
-    return {name for name in names if callable(getattr(given, name, None))}
-
-
 def _open_file(path: str | os.PathLike[str]) -> VectorCache:
     from multiembed.cache.sqlite import SqliteCache
 
-    told = os.fspath(path)
-    if not isinstance(told, str) or not told.strip() or told == ":memory:":
+    name = os.fspath(path)
+    if not isinstance(name, str) or not name.strip() or name == ":memory:":
         raise ConfigurationError(
-            "cache is no path of a file. For a cache in memory give LangChain's InMemoryByteStore or LlamaIndex's "
+            "cache is not the path of a file. For a cache in memory give LangChain's InMemoryByteStore or LlamaIndex's "
             "SimpleKVStore."
         )
-    if "\0" in told or "://" in told:
-        raise ConfigurationError(f"cache is no path of a file: {told[:80]!r}. Name a file on a local disk.")
-    opened = SqliteCache(told)
-    opened.check()
-    return opened
+    if "\0" in name or "://" in name:
+        raise ConfigurationError(f"cache is not the path of a file: {name[:80]!r}. Name a file on a local disk.")
+    cache = SqliteCache(name)
+    cache.check()
+    return cache

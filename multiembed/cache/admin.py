@@ -1,19 +1,18 @@
-"""What people do with a cache file: see what is in it, take old vectors out, and carry vectors elsewhere."""
+"""Administration of a cache file: list its namespaces, prune old vectors, and export vectors."""
 
 from __future__ import annotations
 
 import json
 import os
 import sqlite3
-import sys
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multiembed.cache.connection import Connection
-from multiembed.cache.record_format import decode, intact_of, names_of
-from multiembed.cache.schema import is_busy, refuse
+from multiembed.cache.record_format import decode, digests_of, intact_of
+from multiembed.cache.schema import is_busy, opening_error
 from multiembed.cache.sqlite import DAY
 from multiembed.errors import ConfigurationError
 
@@ -22,24 +21,31 @@ if TYPE_CHECKING:
 
     from multiembed.types import SparseVector, Vectors
 
-_AT_ONCE = 5000
-"""Rows in one transaction, so that whoever embeds meanwhile waits for milliseconds only."""
-_NEXT = (
+_ROWS_PER_DELETE = 5000
+"""Rows in one transaction, so that other writers wait for milliseconds only."""
+_PAGE = (
     "SELECT vectors.id, fingerprint, record FROM vectors JOIN spaces ON spaces.id = vectors.space "
     "WHERE vectors.id > ? ORDER BY vectors.id LIMIT 1000"
+)
+# Rows are only ever appended, so the oldest have the lowest ids. `before` is the size of those that are chosen before.
+_CHOOSE = (
+    "CREATE TEMP TABLE chosen AS SELECT id, size FROM ("
+    "SELECT vectors.id, length(record) AS size, "
+    "sum(length(record)) OVER (ORDER BY vectors.id) - length(record) AS before "
+    "FROM vectors JOIN spaces ON spaces.id = vectors.space WHERE {}) WHERE ? IS NULL OR before < ? ORDER BY id"
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NamespaceInfo:
-    """One space of a cache file: the vectors of one model, role and set of options."""
+    """Cache namespace: the vectors of one model, role and set of options."""
 
     fingerprint: str
-    words: Mapping[str, Any]
-    """What was said of it when it was made: model, role, dimensions. Empty when nothing was."""
+    description: Mapping[str, Any]
+    """Model, role, dimensions and more. Empty if the namespace was not described."""
     vectors: int
     bytes: int
-    """Of its records, without what SQLite needs around them."""
+    """Size of its records, without what SQLite needs around them."""
     first: float
     """When its oldest vector was written, in seconds since 1970."""
     last: float
@@ -50,37 +56,37 @@ class NamespaceInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PruneResult:
-    """What was, or would be, taken out."""
+    """What was deleted, or would be."""
 
     vectors: int
     bytes: int
-    """Of their records."""
+    """Size of their records."""
     bytes_before: int
-    """Of the file."""
+    """Size of the file."""
     bytes_after: int
-    """Of the file; the same as before in a dry run."""
+    """Size of the file; the same as before in a dry run."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachedVector:
-    """One vector of a cache file."""
+    """Vector of a cache file."""
 
     namespace: NamespaceInfo
     digest: str
-    """64 hex digits: SHA-256 over the space's fingerprint, a zero byte and the text in UTF-8."""
+    """64 hex digits: SHA-256 over the namespace's fingerprint, a zero byte and the text in UTF-8."""
     dense: Vectors | None
     """float32, shape (dimensions,)."""
     sparse: SparseVector | None
 
 
 class CacheFile:
-    """A cache file that exists.
+    """Cache file that exists.
 
     Args:
         path: of the file.
 
     Raises:
-        ConfigurationError: there is none, or it is no cache file; nothing is made or touched.
+        ConfigurationError: it does not exist, or is not a cache file. Nothing is made or changed.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -88,7 +94,7 @@ class CacheFile:
         try:
             exists = self.path.is_file() and self.path.stat().st_size > 0
         except OSError as error:
-            raise refuse(error, self.path) from None
+            raise opening_error(error, self.path) from None
         if not exists:
             raise ConfigurationError(f"There is no cache at {self.path}: name the file that was given as cache=….")
         with self._opened() as file, file.use():
@@ -96,7 +102,7 @@ class CacheFile:
 
     @property
     def bytes(self) -> int:
-        """The size of the file with the log beside it."""
+        """Size of the file and its log."""
         size = 0
         for path in (self.path, Path(f"{os.path.realpath(self.path)}-wal")):
             with suppress(FileNotFoundError):  # another process may close the file meanwhile
@@ -104,137 +110,106 @@ class CacheFile:
         return size
 
     def namespaces(self) -> list[NamespaceInfo]:
-        """What is in the file, the fullest space first."""
+        """List the namespaces, the one with most vectors first."""
+        found = []
+        # One pass for each: GROUP BY would sort the records themselves, for many seconds.
+        measure = "SELECT count(*), sum(length(record)), min(written), max(written) FROM vectors WHERE space = ?"
         with self._opened() as file, file.use() as connection:
             rows = connection.execute("SELECT id, fingerprint, words, used FROM spaces").fetchall()
-            # One pass for each: GROUP BY would sort the records themselves, for many seconds.
-            measures = "SELECT count(*), sum(length(record)), min(written), max(written) FROM vectors WHERE space = ?"
-            measured = [connection.execute(measures, (id_,)).fetchone() for id_, *_ in rows]
-        found = [
-            NamespaceInfo(
-                fingerprint=fingerprint,
-                words=_words_of(words),
-                vectors=vectors,
-                bytes=size,
-                first=first,
-                last=last,
-                used=used * DAY,
-            )
-            for (_, fingerprint, words, used), (vectors, size, first, last) in zip(rows, measured, strict=True)
-            if vectors
-        ]
+            for id_, fingerprint, description, used in rows:
+                vectors, size, first, last = connection.execute(measure, (id_,)).fetchone()
+                if vectors:
+                    info = NamespaceInfo(
+                        fingerprint=fingerprint,
+                        description=_parse_description(description),
+                        vectors=vectors,
+                        bytes=size,
+                        first=first,
+                        last=last,
+                        used=used * DAY,
+                    )
+                    found.append(info)
         return sorted(found, key=lambda info: info.vectors, reverse=True)
 
     def prune(
         self,
-        spaces: Collection[str] | None = None,
+        namespaces: Collection[str] | None = None,
         *,
         written_before: float | None = None,
         max_bytes: int | None = None,
         dry_run: bool = False,
     ) -> PruneResult:
-        """Take vectors out, and make the file smaller. Others may go on with the file meanwhile.
+        """Delete vectors, and make the file smaller. Others may use the file meanwhile.
 
         Args:
-            spaces: fingerprints; only vectors of these. None: of all.
+            namespaces: fingerprints; only their vectors. None: of all.
             written_before: seconds since 1970; only vectors that are older.
-            max_bytes: the oldest of them, until the file is about as small as this.
-            dry_run: True: only tell.
+            max_bytes: only the oldest, until the file is about as small as this.
+            dry_run: True: delete nothing.
 
         Raises:
-            ConfigurationError: the file is locked, damaged, or there is no room to write it anew.
+            ConfigurationError: the file is locked or damaged, or its disk has no space to write it anew.
         """
         before = self.bytes
+        names = tuple(namespaces or ())
+        condition = "TRUE" if namespaces is None else f"fingerprint IN ({','.join('?' * len(names))})"
+        condition += "" if written_before is None else f" AND written < {written_before!r}"
         with self._opened() as file, file.use() as connection:
-            going = _Choice(connection, spaces, written_before)
-            if max_bytes is not None:
-                going.until(before - max_bytes, before)
-            vectors, size = going.measure()
+            limit = None
+            if max_bytes is not None:  # of the records: each has its share of the file
+                records = connection.execute("SELECT sum(length(record)) FROM vectors").fetchone()[0] or 0
+                limit = (before - max_bytes) * records / max(1, before)
+            connection.execute(_CHOOSE.format(condition), (*names, limit, limit))
+            vectors, size = connection.execute("SELECT count(*), coalesce(sum(size), 0) FROM chosen").fetchone()
             if vectors and not dry_run:
-                going.delete()
+                for begin in range(0, vectors, _ROWS_PER_DELETE):
+                    some = "SELECT id FROM chosen WHERE rowid > ? AND rowid <= ?"
+                    bounds = (begin, begin + _ROWS_PER_DELETE)
+                    connection.execute(f"DELETE FROM vectors WHERE id IN ({some})", bounds)  # noqa: S608 - constant
                 connection.execute("DELETE FROM spaces WHERE id NOT IN (SELECT space FROM vectors)")
                 connection.execute("VACUUM")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return PruneResult(vectors=vectors, bytes=size, bytes_before=before, bytes_after=self.bytes)
 
-    def vectors(self, spaces: Collection[str] | None = None) -> Iterator[CachedVector]:
-        """Every vector, or those of some spaces, in the order they were written. Damaged ones are left out.
+    def vectors(self, namespaces: Collection[str] | None = None) -> Iterator[CachedVector]:
+        """Read all vectors, or those of some namespaces, in the order they were written. Damaged ones are left out.
 
         Memory stays small, however large the file is.
         """
-        known = {info.fingerprint: info for info in self.namespaces() if spaces is None or info.fingerprint in spaces}
+        known = {info.fingerprint: info for info in self.namespaces()}
         last = 0
         with self._opened() as file:
             while True:
                 with file.use() as connection:  # not during `yield`: a fork would wait for it
-                    rows = connection.execute(_NEXT, (last,)).fetchall()
+                    rows = connection.execute(_PAGE, (last,)).fetchall()
                 if not rows:
                     return
                 last = rows[-1][0]
                 for _, fingerprint, record in rows:
-                    if fingerprint in known and intact_of([record]):
+                    wanted = fingerprint in known and (namespaces is None or fingerprint in namespaces)
+                    if wanted and intact_of([record]):
                         dense, sparse = decode([record])
                         yield CachedVector(
                             known[fingerprint],
-                            names_of([record])[0].hex(),
+                            digests_of([record])[0].hex(),
                             None if dense is None else dense[0],
                             None if sparse is None else sparse[0],
                         )
 
     @contextmanager
     def _opened(self) -> Iterator[Connection]:
-        """The file, which is closed at the end; one that stays closed during a fork, as every Connection does."""
+        """The file, which is closed at the end, and during a fork as every Connection."""
         try:
             with closing(Connection(self.path)) as file:
                 yield file
         except (sqlite3.Error, UnicodeError) as error:
-            what = "another process holds it: try again later" if is_busy(error) else str(error)
-            raise ConfigurationError(f"The cache {self.path} could not be worked on: {what}.") from None
+            problem = "another process holds it: try again later" if is_busy(error) else str(error)
+            raise ConfigurationError(f"The cache {self.path} could not be used: {problem}.") from None
 
 
-def _words_of(text: object) -> dict[str, Any]:
-    """What was said of a space; nothing where it is damaged."""
+def _parse_description(text: object) -> dict[str, Any]:
     try:
-        words = json.loads(text) if isinstance(text, str) else {}
+        description = json.loads(text) if isinstance(text, str) else {}
     except ValueError:
         return {}
-    return words if isinstance(words, dict) else {}
-
-
-class _Choice:
-    """The rows that may go, the oldest first: rows are only ever appended, so that is the order of their ids."""
-
-    def __init__(
-        self, connection: sqlite3.Connection, spaces: Collection[str] | None, written_before: float | None
-    ) -> None:
-        some = () if spaces is None else tuple(spaces)
-        fingerprints = f"fingerprint IN ({','.join('?' * len(some))})"
-        self._connection = connection
-        self._begin, self._end = connection.execute("SELECT min(id) - 1, max(id) FROM vectors").fetchone()
-        self._from = (
-            "FROM vectors WHERE id > ? AND id <= ? AND written < ? "  # noqa: S608 - placeholders
-            f"AND space IN (SELECT id FROM spaces WHERE ? OR {fingerprints})"
-        )
-        self._rest = (sys.maxsize if written_before is None else written_before, spaces is None, *some)
-
-    def until(self, too_much: float, file: int) -> None:
-        """Choose no more than what must go for the file to lose some bytes; each row has its share of the file."""
-        records = self._connection.execute("SELECT sum(length(record)) FROM vectors").fetchone()[0]
-        self._end, everything = self._begin, self._end
-        for id_, size in self._select("id, length(record)", self._begin, everything, "ORDER BY id"):
-            if too_much <= 0:
-                break
-            too_much -= size * file / records
-            self._end = id_
-
-    def measure(self) -> tuple[int, int]:
-        """How many they are, and the bytes of their records."""
-        vectors, size = self._select("count(*), coalesce(sum(length(record)), 0)", self._begin, self._end).fetchone()
-        return vectors, size
-
-    def delete(self) -> None:
-        for begin in range(self._begin, self._end, _AT_ONCE):
-            self._connection.execute(f"DELETE {self._from}", (begin, min(begin + _AT_ONCE, self._end), *self._rest))
-
-    def _select(self, columns: str, begin: int, end: int, order: str = "") -> sqlite3.Cursor:
-        return self._connection.execute(f"SELECT {columns} {self._from} {order}", (begin, end, *self._rest))
+    return description if isinstance(description, dict) else {}

@@ -1,4 +1,4 @@
-"""What every cache of vectors can do, whatever keeps them."""
+"""Interface of a vector cache: its methods, what a look-up returns, what is kept, and the warning when it fails."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
 
 class CacheWarning(UserWarning):
-    """The cache could not do its part. No vector is lost or wrong, but some texts may be paid for again."""
+    """The cache failed. No vector is lost or wrong, but some texts may be paid for again."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheLookup:
-    """What a lookup found."""
+    """Result of a look-up."""
 
     positions: list[int] = field(default_factory=list)
-    """Of the texts that were found, ascending."""
+    """Positions of the texts that were found, ascending."""
     dense: Vectors | None = None
-    """float32, shape (len(positions), dimensions); None when nothing was found, or nothing dense is kept."""
+    """float32, shape (len(positions), dimensions). None if nothing dense was found."""
     sparse: list[SparseVector] | None = None
-    """One per position; None when nothing was found, or nothing sparse is kept."""
+    """One per position. None if nothing sparse was found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +52,22 @@ class CacheEntry:
 
 
 class VectorCache(Protocol):
-    """Vectors by space and text. May be used from many threads at once.
+    """Cache of vectors by namespace and text. Many threads may use it at once.
 
-    A space is EmbeddingClient.fingerprint(role): a name for everything that changes a vector but the text.
+    A cache namespace is EmbeddingClient.fingerprint(role): it names everything that changes a vector except the text.
 
-    Two more methods are optional. `describe(space, words)` is called once with a description of a space: a dict of
-    model, role, dimensions. `put_many(entries)` gets a sequence of CacheEntry, all that finished since the last write;
-    without it, `put` is called for each of them.
+    Two more methods are optional. `describe(namespace, description)` is called once for each namespace, with a dict of
+    model, role and dimensions. `put_many(entries)` gets a sequence of CacheEntry: all that finished since the last
+    write. Without it, `put` is called for each of them.
     """
 
-    def get(self, space: str, texts: Sequence[str]) -> CacheLookup:
-        """The vectors of the texts that are known; all of one length. Never raises because a store fails."""
+    def get(self, namespace: str, texts: Sequence[str]) -> CacheLookup:
+        """Look vectors up, all of one length. Does not raise if the store fails."""
 
     def put(
-        self, space: str, texts: Sequence[str], dense: Vectors | None, sparse: Sequence[SparseVector] | None
+        self, namespace: str, texts: Sequence[str], dense: Vectors | None, sparse: Sequence[SparseVector] | None
     ) -> None:
-        """Keep the vectors of texts, all or none. Never raises because a store fails."""
+        """Keep the vectors of texts, all or none. Does not raise if the store fails."""
 
     def close(self) -> None:
-        """Give back connections. A later call opens new ones."""
+        """Close connections. A later call opens new ones."""

@@ -1,169 +1,147 @@
-"""Any cache behind one check: what it raises or returns wrongly is a CacheWarning and an uncached run."""
+"""Validation of what a cache returns: anything raised or unusable is one CacheWarning and an uncached run."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from multiembed.cache.base import CacheLookup, CacheWarning
+from multiembed.cache.base import CacheLookup
 from multiembed.cache.failure_policy import StoreHealth
 from multiembed.types import SparseVector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from multiembed.cache.base import CacheEntry, VectorCache
     from multiembed.types import Output, Vectors
 
 
 class CheckedCache:
-    """A cache that raises nothing and returns usable vectors only, whatever the cache inside does.
+    """Cache that raises nothing and returns usable vectors only, whatever the inner cache does.
 
-    After the first failure the cache inside is left alone, with one CacheWarning.
+    After the first failure the inner cache is not used any more.
 
     Args:
-        cache: the cache inside; it may be the user's own object.
+        cache: the inner cache, which may be the user's own object.
         output: the vectors that a text needs to count as found.
-        dimensions: the length of each dense vector; None when it is not known yet.
+        dimensions: the length of each dense vector. None if it is not known yet.
     """
 
     def __init__(self, cache: VectorCache, *, output: Output, dimensions: int | None) -> None:
-        self._cache = cache
-        self._guard = StoreHealth(type(cache).__name__)
+        self._cache: Any = cache
+        self._health = StoreHealth(type(cache).__name__)
         self._output = output
         self._dimensions = dimensions
 
-    def describe(self, space: str, words: Mapping[str, Any]) -> None:
-        """Pass on the description of a space, if the cache inside takes one."""
-        if self._guard.reads:
-            with _reporting(self._guard.cannot_read):
+    def describe(self, namespace: str, description: Mapping[str, Any]) -> None:
+        """Pass on the description of a namespace, if the inner cache takes one."""
+        if self._health.reads:
+            with self._health.reporting("read"):
                 describe = getattr(self._cache, "describe", None)
                 if describe is not None:
-                    _refuse_awaitable(describe(space, words))
+                    _refuse_awaitable(describe(namespace, description))
 
-    def get(self, space: str, texts: Sequence[str]) -> CacheLookup:
-        """Return the vectors of the texts that are known."""
-        if self._guard.reads:
-            with _reporting(self._guard.cannot_read):
-                found = self._cache.get(space, list(texts))  # a copy: the cache may keep or change it
-                return usable(found, len(texts), output=self._output, dimensions=self._dimensions)
+    def get(self, namespace: str, texts: Sequence[str]) -> CacheLookup:
+        """Look vectors up."""
+        if self._health.reads:
+            with self._health.reporting("read"):
+                found = self._cache.get(namespace, list(texts))  # a copy: the cache may keep or change it
+                return validate_lookup(found, len(texts), output=self._output, dimensions=self._dimensions)
         return CacheLookup()
 
     def put_many(self, entries: Sequence[CacheEntry]) -> None:
-        """Keep the vectors of all entries, in one write if the cache inside has `put_many`."""
-        if not self._guard.writes:
+        """Keep the vectors of all entries, in one write if the inner cache has `put_many`."""
+        if not self._health.writes:
             return
-        with _reporting(self._guard.cannot_write):
-            put_many: Any = getattr(self._cache, "put_many", None)
+        with self._health.reporting("write"):
+            put_many = getattr(self._cache, "put_many", None)
             if put_many is not None:
                 _refuse_awaitable(put_many(entries))
                 return
-            put: Any = self._cache.put
             for entry in entries:
-                _refuse_awaitable(put(entry.namespace, entry.texts, entry.dense, entry.sparse))
+                _refuse_awaitable(self._cache.put(entry.namespace, entry.texts, entry.dense, entry.sparse))
 
     def close(self) -> None:
-        """Close the cache inside, if it can be closed."""
-        with _reporting(self._guard.cannot_close):
+        """Close the inner cache, if it can be closed."""
+        with self._health.reporting("close"):
             if hasattr(self._cache, "close"):
-                _refuse_awaitable(self._cache.close())  # type: ignore[func-returns-value]
+                _refuse_awaitable(self._cache.close())
 
 
-@contextmanager
-def _reporting(failed: Callable[[Exception], None]) -> Iterator[None]:
-    """Report an exception to `failed` instead of raising it; the cache may be the user's, and raise anything."""
-    try:
-        yield
-    except CacheWarning:  # where warnings are errors, the user wants them raised
-        raise
-    except Exception as error:  # noqa: BLE001 - as above
-        failed(error)
-
-
-def usable(found: Any, texts: int, *, output: Output, dimensions: int | None) -> CacheLookup:
-    """What a cache returned, if every vector of it can be used.
+def validate_lookup(found: Any, texts: int, *, output: Output, dimensions: int | None) -> CacheLookup:
+    """Check the result of a cache's `get`.
 
     Args:
-        found: what `get` returned.
-        texts: how many were asked for.
+        found: the result.
+        texts: how many were requested.
         output: the vectors that a text needs to count as found.
-        dimensions: the length of each dense vector; None when it is not known yet.
+        dimensions: the length of each dense vector. None if it is not known yet.
 
     Returns:
-        The positions in the cache's order, float32 rows, and sparse vectors, as far as `output` wants them.
+        The positions in the cache's order, with float32 rows and sparse vectors as far as `output` wants them.
 
     Raises:
-        TypeError: `found` or a part of it is of another type.
-        ValueError: a position or a vector cannot be right; the message says why.
+        TypeError: `found` or a part of it has another type.
+        ValueError: a position or a vector cannot be right. The message says why.
     """
     _refuse_awaitable(found)
     if not all(hasattr(found, name) for name in ("positions", "dense", "sparse")):
-        raise TypeError(f"get returned {type(found).__name__}, not a Found")
-    positions = _positions(found.positions, texts)
-    if not positions:
-        return CacheLookup()
-    return CacheLookup(
-        positions,
-        None if output == "sparse" else _dense(found.dense, len(positions), dimensions),
-        None if output == "dense" else _sparse(found.sparse, len(positions)),
-    )
-
-
-def _positions(given: Any, texts: int) -> list[int]:
-    positions = np.asarray(given)
+        raise TypeError(f"get returned {type(found).__name__}, not a CacheLookup")
+    positions = np.asarray(found.positions)
     if positions.ndim != 1 or (positions.size and positions.dtype.kind not in "iu"):
         raise TypeError("the positions are not a list of integers")
-    if positions.size and not 0 <= positions.min() <= positions.max() < texts:
+    if not positions.size:
+        return CacheLookup()
+    if not 0 <= positions.min() <= positions.max() < texts:
         raise ValueError(f"a position is not one of the {texts} texts")
     if len(np.unique(positions)) < positions.size:
         raise ValueError("a position is there twice")
-    return list(map(int, positions.tolist()))
+    return CacheLookup(
+        positions.tolist(),
+        None if output == "sparse" else _validate_dense(found.dense, positions.size, dimensions),
+        None if output == "dense" else _validate_sparse(found.sparse, positions.size),
+    )
 
 
-def _dense(given: Any, count: int, dimensions: int | None) -> Vectors:
-    if not isinstance(given, np.ndarray) or given.dtype.kind != "f":
+def _validate_dense(dense: Any, count: int, dimensions: int | None) -> Vectors:
+    if not isinstance(dense, np.ndarray) or dense.dtype.kind != "f":
         raise TypeError("the dense vectors are not an array of floats")
-    if given.ndim != 2 or len(given) != count or given.shape[1] != (dimensions or given.shape[1] or 1):
+    if dense.ndim != 2 or len(dense) != count or dense.shape[1] != (dimensions or dense.shape[1] or 1):
         raise ValueError(
-            f"the dense vectors have the shape {given.shape} where ({count}, {dimensions or 'dimensions'}) was expected"
+            f"the dense vectors have the shape {dense.shape} where ({count}, {dimensions or 'dimensions'}) was expected"
         )
     with np.errstate(over="ignore"):  # too large for float32 becomes infinity, which is refused
-        rows = np.asarray(given).astype(np.float32, copy=False)
-    if not any(_all_real(rows, precision) for precision in (np.float32, np.float64)):
-        raise ValueError("a dense vector holds NaN or infinity, or is all zeros")
-    return rows
+        rows = np.asarray(dense).astype(np.float32, copy=False)
+    # The squares of float32 are quick to sum, but overflow and underflow; those of float64 do not.
+    for precision in (np.float32, np.float64):
+        squares = np.einsum("ij,ij->i", rows, rows, dtype=precision)
+        if np.isfinite(squares).all() and squares.all():
+            return rows
+    raise ValueError("a dense vector holds NaN or infinity, or is all zeros")
 
 
-def _all_real(rows: Vectors, precision: type[np.floating[Any]]) -> bool:
-    """Whether each row has a length. float32 is quick, but its squares overflow and underflow."""
-    squares = np.einsum("ij,ij->i", rows, rows, dtype=precision)
-    return bool(np.isfinite(squares).all() and squares.all())
-
-
-def _sparse(given: Any, count: int) -> list[SparseVector]:
-    if not isinstance(given, (list, tuple)) or not all(isinstance(each, SparseVector) for each in given):
+def _validate_sparse(sparse: Any, count: int) -> list[SparseVector]:
+    if not isinstance(sparse, (list, tuple)) or not all(isinstance(vector, SparseVector) for vector in sparse):
         raise TypeError("the sparse vectors are not a list of SparseVector")
-    if len(given) != count:
-        raise ValueError(f"there are {len(given)} sparse vectors for {count} positions")
-    if problem := next(_problems(given), None):
+    if len(sparse) != count:
+        raise ValueError(f"there are {len(sparse)} sparse vectors for {count} positions")
+    for vector in sparse:
+        indices, values = vector.indices, vector.values
+        if len({len(indices), len(values), len(vector.tokens or indices)}) > 1:
+            problem = "has not as many values as indices"
+        elif not all(type(index) is int and index >= 0 for index in indices):
+            problem = "has an index that is not a vocabulary position"
+        elif len(set(indices)) < len(indices):
+            problem = "has an index twice"
+        elif not all(type(value) is float and math.isfinite(value) for value in values):
+            problem = "has a value that is not a finite float"
+        else:
+            continue
         raise ValueError(f"a sparse vector {problem}")
-    return list(given)
-
-
-def _problems(vectors: Sequence[SparseVector]) -> Iterator[str]:
-    for each in vectors:
-        if len({len(each.indices), len(each.values), len(each.tokens or each.indices)}) > 1:
-            yield "has not as many values as indices"
-        elif each.indices and (set(map(type, each.indices)) != {int} or min(each.indices) < 0):
-            yield "has an index that is not a vocabulary position"
-        elif len(set(each.indices)) < len(each.indices):
-            yield "has an index twice"
-        elif each.values and (set(map(type, each.values)) != {float} or not all(map(math.isfinite, each.values))):
-            yield "has a value that is not a finite float"
+    return list(sparse)
 
 
 def _refuse_awaitable(result: Any) -> None:

@@ -1,74 +1,76 @@
-"""What a cache does when its store fails: it warns once, and goes on without."""
+"""Failure policy of a cache: each kind of failure is one CacheWarning, and the run goes on without the cache."""
 
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from multiembed.cache.base import CacheWarning
 from multiembed.redaction import clean
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Failure: TypeAlias = Literal["read", "write", "encode", "close", "locked", "damaged", "mixed"]
+
+_MESSAGES: dict[Failure, str] = {
+    "read": "cannot be read: {}. Every text is embedded again from now on.",
+    "write": "cannot be written: {}. New vectors are not kept from now on.",
+    "encode": "cannot hold some vectors, which are not kept: {}.",
+    "close": "cannot be closed: {}.",
+    "locked": "is locked by another process. Until it is free again, vectors are not found, and new ones are not kept.",
+    "damaged": "holds damaged vectors. Their texts are embedded again, and kept again.",
+    "mixed": "holds vectors of two lengths for the same model and options. The texts of one of them are embedded "
+    "again.",
+}
+
 
 class StoreHealth:
-    """Whether the store is still read and written. It is asked first, told of every failure, and shared by threads.
+    """Health of a cache's store: whether it is still read and written. Shared by threads.
+
+    After a failed read nothing is read or written any more, and after a failed write nothing is written.
 
     Args:
-        name: of the store, for people.
+        name: of the store, for messages.
+        is_locked: whether an error means that another process holds a lock. Later calls try again then.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, is_locked: Callable[[Exception], bool] = lambda _: False) -> None:
         self.reads = True
         self.writes = True
         self._name = name
-        self._said: dict[str, object] = {}
+        self._is_locked = is_locked
+        self._reported: dict[Failure, object] = {}
 
-    def cannot_read(self, error: Exception) -> None:
-        """From now on nothing is found. What cannot be read is not written either, so that nothing gets worse."""
-        self.reads = self.writes = False
-        self._warn("read", f"{self._name} cannot be read: {_say(error)}. Every text is embedded again from now on.")
+    @contextmanager
+    def reporting(self, failure: Failure) -> Iterator[None]:
+        """Report an exception instead of raising it. A store may raise anything: it may be the user's own.
 
-    def cannot_write(self, error: Exception) -> None:
-        """From now on nothing is kept; what was kept is still found, as long as it can be read."""
-        self.writes = False
-        self._warn("write", f"{self._name} cannot be written: {_say(error)}. New vectors are not kept from now on.")
+        Raises:
+            CacheWarning: warnings are errors.
+        """
+        try:
+            yield
+        except CacheWarning:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above; a damaged file makes sqlite3 raise other errors, too
+            self.report("locked" if self._is_locked(error) else failure, error)
 
-    def cannot_encode(self, error: Exception) -> None:
-        """These vectors are not kept; others are."""
-        self._warn("encode", f"{self._name} cannot hold some vectors, which are not kept: {_say(error)}.")
-
-    def cannot_close(self, error: Exception) -> None:
-        """Nothing follows from it."""
-        self._warn("close", f"{self._name} cannot be closed: {_say(error)}.")
-
-    def is_locked(self) -> None:
-        """These vectors are not found or not kept; later ones are, when the lock is free again."""
-        self._warn(
-            "locked",
-            f"{self._name} is locked by another process. Until it is free again, vectors are not found, and new ones "
-            "are not kept.",
-        )
-
-    def is_damaged(self) -> None:
-        """A record is not as it was written, and counts as not found."""
-        self._warn("damaged", f"{self._name} holds damaged vectors. Their texts are embedded again, and kept again.")
-
-    def is_mixed(self) -> None:
-        """Vectors of one space have two lengths or kinds, and only one of them is found."""
-        self._warn(
-            "mixed",
-            f"{self._name} holds vectors of two lengths for the same model and options. The texts of one of them are "
-            "embedded again.",
-        )
-
-    def _warn(self, about: str, words: str) -> None:
+    def report(self, failure: Failure, error: Exception | None = None) -> None:
+        """Warn of the first failure of its kind."""
+        self.reads = self.reads and failure != "read"
+        self.writes = self.writes and failure not in ("read", "write")
         this = object()
-        if self._said.setdefault(about, this) is this:  # one of the threads that come here together
-            warnings.warn(f"The cache {words}", CacheWarning, stacklevel=4)
+        if self._reported.setdefault(failure, this) is this:  # only one of several threads that fail together
+            message = _MESSAGES[failure].format(_describe(error))
+            warnings.warn(f"The cache {self._name} {message}", CacheWarning, stacklevel=4)
 
 
-def _say(error: Exception) -> str:
-    """The error's type and the first line of what it says."""
+def _describe(error: Exception | None) -> str:
+    """The error's type and the first line of its message."""
     try:
-        words = str(error).strip().rstrip(".").splitlines()
+        lines = str(error).strip().rstrip(".").splitlines()
     except Exception:  # noqa: BLE001 - the error may be of the user's own class
-        words = []
-    return f"{type(error).__name__}: {clean(words[0]):.200}" if words else type(error).__name__
+        lines = []
+    return f"{type(error).__name__}: {clean(lines[0]):.200}" if lines else type(error).__name__

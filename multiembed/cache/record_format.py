@@ -1,11 +1,11 @@
-"""One vector as bytes, under a name made of its space and its text. Pure.
+"""Record format: one vector as bytes with a checksum, under the digest of its namespace and text. Pure.
 
 A record is, all little-endian: version and kind (uint16 each), dimensions (uint32), the digest (32 bytes), the dense
 vector (float32), the sparse one, and the CRC-32 of all that. Kind 1 is dense, 2 sparse, 3 both.
 
-The digest is SHA-256 over the space (as hex), a zero byte and the text (as UTF-8). Two texts with one digest would
-share a vector; with 256 bits, no chance and no choice of texts leads to that. Every language has SHA-256, so an export
-can be joined with the texts anywhere.
+The digest is SHA-256 over the namespace (as hex), a zero byte and the text (as UTF-8). Two texts with one digest would
+share a vector; with 256 bits this does not happen by chance or by choice of texts. Every language has SHA-256, so an
+export can be joined with the texts anywhere.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ _SPARSE = struct.Struct("<IBBH")
 _CRC = struct.Struct("<I")
 _HAS_DENSE, _HAS_SPARSE = 1, 2
 _BODY = _FORM.size + 32
-_WHOLE = 0x2144DF1C
+_CRC_OF_INTACT = 0x2144DF1C
 """The CRC-32 of any bytes that end with their own CRC-32."""
 
 
-def digests(space: str, texts: Iterable[str]) -> list[bytes]:
-    """The digest of each text in a space."""
-    begun = hashlib.sha256(space.encode() + b"\0")
-    found = []
+def digests(namespace: str, texts: Iterable[str]) -> list[bytes]:
+    """Compute the digest of each text in a namespace."""
+    prefix = hashlib.sha256(namespace.encode() + b"\0")
+    computed = []
     for text in texts:
-        each = begun.copy()
-        each.update(_utf8(text))
-        found.append(each.digest())
-    return found
+        sha256 = prefix.copy()
+        sha256.update(_encode_text(text))
+        computed.append(sha256.digest())
+    return computed
 
 
 def encode(entry: CacheEntry) -> list[tuple[bytes, bytes]]:
-    """The digests with their records; a sparse vector whose indices no record can hold is left out.
+    """Make records, each with its digest; a sparse vector whose indices no record can hold is left out.
 
     Raises:
         ValueError: there are not as many vectors as texts, or none at all.
@@ -57,44 +57,46 @@ def encode(entry: CacheEntry) -> list[tuple[bytes, bytes]]:
     if not entry.texts:
         return []
     entry.check()
-    names, dense, sparse = digests(entry.namespace, entry.texts), entry.dense, entry.sparse
-    kind = (dense is not None) + 2 * (sparse is not None)
-    rows = np.ascontiguousarray(dense, dtype="<f4") if dense is not None else np.empty((len(names), 0), dtype="<f4")
-    form = _FORM.pack(VERSION, kind, rows.shape[1])
-    kept = []
-    for place, name in enumerate(names):
-        tail = b"" if sparse is None else _encode_sparse(sparse[place])
-        if tail is None:
-            continue
-        record = form + name + rows[place].tobytes() + tail
-        kept.append((name, record + _CRC.pack(crc32(record))))
-    return kept
+    dense, sparse = entry.dense, entry.sparse
+    rows = np.empty((len(entry.texts), 0)) if dense is None else dense
+    rows = np.ascontiguousarray(rows, dtype="<f4")
+    form = _FORM.pack(VERSION, (dense is not None) + 2 * (sparse is not None), rows.shape[1])
+    records = []
+    for position, digest in enumerate(digests(entry.namespace, entry.texts)):
+        tail = b"" if sparse is None else _encode_sparse(sparse[position])
+        if tail is not None:
+            record = form + digest + rows[position].tobytes() + tail
+            records.append((digest, record + _CRC.pack(crc32(record))))
+    return records
 
 
 def intact_of(records: Iterable[object]) -> list[bytes]:
-    """The records that are as they were written, in a form that is read here."""
+    """Select the records that pass their check and are of this version."""
     return [
         record
         for record in records
-        if isinstance(record, bytes) and crc32(record) == _WHOLE and len(record) > _BODY and record.startswith(b"\1\0")
+        if isinstance(record, bytes)
+        and crc32(record) == _CRC_OF_INTACT
+        and len(record) > _BODY
+        and record.startswith(b"\1\0")
     ]
 
 
-def names_of(records: Iterable[bytes]) -> list[bytes]:
-    """The digests that records were written under."""
+def digests_of(records: Iterable[bytes]) -> list[bytes]:
+    """Read the digest of each record."""
     return [record[_FORM.size : _BODY] for record in records]
 
 
 def form_of(record: bytes) -> bytes:
-    """What the records of one space have in common: the kind of vector, and its length."""
+    """Read what the records of one namespace have in common: the kind and length of the vector."""
     return record[: _FORM.size]
 
 
 def decode(records: Sequence[bytes]) -> tuple[Vectors | None, list[SparseVector] | None]:
-    """The vectors of whole records of one form.
+    """Read the vectors of intact records of one form.
 
     Returns:
-        Dense ones, float32, shape (len(records), dimensions), and sparse ones; None for what they do not hold.
+        Dense vectors, float32, shape (len(records), dimensions), and sparse ones. None for a kind they do not hold.
     """
     _, kind, dimensions = _FORM.unpack(form_of(records[0]))
     end = _BODY + 4 * dimensions
@@ -107,11 +109,8 @@ def decode(records: Sequence[bytes]) -> tuple[Vectors | None, list[SparseVector]
     return dense, sparse
 
 
-# ── sparse vectors ───────────────────────────────────────────────────────────────────────────────
-
-
 def _encode_sparse(vector: SparseVector) -> bytes | None:
-    """Indices and values in four bytes each where nothing is lost by that, else in eight; tokens as JSON."""
+    """Indices and values in four bytes each where that loses nothing, else in eight; tokens as JSON."""
     try:
         indices = np.array(vector.indices, dtype="<u8")
     except OverflowError:
@@ -123,24 +122,22 @@ def _encode_sparse(vector: SparseVector) -> bytes | None:
         values = short
     if (indices < 2**32).all():
         indices = indices.astype("<u4")
-    tokens = b"" if vector.tokens is None else _utf8(json.dumps(vector.tokens, ensure_ascii=False))
-    return (
-        _SPARSE.pack(len(indices), indices.itemsize, values.itemsize, 0) + indices.tobytes() + values.tobytes() + tokens
-    )
+    head = _SPARSE.pack(len(indices), indices.itemsize, values.itemsize, 0)
+    tokens = b"" if vector.tokens is None else _encode_text(json.dumps(vector.tokens, ensure_ascii=False))
+    return head + indices.tobytes() + values.tobytes() + tokens
 
 
 def _decode_sparse(data: bytes) -> SparseVector:
-    count, wide_index, wide_value, _ = _SPARSE.unpack_from(data)
-    values_at = _SPARSE.size + count * wide_index
-    tokens_at = values_at + count * wide_value
+    count, index_size, value_size, _ = _SPARSE.unpack_from(data)
+    values_at = _SPARSE.size + count * index_size
+    tokens_at = values_at + count * value_size
     tokens = data[tokens_at:]
     return SparseVector(
-        tuple(np.frombuffer(data[_SPARSE.size : values_at], dtype=f"<u{wide_index}").tolist()),
-        tuple(np.frombuffer(data[values_at:tokens_at], dtype=f"<f{wide_value}").tolist()),
+        tuple(np.frombuffer(data[_SPARSE.size : values_at], dtype=f"<u{index_size}").tolist()),
+        tuple(np.frombuffer(data[values_at:tokens_at], dtype=f"<f{value_size}").tolist()),
         tuple(json.loads(tokens.decode("utf-8", "surrogatepass"))) if tokens else None,
     )
 
 
-def _utf8(text: str) -> bytes:
-    """Encode a text as UTF-8; a lone surrogate can be decoded again."""
-    return text.encode("utf-8", "surrogatepass")
+def _encode_text(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")  # lone surrogates can be decoded again

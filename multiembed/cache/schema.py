@@ -1,4 +1,4 @@
-"""The cache's SQLite file: how it is recognised, made and opened, and what is said when that cannot be done."""
+"""Schema of the cache's SQLite file: its tables, how a file is recognised and opened, and the errors of opening it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 APPLICATION = 0x6D656D62
-"""`application_id` of our files: "memb"."""
+"""`application_id` of a cache file: "memb"."""
 SCHEMA = 1
 """`user_version` of the tables below."""
 PATIENCE = 5.0
 """Seconds to wait for another process that writes."""
-
-_CHECKPOINT = 16 << 20
-"""Bytes of the write-ahead log that are taken over into the file at a time."""
+CHECKPOINT_BYTES = 16 << 20
+"""Size of the write-ahead log at which it is copied into the file."""
+_MAX_LOG_BYTES = 4 * CHECKPOINT_BYTES
+"""Size of the log at which a commit does so itself, if no checkpoint did it meanwhile."""
 
 _TABLES = (
-    # Days are counted from 1970-01-01.
+    # `spaces` are the namespaces, and `words` their descriptions. Days are counted from 1970-01-01.
     "CREATE TABLE spaces (id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, words TEXT, used INTEGER NOT NULL)",
     # Rows are only ever appended, so vectors that were embedded together lie together. The key is the digest's first
     # eight bytes: the whole digest is in the record, and checked.
@@ -38,12 +39,12 @@ _TABLES = (
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a cache file, and make it when there is none.
+    """Open a cache file, and make it if it does not exist.
 
     The connection commits by itself and may be used by one thread after another.
 
     Raises:
-        ConfigurationError: it cannot be opened, or is no cache file of ours; the message says what to do.
+        ConfigurationError: it cannot be opened, or is not a cache file. The message says what to do.
     """
     connection = None
     try:
@@ -55,7 +56,7 @@ def connect(path: Path) -> sqlite3.Connection:
             connection.close()
         if isinstance(error, ConfigurationError) or not isinstance(error, Exception):
             raise
-        raise refuse(error, path) from None
+        raise opening_error(error, path) from None
     return connection
 
 
@@ -64,9 +65,45 @@ def is_busy(error: Exception) -> bool:
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def refuse(error: Exception, path: Path) -> ConfigurationError:
-    """What SQLite or the system said of a cache file, as an error that says what to do."""
-    return ConfigurationError(f"The cache {path} {_why(error)}")
+def opening_error(error: Exception, path: Path) -> ConfigurationError:
+    """Turn an error of SQLite or the system into one that says what to do."""
+    code = _code(error)
+    if isinstance(error, OSError):
+        cause = os.strerror(error.errno) if error.errno else type(error).__name__
+        problem = f"cannot be read ({cause}): check its rights."
+    # If a name in the schema is damaged, Python cannot decode SQLite's message.
+    elif code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or isinstance(error, UnicodeError):
+        problem = (
+            "is damaged: move it away, with its -wal and -shm files, and its vectors are embedded again; or bring back "
+            "a copy."
+        )
+    elif code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        problem = "cannot be written: check the rights of the file, and of its directory, where SQLite keeps two more."
+    elif code == sqlite3.SQLITE_FULL:
+        problem = "does not fit on its disk any more: make space, or name a file elsewhere."
+    elif is_busy(error):
+        problem = f"was locked by another process for {PATIENCE:g} seconds: try again later, or name another file."
+    else:
+        problem = f"cannot be opened ({str(error) or type(error).__name__}): keep it on a local disk."
+    return ConfigurationError(f"The cache {path} {problem}")
+
+
+def log_index(path: Path) -> Path:
+    """Name the file through which all processes that have a cache file open share the index of its log."""
+    return Path(f"{os.path.realpath(path)}-shm")
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Run a transaction: committed at the end or, after an error, rolled back."""
+    try:  # Ctrl-C may come as soon as the transaction has begun
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _recognise(path: Path) -> None:
@@ -77,54 +114,54 @@ def _recognise(path: Path) -> None:
     (https://sqlite.org/howtocorrupt.html, 2.2, read 2026-11-28).
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         if not path.parent.is_dir():
             raise ConfigurationError(f"The cache {path} has no directory: make {path.parent} first.") from None
         return
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise ConfigurationError(f"The cache {path} is a directory: name a file in it.")
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise ConfigurationError(f"The cache {path} is not a regular file: name another file.")
-    if found.st_nlink > 1:
+    if status.st_nlink > 1:
         raise ConfigurationError(
-            f"The cache {path} has {found.st_nlink} names (hard links). SQLite keeps a log beside each name, and "
-            "vectors would be lost. Remove the other names, or copy the file and name the copy."
+            f"The cache {path} has {status.st_nlink} names (hard links). SQLite keeps a log for each name, and vectors "
+            "would be lost. Remove the other names, or copy the file and name the copy."
         )
-    if found.st_size:
-        _check_owner(path)
+    if status.st_size:
+        _check_file(path)
 
 
-def _check_owner(path: Path) -> None:
+def _check_file(path: Path) -> None:
     """Read who made the file, and in which version.
 
-    `immutable` reads the first page without locks, and makes and deletes no file beside it, also where another
-    application's log stands or is missing. What is read is fixed before the log is turned on (`_make`).
-    `writable_schema` lets the file be shorter than its first page says: it is while a checkpoint runs.
+    `immutable` reads the first page without locks, and makes and deletes no other file, even if another application's
+    log is there or missing. What is read is fixed before the log is turned on (`_make_tables`). `writable_schema` lets
+    the file be shorter than its first page says, as it is during a checkpoint.
     """
     if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
             connection.execute("PRAGMA writable_schema = ON")
-            pages = _number(connection, "page_count")
-            application, schema = _number(connection, "application_id"), _number(connection, "user_version")
+            is_database = _number(connection, "page_count") > 0
+            if is_database:
+                _check_owner(connection, path)
     except sqlite3.DatabaseError as error:
         if _code(error) != sqlite3.SQLITE_NOTADB:
             raise
-        pages = application = schema = 0
-    if not pages:
+        is_database = False
+    if not is_database:
         raise ConfigurationError(
             f"{path} is no cache file and is left as it is: name another file. If it was a cache, it is damaged: move "
             "it away."
         )
-    _check(application, schema, path)
 
 
-def _check(application: int, schema: int, path: Path) -> None:
-    if application != APPLICATION:
+def _check_owner(connection: sqlite3.Connection, path: Path) -> None:
+    if _number(connection, "application_id") != APPLICATION:
         raise ConfigurationError(f"{path} is another application's database and is left as it is: name another file.")
-    if schema > SCHEMA:
+    if _number(connection, "user_version") > SCHEMA:
         raise ConfigurationError(
             f"The cache {path} was made by a newer multiembed and is left as it is: upgrade, or name another file."
         )
@@ -132,34 +169,21 @@ def _check(application: int, schema: int, path: Path) -> None:
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if not _number(connection, "application_id"):
-        _make(connection, path)
-    _check(_number(connection, "application_id"), _number(connection, "user_version"), path)
-    if _journal(connection) == "wal":
+        _make_tables(connection, path)
+    _check_owner(connection, path)
+    if _turn_log_on(connection) == "wal":
         connection.execute("PRAGMA synchronous = NORMAL")  # kill -9 loses nothing, a power failure the last moments
-        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT // _number(connection, 'page_size')}")
-        connection.execute(f"PRAGMA journal_size_limit = {_CHECKPOINT}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_MAX_LOG_BYTES // _number(connection, 'page_size')}")
+        connection.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_BYTES}")
 
 
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """To write in: committed at the end or, after an error, taken back."""
-    try:  # Ctrl-C may come as soon as the transaction stands
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _make(connection: sqlite3.Connection, path: Path) -> None:
+def _make_tables(connection: sqlite3.Connection, path: Path) -> None:
     """Make the tables in one transaction, before the log is there: the file's first bytes say at once whose it is."""
     with transaction(connection):
-        if any(_number(connection, each) for each in ("application_id", "user_version", "schema_version")):
+        if any(_number(connection, name) for name in ("application_id", "user_version", "schema_version")):
             return  # another process was faster
-        # A file of this name was deleted, and its log was not. SQLite deletes a log that stands beside an empty file
-        # itself, but would share the index of the log with a process that still has the deleted file open.
+        # A file of this name was deleted, and its log was not. SQLite itself deletes the log of an empty file, but
+        # would share the index of the log with a process that still has the deleted file open.
         with suppress(OSError):
             log_index(path).unlink(missing_ok=True)
         for table in _TABLES:
@@ -168,19 +192,13 @@ def _make(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {SCHEMA}")
 
 
-def log_index(path: Path) -> Path:
-    """The file beside a cache file in which all processes that have it open share the index of its log."""
-    return Path(f"{os.path.realpath(path)}-shm")
-
-
-def _journal(connection: sqlite3.Connection) -> str:
-    """Turn the write-ahead log on. SQLite does not wait by itself for others to let it."""
-    ends = time.monotonic() + PATIENCE
-    while True:
+def _turn_log_on(connection: sqlite3.Connection) -> str:
+    deadline = time.monotonic() + PATIENCE
+    while True:  # SQLite does not wait by itself for others here
         try:
             return str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0])
         except sqlite3.OperationalError as error:
-            if not is_busy(error) or time.monotonic() > ends:
+            if not is_busy(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
 
@@ -192,26 +210,3 @@ def _code(error: Exception) -> int:
 
 def _number(connection: sqlite3.Connection, pragma: str) -> int:
     return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return (
-            f"cannot be read ({os.strerror(error.errno) if error.errno else type(error).__name__}): check its rights."
-        )
-    code = _code(error)
-    # Where a name in the schema is damaged, Python cannot decode what SQLite says of it.
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or isinstance(error, UnicodeError):
-        return (
-            "is damaged: move it away, with the -wal and -shm files beside it, and its vectors are embedded again; or "
-            "bring back a copy."
-        )
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return (
-            "cannot be written: check the rights of the file, and of its directory, where SQLite keeps two more files."
-        )
-    if code == sqlite3.SQLITE_FULL:
-        return "has no room left on its disk: make some, or name a file elsewhere."
-    if is_busy(error):
-        return f"was locked by another process for {PATIENCE:g} seconds: try again later, or name another file."
-    return f"cannot be opened ({str(error) or type(error).__name__}): keep it on a local disk."

@@ -1,4 +1,4 @@
-"""The cache of an embedder whose cache could not be pickled: it holds nothing, and says so in each process."""
+"""Stand-in for a cache object that could not be pickled: it holds nothing, and warns once in each process."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from multiembed.cache.base import CacheLookup, CacheWarning
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from multiembed.types import SparseVector, Vectors
-
 
 class UnavailableCache:
-    """Takes the place of a cache object that could not travel to another process.
+    """Stand-in for a cache that did not reach this process. It finds and keeps nothing.
 
-    It finds and keeps nothing. Its first use in a process is a CacheWarning.
+    Its first use in a process is a CacheWarning.
 
     Args:
         kind: the type of the cache object.
-        option: the option that it was given as.
+        option: the option by which it was given.
     """
 
     def __init__(self, kind: str, option: str = "cache") -> None:
@@ -29,21 +27,19 @@ class UnavailableCache:
         self.option = option
         self._warned_in = 0
 
-    def get(self, space: str, texts: Sequence[str]) -> CacheLookup:  # noqa: ARG002 - the protocol has them
+    def get(self, namespace: str, texts: Sequence[str]) -> CacheLookup:  # noqa: ARG002 - the protocol has them
         """Find nothing."""
         self.warn()
         return CacheLookup()
 
-    def put(
-        self, space: str, texts: Sequence[str], dense: Vectors | None, sparse: Sequence[SparseVector] | None
-    ) -> None:
+    def put(self, *_: object) -> None:
         """Keep nothing."""
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing."""
 
     def warn(self) -> None:
-        """Say, once in this process, that the cache is missing."""
+        """Warn once in this process that the cache is missing."""
         if self._warned_in == os.getpid():
             return
         self._warned_in = os.getpid()
@@ -56,7 +52,7 @@ class UnavailableCache:
         )
 
     def __repr__(self) -> str:
-        return f"MissingCache({self.kind!r})"
+        return f"UnavailableCache({self.kind!r})"
 
     def __reduce__(self) -> Any:
         return UnavailableCache, (self.kind, self.option)
