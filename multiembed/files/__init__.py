@@ -1,10 +1,10 @@
-"""Files of texts in, files of vectors out: read and written in constant memory, without a network.
+"""Input files of texts and output files of vectors, read and written in constant memory, without a network.
 
 inputs = Inputs(["docs.jsonl"], column="text")
 survey = inputs.survey()
 with open_output("docs.parquet", columns=survey.columns) as output:
     for chunk in inputs.chunks():
-        output.write(chunk, vectors_of(chunk), kept_of(chunk))
+        output.write(chunk, vectors_of(chunk), kept_rows_of(chunk))
     output.finish()
 """
 

@@ -1,4 +1,4 @@
-"""A file that is written whole or not at all: beside its place first, and into it by one rename."""
+"""Atomic write of a file: it is written under a temporary name and renamed when it is whole."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from multiembed import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
 
 class WholeFile:
-    """A file in the making. Until `finish`, nothing is seen at its place; without it, nothing is left.
+    """File that is written whole or not at all. Until `finish` nothing is seen under its name.
 
-    Two programs never write one file at once: the second is refused. What a killed program left is written over. What
-    replaces a file takes over its permissions, and stands where a link to it leads.
+    Two programs never write one file at once: the second is refused. A temporary file of a killed program is reused. A
+    file that replaces another takes over its permissions, and goes where a link leads.
 
     Raises:
-        ConfigurationError: the file is there and may not be replaced, or another program is writing it.
+        ConfigurationError: the file exists and may not be replaced, or another program is writing it.
         OSError: the folder is missing or not writeable.
     """
 
@@ -31,58 +30,70 @@ class WholeFile:
         self.path = Path(os.path.realpath(path))
         self._overwrite = overwrite
         self._partial = self.path.with_name(f".{self.path.name}.partial")
-        self.stream = self._begun()
+        self.stream = self._open_partial()
 
     def finish(self) -> None:
-        """Put the file into its place, safe against a power cut.
+        """Give the file its name, safe against a power failure.
 
         Raises:
-            ConfigurationError: meanwhile another program has put a file there.
+            ConfigurationError: meanwhile another program has made a file of this name.
         """
         self.prepare()
         self.place()
 
     def prepare(self) -> None:
-        """Bring to the disk what was written; the long part of finishing."""
+        """Write everything to the disk; the long part of finishing."""
         with naming(self.path):
             self.stream.flush()
             os.fsync(self.stream.fileno())
 
     def place(self) -> None:
-        """Put the prepared file into its place.
+        """Give the prepared file its name.
 
         Raises:
-            ConfigurationError: meanwhile another program has put a file there.
+            ConfigurationError: meanwhile another program has made a file of this name.
         """
         if self._overwrite:
             with suppress(FileNotFoundError):
                 shutil.copymode(self.path, self._partial)
             self._partial.replace(self.path)
         else:
-            self._place_if_free()
+            try:
+                self.path.hardlink_to(self._partial)
+            except FileExistsError:
+                check_place(self.path, overwrite=False)
+            except OSError:  # a file system without links
+                check_place(self.path, overwrite=False)
+                self._partial.replace(self.path)
+            else:
+                self._partial.unlink()
         self.stream.close()
-        _settle(self.path.parent)
+        if os.name == "posix":  # make the rename durable; it has happened, so a failure of this is not an error
+            with suppress(OSError):
+                descriptor = os.open(self.path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
 
     def discard(self) -> None:
-        """Leave nothing behind, unless it is finished."""
+        """Remove the temporary file, unless the file is finished."""
         if not self.stream.closed:
             self._partial.unlink(missing_ok=True)
-            with suppress(OSError):  # a full disk refuses the rest, which nobody wants any more
+            with suppress(OSError):  # a full disk refuses what is still buffered
                 self.stream.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.discard()
 
-    def _begun(self) -> IO[bytes]:
-        """The file beside the place, empty and ours alone."""
+    def _open_partial(self) -> IO[bytes]:
+        """Open the temporary file, empty and locked."""
         while True:
             stream = os.fdopen(os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-            if not _locked(stream.fileno()):
+            if not _lock(stream.fileno()):
                 stream.close()
                 raise ConfigurationError(f"Another program is writing {self.path} at this moment.")
             # Between opening and locking another program may have finished: then this is its output by now.
@@ -91,17 +102,6 @@ class WholeFile:
                     stream.truncate(0)
                     return stream
             stream.close()
-
-    def _place_if_free(self) -> None:
-        try:
-            self.path.hardlink_to(self._partial)
-        except FileExistsError:
-            check_place(self.path, overwrite=False)
-        except OSError:  # a file system without links
-            check_place(self.path, overwrite=False)
-            self._partial.replace(self.path)
-        else:
-            self._partial.unlink()
 
 
 @contextmanager
@@ -116,22 +116,22 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def check_place(path: Path, *, overwrite: bool) -> None:
-    """See that a file may be written.
+    """Check that a file may be written.
 
     Raises:
-        ConfigurationError: it is there and may not be replaced, is a folder, or its folder is missing or read-only.
+        ConfigurationError: it exists and may not be replaced, is a folder, or its folder is missing or read-only.
     """
     try:
-        fault = _place_fault(path, overwrite=overwrite)
+        problem = _place_problem(path, overwrite=overwrite)
     except OSError as error:  # a name that is too long, a circle of links
-        fault = f"{path} cannot be written: {error.strerror}."
-    if fault:
-        raise ConfigurationError(fault)
+        problem = f"{path} cannot be written: {error.strerror}."
+    if problem:
+        raise ConfigurationError(problem)
 
 
-def _place_fault(path: Path, *, overwrite: bool) -> str | None:
+def _place_problem(path: Path, *, overwrite: bool) -> str | None:
     with suppress(FileNotFoundError):
-        path.stat()  # fails for a circle of links, which the questions below take for a file that is missing
+        path.stat()  # fails for a circle of links, which the checks below take for a missing file
     if path.is_dir():
         return f"{path} is a folder: name a file."
     folder = Path(os.path.realpath(path)).parent
@@ -146,7 +146,7 @@ def _place_fault(path: Path, *, overwrite: bool) -> str | None:
     return None
 
 
-def _locked(descriptor: int) -> bool:
+def _lock(descriptor: int) -> bool:
     try:
         import fcntl
     except ModuleNotFoundError:  # Windows, where a file that is open elsewhere cannot be replaced anyway
@@ -156,14 +156,3 @@ def _locked(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _settle(folder: Path) -> None:
-    """Make a rename last, where the system can: it has happened, so that a refusal is no error of the caller's."""
-    if os.name == "posix":
-        with suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Delimiters of CSV and TSV: how users and Excel name them, and signs that a file uses another one. Pure."""
+"""Delimiters of CSV and TSV: how users and Excel name them, and how to tell that a file uses another one. Pure."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 DELIMITERS = (",", ";", "\t", "|")
 """The common delimiters."""
 SAMPLE_ROWS = 100
-"""Rows after the header that are looked at."""
+"""Rows after the header that are checked."""
 _NAMES = {"tab": "\t", "\\t": "\t"}
 _SEPARATOR_LINE = re.compile(r'"?sep=(.?)"?\r?\n?', re.IGNORECASE)
 
 
 class SampleRow(NamedTuple):
-    """A row and the line on which it begins."""
+    """Row and the line on which it begins."""
 
     line: int
     fields: list[str]
@@ -32,8 +32,8 @@ def parse_delimiter(name: str) -> str:
     delimiter = _NAMES.get(name.lower(), name)
     if len(delimiter) != 1 or delimiter.isalnum() or delimiter in '"\r\n\0\ufeff':
         raise ValueError(
-            f"{name!r} cannot separate fields: give one character that is no letter, digit, quotation mark or line "
-            "end, or the word tab."
+            f"{name!r} cannot separate fields: give one character other than a letter, a digit, a quotation "
+            "mark or a line end, or the word tab."
         )
     return delimiter
 

@@ -1,4 +1,4 @@
-"""CSV and TSV: rows under a header, with quoted fields that may hold line ends."""
+"""CSV and TSV input: rows under a header, with quoted fields that may hold line ends."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from multiembed.files.csv_dialect import (
     separator_line,
     suspected_delimiter,
 )
-from multiembed.files.rows import CHUNK_ROWS, InputError, Row, chunk_of, fault_of, gathered, shortened
-from multiembed.files.text_decoding import LONGEST_LINE
+from multiembed.files.rows import CHUNK_ROWS, InputError, Row, Source, grouped, make_chunk, shortened, text_fault
+from multiembed.files.text_decoding import MAX_LINE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from multiembed.files.text_decoding import Lines
 
 # A column becomes numbers only where every value of the whole file is one and none loses anything by it: 007 is text.
-_FORMS: dict[str, re.Pattern[str]] = {
+_PATTERNS: dict[str, re.Pattern[str]] = {
     "boolean": re.compile(r"[Tt]rue|[Ff]alse|TRUE|FALSE"),
     "integer": re.compile(r"0|-?[1-9][0-9]{0,17}"),
     "number": re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?"),
 }
-_READ: dict[str, Callable[[str], Any]] = {
-    "boolean": lambda word: word in ("true", "True", "TRUE"),
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "boolean": lambda field: field in ("true", "True", "TRUE"),
     "integer": int,
     "number": float,
 }
@@ -42,36 +42,36 @@ _READ: dict[str, Callable[[str], Any]] = {
 
 @dataclass(slots=True)
 class Fields:
-    """The rows of a chunk; their values by the kinds that the whole file turned out to have."""
+    """Columns of a chunk: its rows, and the kinds that the columns of the whole file turned out to have."""
 
     kinds: dict[str, str]
     rows: list[list[str]]
 
     def values(self, name: str) -> list[Any]:
-        """One column; None where the file does not have it, and for an empty field of a column of numbers."""
+        """Return one column; None where the file does not have it, and for an empty field of a column of numbers."""
         if name not in self.kinds:
             return [None] * len(self.rows)
-        at = list(self.kinds).index(name)
-        read = _READ.get(self.kinds[name])
-        if read is None:
-            return [row[at] for row in self.rows]
-        return [read(row[at]) if row[at] else None for row in self.rows]
+        index = list(self.kinds).index(name)
+        parse = _PARSERS.get(self.kinds[name])
+        if parse is None:
+            return [row[index] for row in self.rows]
+        return [parse(row[index]) if row[index] else None for row in self.rows]
 
     def objects(self) -> list[bytes]:
-        """Each row as a JSON object."""
+        """Return each row as a JSON object."""
         columns = [self.values(name) for name in self.kinds]
         return [to_json(dict(zip(self.kinds, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
-class Delimited:
-    """Rows under a header.
+class Delimited(Source):
+    """Reader of rows under a header.
 
     A first line `sep=X`, as Excel writes it, names the delimiter and is not a row.
 
     Args:
         lines: the file.
         column: the column of the texts.
-        delimiter: one character; None: the one that the file names in a `sep=` line, or else the usual one.
+        delimiter: one character. None: the one of a `sep=` line, or else the usual one.
         usual: the delimiter of files of this format.
         quoted: False: a quotation mark is a character like any other.
     """
@@ -80,85 +80,76 @@ class Delimited:
         self.name = lines.name
         self.column = column
         self._lines = lines
-        self._asked = delimiter
+        self._delimiter = delimiter
         self._usual = usual
         self._quoted = quoted
-        self._undecoded: str | None = None  # what is wrong with the bytes of the row that is being read
+        self._decoding_fault: str | None = None
+        """What is wrong with the bytes of the row that is being read."""
         self._kinds: dict[str, str] = {}
-        self._known = False
+        self._is_known = False
+        """Whether the kinds are those of the whole file."""
 
     def kinds(self) -> dict[str, str]:
-        """The columns, with what their first values are.
+        """Return the columns, with what their first values are.
 
         Raises:
-            InputError: there is no header, or the file looks as if another delimiter separated its fields.
+            InputError: the header is missing, or another delimiter seems to separate the fields.
         """
         self._check_delimiter()
         rows = self._rows()
         header = self._header(rows)
-        sample = [fields for _, (_, fields) in zip(range(CHUNK_ROWS), rows, strict=False) if len(fields) == len(header)]
-        return {name: _kind(None, [fields[at] for fields in sample]) or "text" for at, name in enumerate(header)}
+        sample = [fields for _, fields in islice(rows, CHUNK_ROWS) if len(fields) == len(header)]
+        return {
+            name: _merge_kind(None, [fields[index] for fields in sample]) or "text" for index, name in enumerate(header)
+        }
 
     def types(self) -> dict[str, Any]:
-        """The columns, with their arrow types, once the file was read to its end."""
+        """Return the columns, with their arrow types, after reading to the end."""
         pa = arrow()
         types = {"boolean": pa.bool_(), "integer": pa.int64(), "number": pa.float64()}
         return {name: types.get(kind, pa.string()) for name, kind in self._kinds.items()}
 
     def names(self) -> Collection[str]:
-        """The names of the columns, once the file was read."""
+        """Return the names of the columns, after reading."""
         return self._kinds
 
-    def seen(self, chunk: Chunk) -> dict[str, Any]:  # noqa: ARG002
-        """Nothing more."""
-        return {}
-
     def read(self, *, whole: bool = True) -> Iterator[Chunk]:  # noqa: ARG002 - a row is parsed as a whole
-        """The rows, from the first. The first reading to the end finds out what the columns hold."""
+        """Read the rows, from the first. The first reading to the end finds out what the columns hold."""
         rows = self._rows()
         header = self._header(rows)
         learned: dict[str, str | None] = dict.fromkeys(header)
         learned[str(self.column)] = "text"
-        for chunk in self._chunks(rows, header):
-            if not self._known:
-                fields = cast("Fields", chunk.columns).rows
-                for at, name in enumerate(header):
-                    learned[name] = _kind(learned[name], [row[at] for row in fields])
-            yield chunk
-        if not self._known:
+        for group in grouped(self._checked_rows(rows, header)):
+            fields: list[list[str]] = [row.held for row in group]
+            if not self._is_known:
+                for index, name in enumerate(header):
+                    learned[name] = _merge_kind(learned[name], [row[index] for row in fields])
+            yield make_chunk(group, [self.name] * len(group), Fields(self._kinds, fields))
+        if not self._is_known:
             self._kinds.update((name, kind or "text") for name, kind in learned.items())
-            self._known = True
+            self._is_known = True
 
-    def _chunks(self, rows: Iterator[tuple[int, list[str]]], header: list[str]) -> Iterator[Chunk]:
-        for group in gathered(self._told(rows, header)):
-            columns = Fields(self._kinds, [row.kept for row in group])
-            yield chunk_of(group, [self.name] * len(group), columns)
-
-    def _told(self, rows: Iterator[tuple[int, list[str]]], header: list[str]) -> Iterator[Row]:
-        at = header.index(str(self.column))
+    def _checked_rows(self, rows: Iterator[tuple[int, list[str]]], header: list[str]) -> Iterator[Row]:
+        index = header.index(str(self.column))
         for number, fields in rows:
-            fault = self._fault(fields, len(header))
-            text = fields[at] if at < len(fields) else ""
-            fault = fault or fault_of(text)
+            fault, self._decoding_fault = self._decoding_fault, None
+            if not fault and len(fields) != len(header):
+                fault = f"the row has {len(fields)} fields, the header {len(header)}"
+            text = fields[index] if index < len(fields) else ""
+            fault = fault or text_fault(text)
             if fault:
                 fields = (fields + [""] * len(header))[: len(header)]
             yield Row(number, text, fault, sum(map(len, fields)), fields)
 
-    def _fault(self, fields: list[str], expected: int) -> str | None:
-        undecoded, self._undecoded = self._undecoded, None
-        if undecoded:
-            return undecoded
-        return None if len(fields) == expected else f"the row has {len(fields)} fields, the header {expected}"
-
     def _header(self, rows: Iterator[tuple[int, list[str]]]) -> list[str]:
-        number, header = next(rows, (None, []))
-        twice = [name for name in header if header.count(name) > 1]
+        number, header = next(rows, (None, cast("list[str]", [])))
+        repeated = [name for name in header if header.count(name) > 1]
         if number is None:
             raise InputError("the file is empty: it has no header", file=self.name)
-        if self._undecoded:
-            raise InputError(self._undecoded, file=self.name, line=number)
-        if twice:
-            raise InputError(f"the header names {twice[0]!r} twice", file=self.name, line=number)
+        if self._decoding_fault:
+            raise InputError(self._decoding_fault, file=self.name, line=number)
+        if repeated:
+            raise InputError(f"the header names {repeated[0]!r} twice", file=self.name, line=number)
         if not self._kinds:
             self._kinds = dict.fromkeys(header, "text")
         return header
@@ -169,15 +160,15 @@ class Delimited:
         Raises:
             InputError: the message names the line and the option.
         """
-        delimiter, before = self._separator()
-        if self._asked == self._usual or (before and self._asked is None):  # the user or the file says so
+        delimiter, skipped_lines = self._separator()
+        if skipped_lines if self._delimiter is None else self._delimiter == self._usual:  # the user or the file says so
             return
         samples = {each: self._sample(each) for each in {delimiter, *DELIMITERS}}
         suspected = suspected_delimiter(samples, delimiter, column=self.column)
         if suspected is None or "\ufffd" in "".join(suspected[1].fields):  # of another encoding
             return
         found, row = suspected
-        if self._asked is None:
+        if self._delimiter is None:
             advice = f", or --delimiter {delimiter_name(self._usual)} if it is one column"
         else:
             advice = "; files with different delimiters need a run each"
@@ -197,57 +188,53 @@ class Delimited:
         return rows
 
     def _separator(self) -> tuple[str, int]:
-        """The delimiter, and how many lines stand before the header.
+        """The delimiter, and how many lines come before the header.
 
         Raises:
             InputError: the file has a `sep=` line that names no delimiter.
         """
-        first = next(self._decoded(), "")
-        self._undecoded = None
-        named = separator_line(first)
-        if named == "" and self._asked is None:
+        named = separator_line(next(self._decoded(), ""))
+        self._decoding_fault = None
+        if named == "" and self._delimiter is None:
             raise InputError("the line 'sep=' names no delimiter: say --delimiter", file=self.name, line=1)
-        return self._asked or named or self._usual, 0 if named is None else 1
+        return self._delimiter or named or self._usual, 0 if named is None else 1
 
     def _rows(self, delimiter: str | None = None) -> Iterator[tuple[int, list[str]]]:
-        """Each row with the line on which it begins; empty lines are passed over."""
-        csv.field_size_limit(LONGEST_LINE)
-        right, before = self._separator()
-        self._undecoded = None
+        """Each row with the line on which it begins; empty lines are skipped."""
+        csv.field_size_limit(MAX_LINE_BYTES)
+        usual, skipped_lines = self._separator()
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self._quoted else csv.QUOTE_NONE
-        lines = islice(self._decoded(), before, None)
-        reader = csv.reader(lines, delimiter=delimiter or right, quoting=quoting, strict=True)
-        begins = before + 1
+        lines = islice(self._decoded(), skipped_lines, None)
+        reader = csv.reader(lines, delimiter=delimiter or usual, quoting=quoting, strict=True)
+        line = skipped_lines + 1
         while True:
             try:
                 fields = next(reader, None)
             except csv.Error as error:
                 hint = "; where a quotation mark is a character like any other, say --no-quotes" if self._quoted else ""
-                raise InputError(f"the row cannot be read: {error}{hint}", file=self.name, line=begins) from None
+                raise InputError(f"the row cannot be read: {error}{hint}", file=self.name, line=line) from None
             if fields is None:
                 return
             if fields:
-                yield begins, fields
-            begins = before + reader.line_num + 1
+                yield line, fields
+            line = skipped_lines + reader.line_num + 1
 
     def _decoded(self) -> Iterator[str]:
         for _, line in self._lines.numbered():
-            try:
-                text = self._lines.decode(line)
-            except UnicodeDecodeError as error:
-                self._undecoded = self._undecoded or self._lines.said(error)
-                text = line.decode("utf-8", "replace")
+            text, fault = self._lines.decode(line)
+            self._decoding_fault = self._decoding_fault or fault
             yield text
 
 
-def _kind(before: str | None, values: Iterable[str]) -> str | None:
-    """What a column holds, when it held this before; None while it holds nothing but empty fields."""
-    if before == "text":
+def _merge_kind(known: str | None, fields: Iterable[str]) -> str | None:
+    """The kind of a column, given the kind of its earlier fields; None while all fields are empty."""
+    if known == "text":
         return "text"
-    words = [word for word in values if word]
-    if not words:
-        return before
-    for kind, form in _FORMS.items():
-        if before in (None, kind, "integer" if kind == "number" else kind) and all(map(form.fullmatch, words)):
+    filled = [field for field in fields if field]
+    if not filled:
+        return known
+    for kind, pattern in _PATTERNS.items():
+        is_wider = known in (None, kind) or (known == "integer" and kind == "number")
+        if is_wider and all(map(pattern.fullmatch, filled)):
             return kind
     return "text"

@@ -1,9 +1,9 @@
-"""Which kind of file an input is, by its name or by what the user says, and what reads it."""
+"""Formats of input files: which reader reads a file, and which column holds the texts."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from multiembed.files.csv_reader import Delimited
 from multiembed.files.jsonl import JsonLines
@@ -13,9 +13,7 @@ from multiembed.files.rows import InputError
 from multiembed.files.text_decoding import Lines
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
-    from multiembed.files.rows import Chunk
+    from multiembed.files.rows import Source
 
 INPUT_FORMATS = ("text", "document", "csv", "tsv", "jsonl", "parquet")
 """text: a text on each line. document: the whole file is one text, as the files of a folder are."""
@@ -33,46 +31,21 @@ _SUFFIXES = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-_PACKED = (".gz", ".bz2", ".xz", ".zst")
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _USUAL = ("text", "content")
 """The names that the column of texts usually has."""
-
-
-class Source(Protocol):
-    """One input, to be read as often as needed."""
-
-    name: str
-    column: Any
-    """The column of the texts; None before it is chosen."""
-
-    def kinds(self) -> dict[str, str]:
-        """The columns, with what they hold; "text" for those that can be embedded."""
-
-    def types(self) -> dict[str, Any]:
-        """The columns, with their arrow types, as far as they are known once it was read to its end."""
-
-    def names(self) -> Collection[str]:
-        """The names of its columns, once it was read to its end."""
-
-    def seen(self, chunk: Chunk) -> dict[str, Any]:
-        """The columns of a chunk with their values, where types have to be learned from them."""
-
-    def read(self, *, whole: bool = True) -> Iterator[Chunk]:
-        """The rows, from the first; other columns than the texts' only where `whole`."""
 
 
 def open_source(
     path: Path, name: str, *, form: str | None, column: str | None, encoding: str, delimiter: str | None, quoted: bool
 ) -> Source:
-    """What reads an input.
+    """Choose the reader of an input.
 
     Raises:
-        InputError: its name does not tell what it is, and nobody said it.
+        InputError: the format is neither named nor known from the file's name.
     """
-    if path.is_dir():
-        return Documents(path, name, column, encoding)
-    form = form or _form(name)
-    if form == "document":
+    form = form or ("document" if path.is_dir() else _format_of(name))
+    if path.is_dir() or form == "document":
         return Documents(path, name, column, encoding)
     if form == "parquet":
         return Parquet(path, name, column)
@@ -85,13 +58,13 @@ def open_source(
 
 
 def choose_column(source: Source, wanted: str | None) -> str | None:
-    """The column of the texts: the one asked for, the only one of text, or the one that is named as such.
+    """Choose the column of the texts: the one asked for, the only one of text, or the one with a usual name.
 
     Returns:
-        None when the input has no row from which it could be told.
+        None when the input has no row from which it could be chosen.
 
     Raises:
-        InputError: there is none, or there are several; the message lists the columns.
+        InputError: there is none, or there are several. The message lists the columns.
     """
     kinds = source.kinds()
     if not kinds:
@@ -114,12 +87,12 @@ def choose_column(source: Source, wanted: str | None) -> str | None:
     raise InputError(f"{problem}: say with --column which to embed. Its columns: {listed}.", file=source.name)
 
 
-def _form(name: str) -> str:
+def _format_of(name: str) -> str:
     path = Path(name)
-    if path.suffix.lower() in _PACKED:
+    if path.suffix.lower() in _COMPRESSED:
         path = path.with_suffix("")
     form = _SUFFIXES.get(path.suffix.lower())
     if form is None:
-        what = "standard input" if name == "-" else name
-        raise InputError(f"Say with --format what {what} holds: {', '.join(INPUT_FORMATS)}.")
+        input_name = "standard input" if name == "-" else name
+        raise InputError(f"Say with --format what {input_name} holds: {', '.join(INPUT_FORMATS)}.")
     return form

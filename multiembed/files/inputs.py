@@ -1,11 +1,11 @@
-"""Several inputs as one row of chunks, read twice: to find every mistake before anything is paid, and to embed."""
+"""Inputs of a run, read twice: a survey finds every fault before anything is paid, then the rows are embedded."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from multiembed.files.arrow import Column, Types
 from multiembed.files.csv_dialect import parse_delimiter
@@ -16,28 +16,26 @@ from multiembed.files.rows import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from types import TracebackType
 
-    from multiembed.files.formats import Source
-    from multiembed.files.rows import Chunk
+    from multiembed.files.rows import Chunk, Source
 
 _NAMED = 5
-"""The most faulty rows that a survey names."""
+"""Maximum faulty rows that a survey names."""
 
 
 @dataclass(slots=True)
 class Survey:
-    """What the first reading found."""
+    """Result of the first reading."""
 
     rows: int = 0
     faults: int = 0
     """Rows that cannot be embedded."""
     named: list[str] = field(default_factory=list)
-    """The first of them, with their places and reasons."""
+    """The first of them, with their locations and reasons."""
     names: set[str] = field(default_factory=set)
     """The names of all columns."""
     columns: list[Column] = field(default_factory=list)
-    """The columns, where they were asked for."""
+    """The columns, if they were asked for."""
 
 
 class Inputs:
@@ -46,16 +44,16 @@ class Inputs:
     Args:
         paths: files, folders, or "-" for standard input.
         form: one of INPUT_FORMATS, for inputs whose names do not tell it.
-        column: the column of the texts; None: the only one of text, or the one named text or content.
+        column: the column of the texts. None: the only one of text, or the one named text or content.
         encoding: of text, CSV, TSV and JSONL.
-        delimiter: of CSV and TSV, where it is not the usual one: one character, or "tab".
+        delimiter: of CSV and TSV, if it is not the usual one: one character, or "tab".
         quoted: False: in CSV and TSV a quotation mark is a character like any other.
         stdin: what "-" reads from.
-        spool: the folder in which what can be read only once is kept meanwhile.
+        spool: the folder for copies of inputs that can be read only once.
 
     Raises:
-        InputError: an input cannot be read, or its column of texts cannot be told.
-        OSError: it is not there.
+        InputError: an input cannot be read, or its column of texts is not clear.
+        OSError: it does not exist.
     """
 
     def __init__(
@@ -79,18 +77,11 @@ class Inputs:
             raise InputError(f"--delimiter: {error}") from None
         if list(paths).count("-") > 1:
             raise InputError("Standard input can be read once only.")
+        options: dict[str, Any] = {"form": form, "encoding": encoding, "delimiter": delimiter, "quoted": quoted}
         try:
             for name in paths:
-                path = self._kept(name, stdin)
-                source = open_source(
-                    path,
-                    name,
-                    form=form,
-                    column=column,
-                    encoding=encoding,
-                    delimiter=delimiter,
-                    quoted=quoted,
-                )
+                path = self._readable_path(name, stdin)
+                source = open_source(path, name, column=column, **options)
                 column = source.column = choose_column(source, column)
                 self.paths.append(path)
                 self._sources.append(source)
@@ -107,31 +98,30 @@ class Inputs:
 
         Args:
             columns: whether the types of the columns are asked for, which takes pyarrow.
-            seen: is told the rows so far.
+            seen: called with the rows so far.
 
         Raises:
             InputError: a file is broken in a way that concerns more than single rows.
         """
-        found = Survey()
+        survey = Survey()
         types = Types()
         for source in self._sources:
             for chunk in source.read(whole=False):
-                found.rows += len(chunk)
-                found.faults += len(chunk.faults)
-                for row in list(chunk.faults)[: _NAMED - len(found.named)]:
-                    found.named.append(f"{chunk.place(row)}: {chunk.faults[row]}")
+                survey.rows += len(chunk)
+                survey.faults += len(chunk.faults)
+                for row in list(chunk.faults)[: _NAMED - len(survey.named)]:
+                    survey.named.append(f"{chunk.location(row)}: {chunk.faults[row]}")
                 if columns:
-                    types.see(source.seen(chunk))
-                seen(found.rows)
-            found.names.update(source.names())
+                    types.add(source.untyped_values(chunk))
+                seen(survey.rows)
+            survey.names.update(source.names())
             if columns:
-                types.see(source.types())
-        if columns:
-            found.columns = types.columns()
-        return found
+                types.add(source.types())
+        survey.columns = types.columns()
+        return survey
 
     def chunks(self, *, whole: bool = True) -> Iterator[Chunk]:
-        """All rows, from the first.
+        """Read all rows, from the first.
 
         Args:
             whole: False: the texts are enough, the other columns may be left out.
@@ -145,19 +135,17 @@ class Inputs:
                 raise InputError("the file has changed while it was read: run again", file=source.name)
 
     def close(self) -> None:
-        """Remove what was kept of inputs that can be read only once."""
+        """Remove the copies of inputs that can be read only once."""
         self._spool.clear()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _kept(self, name: str, stdin: IO[bytes] | None) -> Path:
-        """Where an input can be read again and again: standard input and pipes are copied to disk."""
+    def _readable_path(self, name: str, stdin: IO[bytes] | None) -> Path:
+        """The path at which an input can be read again and again: standard input and pipes are copied to disk."""
         if name == "-":
             return self._spool.copy_stdin(stdin)
         if not name:  # Path("") is the folder of the process
@@ -168,7 +156,7 @@ class Inputs:
         except (FileNotFoundError, NotADirectoryError):
             if path.is_symlink():
                 raise InputError("this is a link to a file that does not exist", file=name) from None
-            raise InputError(f"There is no file or folder {name}.") from None
+            raise InputError(f"The file or folder {name} does not exist.") from None
         except (OSError, ValueError) as error:  # a circle of links, a name that is too long or holds a NUL
             raise InputError(f"it cannot be read: {getattr(error, 'strerror', None) or error}", file=name) from None
         if not os.access(path, os.R_OK):
@@ -182,6 +170,6 @@ class Inputs:
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """By what a changed file is known; None for a folder, in which the output itself may come to stand."""
+    """Size and time, by which a changed file is recognised; None for a folder, which may hold the output itself."""
     status = path.stat()
     return None if path.is_dir() else (status.st_size, status.st_mtime_ns)

@@ -1,4 +1,4 @@
-"""JSONL: an object on each line. Lines are kept as they stand, so that JSONL out of JSONL loses nothing."""
+"""JSONL input: an object on each line. Lines are kept unchanged, so that JSONL to JSONL loses nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
-from multiembed.files.rows import Row, chunk_of, fault_of, gathered, shortened
+from multiembed.files.rows import Row, Source, grouped, make_chunk, shortened, text_fault
+from multiembed.files.text_decoding import decode
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -27,28 +28,32 @@ _KEY = re.compile(_STRING + rb"([ \t\r]*:)?")
 _KINDS = {str: "text", int: "integer", float: "number", bool: "boolean", list: "list", dict: "object"}
 
 
+class LineError(ValueError):
+    """A line that is not an object of JSON; its message is the fault."""
+
+
 @dataclass(slots=True)
 class Objects:
-    """The rows of a chunk, each with its line."""
+    """Columns of a chunk: its rows, each with its line."""
 
     rows: Sequence[dict[str, Any]]
     lines: Sequence[bytes]
 
     def values(self, name: str) -> list[Any]:
-        """One column; None where a row does not have it."""
+        """Return one column; None where a row does not have it."""
         return [row.get(name) for row in self.rows]
 
     def objects(self) -> list[bytes]:
-        """Each row as it stood."""
+        """Return each row unchanged."""
         return list(self.lines)
 
 
-class JsonLines:
-    """An object on each line; blank lines are passed over.
+class JsonLines(Source):
+    """Reader of an object on each line; blank lines are skipped.
 
-    The texts are one field's; of objects inside objects it is named as outer.inner. A line is refused if it nests
-    deeper than MAX_DEPTH, or has a key twice in itself or in an object on the way to the text: a parser would silently
-    take the last one.
+    The texts are one field; a field of an inner object is named outer.inner. A line is refused if it nests deeper than
+    MAX_DEPTH, or has a key twice in itself or in an object on the way to the text: a parser would silently take the
+    last one.
     """
 
     def __init__(self, lines: Lines, column: str | None) -> None:
@@ -56,12 +61,12 @@ class JsonLines:
         self.column = column
         self._lines = lines
         self._names: set[str] = set()
-        self._repeats = 0
-        self._checked = False
-        """Whether the whole file was read with its column: without repeated keys then, none is looked for again."""
+        self._has_repeats = False
+        self._is_checked = False
+        """Whether the whole file was read with its column: without repeated keys then, none is searched for again."""
 
     def kinds(self) -> dict[str, str]:
-        """The fields of the first rows that have some, with what they hold."""
+        """Return the fields of the first rows that have some, with what they hold."""
         kinds: dict[str, str] = {}
         for chunk in self.read():
             for row in cast("Objects", chunk.columns).rows:
@@ -72,89 +77,92 @@ class JsonLines:
                 break
         return kinds
 
-    def types(self) -> dict[str, Any]:
-        """Nothing that was not seen in the chunks."""
-        return {}
-
     def names(self) -> Collection[str]:
-        """The names of all fields that were read so far."""
+        """Return the names of all fields that were read so far."""
         return self._names
 
-    def seen(self, chunk: Chunk) -> dict[str, Any]:
-        """The columns of a chunk with their values."""
+    def untyped_values(self, chunk: Chunk) -> dict[str, Any]:
+        """Return the columns of a chunk with their values."""
         columns = cast("Objects", chunk.columns)
         names = dict.fromkeys(name for row in columns.rows for name in row)
         return {name: columns.values(name) for name in names}
 
     def read(self, *, whole: bool = True) -> Iterator[Chunk]:  # noqa: ARG002 - a line is parsed as a whole
-        """The rows, from the first."""
-        for group in gathered(self._rows()):
-            rows, lines = zip(*(row.kept for row in group), strict=True)
+        """Read the rows, from the first."""
+        for group in grouped(self._rows()):
+            rows, lines = zip(*(row.held for row in group), strict=True)
             self._names.update(*rows)
-            yield chunk_of(group, [self.name] * len(group), Objects(rows, lines))
-        self._checked = self.column is not None
+            yield make_chunk(group, [self.name] * len(group), Objects(rows, lines))
+        self._is_checked = self.column is not None
 
     def _rows(self) -> Iterator[Row]:
         for number, line in self._lines.numbered():
             line = line.strip()
             if not line:
                 continue
-            row, kept, fault = self._row(line)
-            text = shortened(line.decode("utf-8", "replace")) if fault else ""
-            if fault is None:
-                text, fault = self._text(row)
-            yield Row(number, text, fault, len(line), (row, kept))
-
-    def _row(self, line: bytes) -> tuple[dict[str, Any], bytes, str | None]:
-        """The object of a line, the line as UTF-8, and what is wrong with it."""
-        if self._lines.encoding != "utf-8":
             try:
-                line = self._lines.decode(line).encode("utf-8", "surrogatepass")
-            except UnicodeDecodeError as error:
-                return {}, b"{}", self._lines.said(error)
-        if _depth(line) > MAX_DEPTH:
-            return {}, b"{}", f"the line nests lists and objects more than {MAX_DEPTH} levels deep"
+                row, held = self._parse(line)
+            except LineError as error:
+                yield Row(number, shortened(line.decode("utf-8", "replace")), str(error), len(line), ({}, b"{}"))
+                continue
+            text, fault = row.get(self.column or ""), None
+            if type(text) is not str or not text or text.isspace():
+                text, fault = self._find_text(row)
+            yield Row(number, text, fault, len(line), (row, held))
+
+    def _parse(self, line: bytes) -> tuple[dict[str, Any], bytes]:
+        """The object of a line, and the line as UTF-8."""
+        if self._lines.encoding != "utf-8":
+            text, fault = self._lines.decode(line)
+            if fault:
+                raise LineError(fault)
+            line = text.encode("utf-8", "surrogatepass")
+        if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
+            raise LineError(f"the line nests lists and objects more than {MAX_DEPTH} levels deep")
         try:
-            row = orjson.loads(line)
+            row, held = orjson.loads(line), line
         except orjson.JSONDecodeError as error:
-            return self._again(line, error)
+            row, held = self._parse_leniently(line, error)
         if not isinstance(row, dict):
             kind = _KINDS.get(type(row), "null")
             hint = " (jq -c '.[]' makes lines of a list)" if kind == "list" else ""
-            return {}, b"{}", f"the line is no JSON object but {_a(kind)}{hint}"
-        return row, line, self._repeated(line, row)
+            raise LineError(f"the line is no JSON object but {_with_article(kind)}{hint}")
+        if self._has_repeats or not self._is_checked:
+            self._refuse_repeated_key(line, row)
+        return row, held
 
-    def _again(self, line: bytes, error: orjson.JSONDecodeError) -> tuple[dict[str, Any], bytes, str | None]:
+    def _parse_leniently(self, line: bytes, error: orjson.JSONDecodeError) -> tuple[Any, bytes]:
         """What Python writes and strict JSON does not know: NaN and halves of a surrogate pair."""
+        text, fault = decode(line, "utf-8")
+        if fault:
+            raise LineError(fault) from None
         try:
-            parsed = json.loads(line.decode("utf-8"), parse_constant=lambda _: None)
-            row = _sound(parsed)
+            row = _sanitize(json.loads(text, parse_constant=lambda _: None))
             if isinstance(row, dict):
-                return row, orjson.dumps(row), self._repeated(line, parsed)
-        except UnicodeDecodeError as its:
-            return {}, b"{}", self._lines.said(its)
-        except (ValueError, TypeError, OverflowError):  # no JSON, or a number that no float holds
+                return row, orjson.dumps(row)
+        except (ValueError, TypeError, OverflowError):  # not JSON, or a number that no float holds
             pass
         hint = ": one object a line is asked for, not JSON over several lines" if line in (b"{", b"[") else ""
-        return {}, b"{}", f"the line is no JSON ({error.msg} at column {error.colno}){hint}"
+        raise LineError(f"the line is no JSON ({error.msg} at column {error.colno}){hint}") from None
 
-    def _repeated(self, line: bytes, row: dict[str, Any]) -> str | None:
-        """The fault of a line that has a key twice in itself, or in an object on the way to the text."""
-        if self._checked and not self._repeats:
-            return None
+    def _refuse_repeated_key(self, line: bytes, row: dict[str, Any]) -> None:
+        """Refuse a line that has a key twice in itself, or in an object on the way to the text."""
         if line.count(b":") == len(row):
-            return None
-        keys = _keys(row)
+            return
+        keys = _count_keys(row)
         # Without a blank before a colon, no key is missed by counting quotation marks before colons.
-        if line.count(b'":') == keys and not any(each in line for each in (b'" :', b'"\t:', b'"\r:')):
-            return None
+        if line.count(b'":') == keys and b" :" not in line and b"\t" not in line and b"\r" not in line:
+            return
         if sum(map(bool, _KEY.findall(line))) == keys:
-            return None
-        key = _repeated_key(line, self._path(row))
-        if key is None:
-            return None
-        self._repeats += 1
-        return f"the key {shortened(key)!r} stands twice in one object"
+            return
+        value = json.loads(line, object_pairs_hook=_object)
+        for name in [*self._path(row), None]:
+            if isinstance(value, _RepeatingObject):
+                self._has_repeats = True
+                raise LineError(f"the key {shortened(value.key)!r} stands twice in one object")
+            if not isinstance(value, dict):
+                return
+            value = value.get(name)
 
     def _path(self, row: dict[str, Any]) -> list[str]:
         """The names that lead to the text."""
@@ -162,9 +170,10 @@ class JsonLines:
             return [self.column] if self.column else []
         return self.column.split(".")
 
-    def _text(self, row: dict[str, Any]) -> tuple[str, str | None]:
+    def _find_text(self, row: dict[str, Any]) -> tuple[str, str | None]:
+        """The text of a row, and why it cannot be embedded."""
         column = self.column
-        if column is None:  # the columns are only looked at, or there are none
+        if column is None:  # only the columns are looked at, or there are none
             return "", None if row else "the line has no field"
         value: Any = row
         for name in self._path(row):
@@ -172,20 +181,17 @@ class JsonLines:
                 return "", f"there is no {column!r}; the line has {', '.join(map(repr, row)) or 'no field'}"
             value = value[name]
         if isinstance(value, str):
-            return value, fault_of(value)
+            return value, text_fault(value)
         if value is None:
             return "", f"{column!r} is null"
-        kind = _KINDS[type(value)]
         hint = ""
         if isinstance(value, dict) and value:
             hint = f": a field inside is named as {column}.{next(iter(value))}"
-        return "", f"{column!r} is {_a(kind)}, not text{hint}"
+        return "", f"{column!r} is {_with_article(_KINDS[type(value)])}, not text{hint}"
 
 
 def _depth(line: bytes) -> int:
-    """How deep a line nests lists and objects, at most; exact where it matters."""
-    if line.count(b"[") + line.count(b"{") <= MAX_DEPTH:
-        return 0
+    """How deep a line nests lists and objects, at most."""
     depth = deepest = 0
     for found in _BRACKET_OR_STRING.finditer(line):
         token = found[0]
@@ -194,14 +200,16 @@ def _depth(line: bytes) -> int:
     return deepest
 
 
-def _keys(value: Any) -> int:
-    """All keys in all objects of a value."""
-    if isinstance(value, dict):
-        return len(value) + sum(map(_keys, value.values()))
-    return sum(map(_keys, value)) if isinstance(value, list) else 0
+def _count_keys(value: Any) -> int:
+    """All keys in all objects of a list or an object."""
+    count, inner = (len(value), value.values()) if isinstance(value, dict) else (0, value)
+    for each in inner:
+        if isinstance(each, (dict, list)):
+            count += _count_keys(each)
+    return count
 
 
-class _Repeated(dict[str, Any]):
+class _RepeatingObject(dict[str, Any]):
     """An object that has a key twice."""
 
     key = ""
@@ -211,36 +219,24 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) == len(pairs):
         return row
-    repeated = _Repeated(row)
+    repeating = _RepeatingObject(row)
     names = [name for name, _ in pairs]
-    repeated.key = next(name for name in names if names.count(name) > 1)
-    return repeated
+    repeating.key = next(name for name in names if names.count(name) > 1)
+    return repeating
 
 
-def _repeated_key(line: bytes, path: list[str]) -> str | None:
-    """A key that stands twice in the object of a line, or in one of those on a path in it."""
-    value = json.loads(line, object_pairs_hook=_object)
-    for name in [*path, None]:
-        if isinstance(value, _Repeated):
-            return value.key
-        if not isinstance(value, dict):
-            break
-        value = value.get(name)
-    return None
-
-
-def _a(kind: str) -> str:
+def _with_article(kind: str) -> str:
     return kind if kind in ("null", "text") else f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
-def _sound(value: Any) -> Any:
-    """A value in which halves of surrogate pairs are U+FFFD, because UTF-8 has no place for them."""
+def _sanitize(value: Any) -> Any:
+    """Replace halves of surrogate pairs by U+FFFD, because UTF-8 cannot hold them."""
     if isinstance(value, str):
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if isinstance(value, list):
-        return [_sound(each) for each in value]
+        return [_sanitize(each) for each in value]
     if isinstance(value, dict):
-        return {_sound(name): _sound(each) for name, each in value.items()}
+        return {_sanitize(name): _sanitize(each) for name, each in value.items()}
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return float(value)
     if value in (math.inf, -math.inf):

@@ -1,9 +1,9 @@
-"""What is written: Parquet with a column of fixed-size lists, JSONL with a field more, or a matrix as .npy."""
+"""Outputs: Parquet with a column of fixed-size lists, JSONL with one more field, or a matrix as .npy."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import orjson
@@ -16,7 +16,6 @@ from multiembed.files.rows import InputError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -25,69 +24,62 @@ if TYPE_CHECKING:
 
 OUTPUT_FORMATS = ("parquet", "jsonl", "npy")
 _SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".npy": "npy"}
-_ROW_GROUP = 32 << 20
-"""Bytes of a row group: what is held in memory until it is written."""
-_NPY_HEADER = 128
-
-
-class Writer(Protocol):
-    """One kind of output. Of each chunk it gets the vectors, float32, shape (rows, dimensions), and which rows stay."""
-
-    def write(self, chunk: Chunk, vectors: NDArray[np.float32], kept: NDArray[np.bool_]) -> None:
-        """Take the next rows."""
-
-    def finish(self) -> None:
-        """Write what is still held."""
-
-    def discard(self) -> None:
-        """Write nothing more, not even when it is deleted."""
+_ROW_GROUP_BYTES = 32 << 20
+"""Size of a row group: what is held in memory until it is written."""
+_NPY_HEADER_BYTES = 128
 
 
 class Output:
-    """An output in the making; see WholeFile for how it comes to its place."""
+    """Base of the output formats. See WholeFile for how an output gets its name."""
 
-    def __init__(self, file: WholeFile, writer: Writer) -> None:
+    def __init__(self, file: WholeFile) -> None:
         self._file = file
-        self._writer = writer
         self.rows = 0
         """Rows with a vector, so far."""
 
     def write(self, chunk: Chunk, vectors: NDArray[np.float32], kept: NDArray[np.bool_]) -> None:
-        """Take the next rows."""
+        """Write the next rows, with float32 vectors of shape (rows, dimensions), as far as they are kept."""
         self.rows += int(kept.sum())
         with naming(self._file.path):
-            self._writer.write(chunk, vectors, kept)
+            self._write(chunk, vectors, kept)
 
     def finish(self) -> None:
-        """Put the output into its place."""
+        """Finish the output and give it its name."""
         self.prepare()
         self.place()
 
     def prepare(self) -> None:
-        """Bring all of it to the disk; the long part of finishing."""
+        """Write everything to the disk; the long part of finishing."""
         with naming(self._file.path):
-            self._writer.finish()
+            self._finish()
         self._file.prepare()
 
     def place(self) -> None:
-        """Put the prepared output into its place."""
+        """Give the prepared output its name."""
         self._file.place()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer.discard()
+    def __exit__(self, *_: object) -> None:
+        self._discard()
         self._file.discard()
+
+    def _write(self, chunk: Chunk, vectors: NDArray[np.float32], kept: NDArray[np.bool_]) -> None:
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        """Write what is still held."""
+
+    def _discard(self) -> None:
+        """Write nothing more, not even when the output is deleted."""
 
 
 def output_format(path: Path, form: str | None = None) -> str:
-    """The format of an output, as told or by its name.
+    """Return the format of an output: the one named, or the one of its suffix.
 
     Raises:
-        ConfigurationError: its name does not tell.
+        ConfigurationError: neither says it.
     """
     found = form or _SUFFIXES.get(path.suffix.lower())
     if found is None:
@@ -109,15 +101,15 @@ def open_output(
     facts: Mapping[str, object] | None = None,
     overwrite: bool = False,
 ) -> Output:
-    """Begin an output.
+    """Open an output.
 
     Args:
-        path: where it is to stand.
+        path: of the output.
         form: one of OUTPUT_FORMATS.
         columns: for Parquet, the columns of the inputs.
         names: the names of all columns of the inputs.
         name: the column of the vectors.
-        facts: what the vectors are, for the metadata of a Parquet file.
+        facts: about the vectors, for the metadata of a Parquet file.
         overwrite: whether it may replace another file.
 
     Raises:
@@ -129,24 +121,23 @@ def open_output(
         )
     file = WholeFile(path, overwrite=overwrite)
     if form == "parquet":
-        return Output(file, ParquetWriter(file, columns, name, facts or {}))
-    return Output(file, JsonLinesWriter(file, name) if form == "jsonl" else MatrixWriter(file))
+        return ParquetOutput(file, columns, name, facts or {})
+    return JsonLinesOutput(file, name) if form == "jsonl" else MatrixOutput(file)
 
 
-class ParquetWriter:
-    """The kept rows' columns, and their vectors as a column of fixed-size lists of float32."""
+class ParquetOutput(Output):
+    """Output of the kept rows' columns, and their vectors as a column of fixed-size lists of float32."""
 
     def __init__(self, file: WholeFile, columns: Sequence[Column], name: str, facts: Mapping[str, object]) -> None:
-        self._file = file
+        super().__init__(file)
         self._columns = columns
         self._name = name
-        self._facts = facts
+        self._metadata = {"multiembed": json.dumps(dict(facts), ensure_ascii=False)}
         self._held: list[Any] = []
-        self._bytes = 0
+        self._held_bytes = 0
         self._writer: Any = None
 
-    def write(self, chunk: Chunk, vectors: NDArray[np.float32], kept: NDArray[np.bool_]) -> None:
-        """Hold the rows until they fill a row group."""
+    def _write(self, chunk: Chunk, vectors: NDArray[np.float32], kept: NDArray[np.bool_]) -> None:
         if not kept.any():
             return
         pa = arrow()
@@ -155,21 +146,22 @@ class ParquetWriter:
             mask = pa.array(kept)
             arrays = [array.filter(mask) for array in arrays]
             vectors = vectors[kept]
+        dimensions = vectors.shape[1]
+        fields = [pa.field(column.name, column.type or pa.string()) for column in self._columns]
+        fields.append(pa.field(self._name, pa.list_(pa.float32(), dimensions)))
         numbers = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-        arrays.append(pa.FixedSizeListArray.from_arrays(numbers, vectors.shape[1]))
-        batch = pa.record_batch(arrays, schema=self._schema(vectors.shape[1]))
+        arrays.append(pa.FixedSizeListArray.from_arrays(numbers, dimensions))
+        batch = pa.record_batch(arrays, schema=pa.schema(fields, metadata=self._metadata))
         self._held.append(batch)
-        self._bytes += batch.nbytes
-        if self._bytes >= _ROW_GROUP:
+        self._held_bytes += batch.nbytes
+        if self._held_bytes >= _ROW_GROUP_BYTES:
             self._flush()
 
-    def finish(self) -> None:
-        """Write the last row group and the footer."""
+    def _finish(self) -> None:
         self._flush()
         self._writer.close()
 
-    def discard(self) -> None:
-        """Close pyarrow's writer."""
+    def _discard(self) -> None:
         if self._writer is not None:
             abandon(self._writer)
 
@@ -195,28 +187,21 @@ class ParquetWriter:
                 self._file.stream,
                 table.schema,
                 compression="zstd",
-                use_dictionary=plain,  # for vectors it is time wasted, and so are their smallest and largest numbers
+                use_dictionary=plain,  # for vectors, dictionaries and statistics only cost time
                 write_statistics=plain,
             )
         self._writer.write_table(table, row_group_size=table.num_rows)
-        self._held, self._bytes = [], 0
-
-    def _schema(self, dimensions: int) -> Any:
-        pa = arrow()
-        fields = [pa.field(column.name, column.type or pa.string()) for column in self._columns]
-        fields.append(pa.field(self._name, pa.list_(pa.float32(), dimensions)))
-        return pa.schema(fields, metadata={"multiembed": json.dumps(dict(self._facts), ensure_ascii=False)})
+        self._held, self._held_bytes = [], 0
 
 
-class JsonLinesWriter:
-    """The kept rows as JSON objects, with their vectors as one field more."""
+class JsonLinesOutput(Output):
+    """Output of the kept rows as JSON objects, with their vectors as one more field."""
 
     def __init__(self, file: WholeFile, name: str) -> None:
-        self._file = file
+        super().__init__(file)
         self._field = orjson.dumps(name) + b":"
 
-    def write(self, chunk: Chunk, vectors: NDArray[np.float32], kept: NDArray[np.bool_]) -> None:
-        """Write the rows."""
+    def _write(self, chunk: Chunk, vectors: NDArray[np.float32], kept: NDArray[np.bool_]) -> None:
         numbers = np.ascontiguousarray(vectors)
         lines = []
         for row, line in enumerate(chunk.columns.objects()):
@@ -227,43 +212,32 @@ class JsonLinesWriter:
                 lines.append(b"".join((body, comma, self._field, vector, b"}\n")))
         self._file.stream.write(b"".join(lines))
 
-    def finish(self) -> None:
-        """Nothing is held."""
 
-    def discard(self) -> None:
-        """Nothing is held."""
-
-
-class MatrixWriter:
-    """All rows' vectors as a float32 matrix for numpy. A row without a vector is NaN, so that row i is text i."""
+class MatrixOutput(Output):
+    """Output of all vectors as a float32 matrix. A row without a vector is NaN, so that row i is text i."""
 
     def __init__(self, file: WholeFile) -> None:
-        self._file = file
+        super().__init__(file)
         self._rows = self._dimensions = self._owed = 0
-        file.stream.write(b"\0" * _NPY_HEADER)
+        file.stream.write(b"\0" * _NPY_HEADER_BYTES)
 
-    def write(self, chunk: Chunk, vectors: NDArray[np.float32], kept: NDArray[np.bool_]) -> None:
-        """Write the rows."""
+    def _write(self, chunk: Chunk, vectors: NDArray[np.float32], kept: NDArray[np.bool_]) -> None:
         self._rows += len(chunk)
         if not kept.any() and not self._dimensions:
             self._owed += len(chunk)  # their length is not known yet
             return
         self._dimensions = vectors.shape[1]
-        self._put(np.full((self._owed, self._dimensions), np.nan))
-        self._owed = 0
-        self._put(vectors if kept.all() else np.where(kept[:, None], vectors, np.float32(np.nan)))
+        if self._owed:
+            self._file.stream.write(np.full((self._owed, self._dimensions), np.nan, dtype="<f4").tobytes())
+            self._owed = 0
+        rows = vectors if kept.all() else np.where(kept[:, None], vectors, np.float32(np.nan))
+        self._file.stream.write(np.ascontiguousarray(rows, dtype="<f4").tobytes())
 
-    def finish(self) -> None:
-        """Write the header, now that the number of rows is known; its room is fixed, and numpy takes the blanks."""
+    def _finish(self) -> None:
+        # The number of rows is known now. numpy accepts the blanks that pad the header.
         shape = f"({self._rows}, {self._dimensions})"
         header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
-        room = _NPY_HEADER - 10
+        length = _NPY_HEADER_BYTES - 10
         self._file.stream.seek(0)
-        self._file.stream.write(b"\x93NUMPY\x01\x00" + room.to_bytes(2, "little"))
-        self._file.stream.write(f"{header:<{room - 1}}\n".encode())
-
-    def discard(self) -> None:
-        """Nothing is held."""
-
-    def _put(self, vectors: NDArray[Any]) -> None:
-        self._file.stream.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
+        self._file.stream.write(b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little"))
+        self._file.stream.write(f"{header:<{length - 1}}\n".encode())

@@ -1,4 +1,4 @@
-"""Parquet as an input, read in small batches whatever the size of its row groups."""
+"""Parquet input, read in small batches whatever the size of its row groups."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from multiembed.files.arrow import arrow, to_json
-from multiembed.files.rows import CHUNK_CHARACTERS, CHUNK_ROWS, Chunk, InputError, fault_of
+from multiembed.files.rows import CHUNK_CHARACTERS, CHUNK_ROWS, Chunk, InputError, Source, text_fault
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-_BUFFER = 1 << 18
+_READ_BYTES = 1 << 18
 """Bytes read ahead of each column."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """The rows of a chunk as arrow holds them."""
+    """Columns of a chunk as arrow holds them."""
 
     batch: Any
 
     def values(self, name: str) -> Any:
-        """One column; nulls where the file does not have it."""
+        """Return one column; nulls where the file does not have it."""
         if name in self.batch.schema.names:
             return self.batch.column(name)
         return [None] * self.batch.num_rows
 
     def objects(self) -> list[bytes]:
-        """Each row as a JSON object."""
+        """Return each row as a JSON object."""
         names = self.batch.schema.names
-        columns = [_plain(name, column) for name, column in zip(names, self.batch.columns, strict=True)]
+        columns = [_json_values(name, column) for name, column in zip(names, self.batch.columns, strict=True)]
         return [to_json(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
-class Parquet:
-    """A Parquet file."""
+class Parquet(Source):
+    """Reader of a Parquet file."""
 
     def __init__(self, path: Path, name: str, column: str | None) -> None:
         self.name = name
@@ -44,45 +44,40 @@ class Parquet:
         self._path = path
 
     def kinds(self) -> dict[str, str]:
-        """The columns, with what they hold."""
-        pa = arrow()
-        return {name: "text" if _textual(pa, its) else str(its) for name, its in self.types().items()}
+        """Return the columns, with what they hold."""
+        return {name: "text" if _is_text(type_) else str(type_) for name, type_ in self.types().items()}
 
     def types(self) -> dict[str, Any]:
-        """The columns, with their arrow types."""
+        """Return the columns, with their arrow types."""
         with self._opened() as file:
             schema = file.schema_arrow
-        twice = _repeated(arrow(), [(field.name, field.type) for field in schema])
-        if twice is not None:
-            raise InputError(f"two columns, or two fields of one column, have the same name: {twice!r}", file=self.name)
+        repeated = _repeated_name([(field.name, field.type) for field in schema])
+        if repeated is not None:
+            raise InputError(
+                f"two columns, or two fields of one column, have the same name: {repeated!r}", file=self.name
+            )
         return dict(zip(schema.names, schema.types, strict=True))
 
-    def names(self) -> Collection[str]:
-        """The names of the columns."""
-        return self.types()
-
-    def seen(self, chunk: Chunk) -> dict[str, Any]:  # noqa: ARG002
-        """Nothing more."""
-        return {}
-
     def read(self, *, whole: bool = True) -> Iterator[Chunk]:
-        """The rows, from the first; with all columns, or with the texts alone."""
-        pa = arrow()
-        column = str(self.column)
+        """Read the rows, from the first; with all columns, or with the texts alone."""
         first = 1
         with self._opened() as file:
-            columns = None if whole else [column]
+            data = file.metadata
+            size = sum(data.row_group(group).total_byte_size for group in range(data.num_row_groups))
+            average = max(1, size // max(1, data.num_rows))
+            rows = max(1, min(CHUNK_ROWS, 2 * CHUNK_CHARACTERS // average))
+            columns = None if whole else [self.column]
             try:
-                for batch in file.iter_batches(_rows_at_once(file.metadata), columns=columns, use_threads=False):
-                    yield self._chunk(batch, first)
+                for batch in file.iter_batches(rows, columns=columns, use_threads=False):
+                    yield self._make_chunk(batch, first)
                     first += batch.num_rows
-            except (pa.ArrowException, OSError) as error:
+            except (arrow().ArrowException, OSError) as error:
                 raise InputError(f"cannot be read: {error}", file=self.name, line=first) from None
 
-    def _chunk(self, batch: Any, first: int) -> Chunk:
-        values, faults = _values(batch.column(str(self.column)))
+    def _make_chunk(self, batch: Any, first: int) -> Chunk:
+        values, faults = _python_values(batch.column(self.column))
         for row, value in enumerate(values):
-            fault = f"{self.column!r} is null" if value is None else fault_of(value)
+            fault = f"{self.column!r} is null" if value is None else text_fault(value)
             if fault:
                 faults[row] = fault
         texts = [value or "" for value in values]
@@ -91,22 +86,15 @@ class Parquet:
     def _opened(self) -> Any:
         pa = arrow()
         try:
-            return pa.parquet.ParquetFile(self._path, pre_buffer=False, buffer_size=_BUFFER)
+            return pa.parquet.ParquetFile(self._path, pre_buffer=False, buffer_size=_READ_BYTES)
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, (FileNotFoundError, PermissionError)):
                 raise
             raise InputError(f"this is no whole Parquet file: {error}", file=self.name) from None
 
 
-def _rows_at_once(metadata: Any) -> int:
-    """How many rows make a chunk, by what they take on average."""
-    size = sum(metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups))
-    average: int = size // max(1, metadata.num_rows)
-    return max(1, min(CHUNK_ROWS, 2 * CHUNK_CHARACTERS // max(1, average)))
-
-
-def _values(column: Any) -> tuple[list[Any], dict[int, str]]:
-    """A column's values, and what is wrong with those that are no UTF-8, which Parquet promises and nobody checks."""
+def _python_values(column: Any) -> tuple[list[Any], dict[int, str]]:
+    """A column's values, and the faults of those that are not UTF-8, which Parquet promises but no writer checks."""
     try:
         return column.to_pylist(), {}
     except UnicodeDecodeError:
@@ -121,27 +109,27 @@ def _values(column: Any) -> tuple[list[Any], dict[int, str]]:
         return values, faults
 
 
-def _repeated(pa: Any, fields: list[tuple[str, Any]]) -> str | None:
-    """A name that stands twice among columns, or among the fields of a struct in them."""
+def _repeated_name(fields: list[tuple[str, Any]]) -> str | None:
+    """A name that is there twice among columns, or among the fields of a struct in them."""
     names = [name for name, _ in fields]
-    for name, its in fields:
-        nested = pa.types.is_nested(its)
-        inner = [(its.field(at).name, its.field(at).type) for at in range(its.num_fields)] if nested else []
-        twice = name if names.count(name) > 1 else _repeated(pa, inner)
-        if twice is not None:
-            return twice
+    for name, type_ in fields:
+        indices = range(type_.num_fields) if arrow().types.is_nested(type_) else ()
+        inner = [(type_.field(index).name, type_.field(index).type) for index in indices]
+        repeated = name if names.count(name) > 1 else _repeated_name(inner)
+        if repeated is not None:
+            return repeated
     return None
 
 
-def _plain(name: str, column: Any) -> list[Any]:
-    """A column's values for JSON. What Python has no value for becomes text: nanoseconds, and years after 9999.
+def _json_values(name: str, column: Any) -> list[Any]:
+    """A column's values for JSON. Those that Python cannot hold become text: nanoseconds, and years after 9999.
 
     Raises:
         InputError: arrow can make neither values nor text of it.
     """
     pa = arrow()
     try:
-        return _values(column)[0]
+        return _python_values(column)[0]
     except (ValueError, OverflowError):
         pass
     try:
@@ -153,8 +141,8 @@ def _plain(name: str, column: Any) -> list[Any]:
     return values
 
 
-def _textual(pa: Any, its: Any) -> bool:
-    types = pa.types
-    if types.is_dictionary(its):
-        its = its.value_type
-    return bool(types.is_string(its) or types.is_large_string(its) or types.is_string_view(its))
+def _is_text(type_: Any) -> bool:
+    types = arrow().types
+    if types.is_dictionary(type_):
+        type_ = type_.value_type
+    return bool(types.is_string(type_) or types.is_large_string(type_) or types.is_string_view(type_))

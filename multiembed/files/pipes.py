@@ -1,4 +1,4 @@
-"""Inputs that are no regular files: pipes, which are copied because inputs are read twice, and what is refused."""
+"""Inputs that are not regular files: pipes, which are copied because inputs are read twice, and what is refused."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def special_kind(status: os.stat_result) -> str | None:
 
 
 class Spool:
-    """Copies of what can be read only once.
+    """Copies of inputs that can be read only once.
 
     Args:
-        folder: where they are made; None: the system's folder for temporary files.
+        folder: where they are made. None: the system's folder for temporary files.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -87,7 +87,7 @@ class Spool:
 
 def _first_bytes(descriptor: int, name: str) -> bytes:
     """Wait until a non-blocking named pipe has a writer; what it has written so far."""
-    until = time.monotonic() + WRITER_PATIENCE
+    deadline = time.monotonic() + WRITER_PATIENCE
     while True:
         try:
             data = os.read(descriptor, 1 << 16)
@@ -95,6 +95,6 @@ def _first_bytes(descriptor: int, name: str) -> bytes:
             return b""  # a writer has it open
         if data:
             return data
-        if time.monotonic() >= until:
+        if time.monotonic() >= deadline:
             raise InputError("this is a pipe that no program writes to: start the writer first", file=name)
         time.sleep(_POLL)

@@ -1,31 +1,28 @@
-"""Plain text: a file with a text on each line, and files that are one text each, alone or in folders."""
+"""Plain text input: a file with a text on each line, and files that are one text each, alone or in folders."""
 
 from __future__ import annotations
 
 import lzma
 import os
 import zlib
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multiembed.files.arrow import arrow, to_json
 from multiembed.files.pipes import special_kind
-from multiembed.files.rows import InputError, Row, chunk_of, fault_of, gathered
+from multiembed.files.rows import InputError, Row, Source, grouped, make_chunk, text_fault
 from multiembed.files.text_decoding import (
-    LONGEST_LINE,
-    SEEMS_WIDE,
-    decoded,
+    MAX_LINE_BYTES,
+    decode,
     decompressed,
+    encoding_of_mark,
     known_encoding,
-    marked,
-    undecoded,
-    unmarked,
+    refuse_wide_encoding,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from multiembed.files.rows import Chunk
     from multiembed.files.text_decoding import Lines
@@ -33,7 +30,7 @@ if TYPE_CHECKING:
 DOCUMENT_SUFFIXES = (".txt", ".text", ".md", ".markdown")
 """The files of a folder that are read."""
 TEXT = "text"
-"""What the column of the texts is called where the file gives it no name."""
+"""The column of the texts where the file gives it no name."""
 PATH = "path"
 
 
@@ -44,77 +41,58 @@ class Listed:
     lists: Mapping[str, list[str]]
 
     def values(self, name: str) -> list[Any]:
-        """One column."""
+        """Return one column."""
         return list(self.lists[name]) if name in self.lists else [None] * len(next(iter(self.lists.values())))
 
     def objects(self) -> list[bytes]:
-        """Each row as a JSON object."""
+        """Return each row as a JSON object."""
         rows = zip(*self.lists.values(), strict=True)
         return [to_json(dict(zip(self.lists, row, strict=True))) for row in rows]
 
 
-class _Texts(ABC):
-    """A source whose columns are known before it is read, and all text."""
-
-    @abstractmethod
-    def kinds(self) -> dict[str, str]:
-        """The columns, with what they hold."""
-
-    def types(self) -> dict[str, Any]:
-        """The columns, with their arrow types."""
-        return dict.fromkeys(self.kinds(), arrow().string())
-
-    def names(self) -> Collection[str]:
-        """The names of the columns."""
-        return self.kinds()
-
-    def seen(self, chunk: Chunk) -> dict[str, Any]:  # noqa: ARG002
-        """Nothing more."""
-        return {}
-
-
-class TextLines(_Texts):
-    """A text on each line. An empty line is a row too, with a fault: leaving it out would shift the rows."""
+class TextLines(Source):
+    """Reader of a text on each line. An empty line is a row too, with a fault: leaving it out would shift the rows."""
 
     def __init__(self, lines: Lines, column: str | None) -> None:
         self.name = lines.name
-        self.column = column or TEXT
+        self.column: str = column or TEXT
         self._lines = lines
 
     def kinds(self) -> dict[str, str]:
-        """The columns, with what they hold."""
+        """Return the columns, with what they hold."""
         return {self.column: "text"}
 
+    def types(self) -> dict[str, Any]:
+        """Return the columns, with their arrow types."""
+        return {self.column: arrow().string()}
+
     def read(self, *, whole: bool = True) -> Iterator[Chunk]:  # noqa: ARG002 - there are no other columns
-        """The rows, from the first."""
-        for group in gathered(self._rows()):
+        """Read the rows, from the first."""
+        for group in grouped(self._rows()):
             texts = [row.text for row in group]
-            yield chunk_of(group, [self.name] * len(group), Listed({self.column: texts}))
+            yield make_chunk(group, [self.name] * len(group), Listed({self.column: texts}))
 
     def _rows(self) -> Iterator[Row]:
         for number, line in self._lines.numbered():
-            try:
-                text = self._lines.decode(line).rstrip("\r\n")
-                fault = fault_of(text)
-            except UnicodeDecodeError as error:
-                text, fault = line.decode("utf-8", "replace").rstrip("\r\n"), self._lines.said(error)
-            yield Row(number, text, fault, len(text))
+            text, fault = self._lines.decode(line)
+            text = text.rstrip("\r\n")
+            yield Row(number, text, fault or text_fault(text), len(text))
 
 
-class Documents(_Texts):
-    """Files that are one text each, with their paths: one file, or a folder's, in the order of their names.
+class Documents(Source):
+    """Reader of files that are one text each, with their paths: one file, or a folder's, ordered by name.
 
-    Hidden files and folders are left out, and links to folders are not followed. A link to a file is read where that
-    file is in the folder and is not read by its own name; one to a file that is, would be the same text again. Whatever
-    else has the name of a text file, is a row with a fault: a link that leads out of the folder, to nothing or in a
-    circle, a pipe, a socket or a device.
+    Hidden files and folders are left out, and links to folders are not followed. A link to a file is read if that file
+    is in the folder and is not read by its own name; otherwise the same text would be read twice. Anything else with
+    the name of a text file is a row with a fault: a link that leads out of the folder, to nothing or in a circle, a
+    pipe, a socket or a device.
     """
 
     def __init__(self, path: Path, name: str, column: str | None, encoding: str) -> None:
         if column == PATH:
             raise InputError(f"the column {PATH!r} holds the paths: call the texts otherwise", file=name)
         self.name = name
-        self.column = column or TEXT
+        self.column: str = column or TEXT
         self._path = path
         self._root = Path(os.path.realpath(path)) if path.is_dir() else None
         """The folder itself; None for a file alone."""
@@ -123,50 +101,44 @@ class Documents(_Texts):
             raise InputError(f"no file in this folder ends with {', '.join(DOCUMENT_SUFFIXES)}", file=name)
 
     def kinds(self) -> dict[str, str]:
-        """The columns, with what they hold."""
+        """Return the columns, with what they hold."""
         return {PATH: "path", self.column: "text"}
 
-    def read(self, *, whole: bool = True) -> Iterator[Chunk]:  # noqa: ARG002 - there are no other columns
-        """The rows, from the first."""
-        for group in gathered(self._rows()):
-            paths = [row.kept for row in group]
-            yield chunk_of(group, paths, Listed({PATH: paths, self.column: [row.text for row in group]}))
+    def types(self) -> dict[str, Any]:
+        """Return the columns, with their arrow types."""
+        return dict.fromkeys(self.kinds(), arrow().string())
+
+    def read(self, *, whole: bool = True) -> Iterator[Chunk]:  # noqa: ARG002 - a path is short
+        """Read the rows, from the first."""
+        for group in grouped(self._rows()):
+            paths = [row.held for row in group]
+            yield make_chunk(group, paths, Listed({PATH: paths, self.column: [row.text for row in group]}))
 
     def _rows(self) -> Iterator[Row]:
         for path in self._files():
-            fault = self._unreadable(path)
-            text, fault = ("", fault) if fault else self._text(path)
-            # A name that is no UTF-8 has no place in the output.
+            text, fault = self._read_text(path)
+            # A name that is not UTF-8 cannot be written to the output.
             name = os.fsencode(path.as_posix()).decode("utf-8", "replace")
             yield Row(None, text, fault, len(text), name)
 
-    def _unreadable(self, path: Path) -> str | None:
-        """Why a file must not be opened."""
-        if self._root is not None and path.is_symlink() and not self._inside(path):
-            return "is a link that leads out of the folder: name its file as an input of its own"
+    def _read_text(self, path: Path) -> tuple[str, str | None]:
+        """The text of a file, and why it cannot be embedded."""
+        if self._root is not None and path.is_symlink() and not self._is_inside(path):
+            return "", "is a link that leads out of the folder: name its file as an input of its own"
         try:
-            kind = special_kind(path.stat())
-        except OSError as error:
-            return f"cannot be read: {error.strerror}"
-        return f"is {kind}, not a file" if kind else None
-
-    def _text(self, path: Path) -> tuple[str, str | None]:
-        try:
+            if kind := special_kind(path.stat()):
+                return "", f"is {kind}, not a file"
             with decompressed(path) as stream:
-                data = stream.read(LONGEST_LINE + 1)
+                data = stream.read(MAX_LINE_BYTES + 1)
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
             return "", f"cannot be read: {getattr(error, 'strerror', None) or error}"
-        if len(data) > LONGEST_LINE:
-            return "", f"the file is longer than {LONGEST_LINE >> 20} MiB, which no model takes as one text"
-        encoding = marked(data[:4]) or self._encoding
-        wide = unmarked(data[:4]) if encoding == "utf-8" else None
-        if wide:
-            return "", f"{SEEMS_WIDE}{wide}"
-        try:
-            text = decoded(data, encoding)
-        except UnicodeDecodeError as error:
-            return data.decode("utf-8", "replace"), undecoded(error, encoding)
-        return text, fault_of(text)
+        if len(data) > MAX_LINE_BYTES:
+            return "", f"the file is longer than {MAX_LINE_BYTES >> 20} MiB, which no model takes as one text"
+        encoding = encoding_of_mark(data[:4]) or self._encoding
+        if encoding == "utf-8" and (fault := refuse_wide_encoding(data[:4])):
+            return "", fault
+        text, fault = decode(data, encoding)
+        return text, fault or text_fault(text)
 
     def _files(self) -> Iterator[Path]:
         if self._root is None:
@@ -179,14 +151,14 @@ class Documents(_Texts):
                 path = Path(folder, name)
                 if not _is_document(name):
                     continue
-                if path.is_symlink() and self._inside(path):
+                if path.is_symlink() and self._is_inside(path):
                     target = os.path.realpath(path)
                     if target in linked or self._is_read(Path(target)):
                         continue
                     linked.add(target)
                 yield path
 
-    def _inside(self, path: Path) -> bool:
+    def _is_inside(self, path: Path) -> bool:
         return Path(os.path.realpath(path)).is_relative_to(str(self._root))
 
     def _is_read(self, target: Path) -> bool:

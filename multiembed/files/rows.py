@@ -1,4 +1,4 @@
-"""The rows of files as they travel: their texts, where they stand, and what else they hold."""
+"""Rows of input files: chunks of texts with their locations and other columns, and the base class of the readers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from multiembed import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 CHUNK_ROWS = 512
-"""The most rows of a chunk."""
+"""Maximum rows of a chunk."""
 CHUNK_CHARACTERS = 1 << 20
 """Characters of text at which a chunk is full; one text alone may be longer."""
 _SHOWN = 80
@@ -22,23 +22,23 @@ class InputError(ConfigurationError):
 
     Attributes:
         file: the file as the user named it.
-        line: the line, or for Parquet the row, counted from 1; None when the file as a whole is meant.
+        line: the line, or for Parquet the row, counted from 1. None for the file as a whole.
     """
 
     def __init__(self, message: str = "", *, file: str | None = None, line: int | None = None) -> None:
-        super().__init__(f"{place(file, line)}: {message}" if file else message)
+        super().__init__(f"{location(file, line)}: {message}" if file else message)
         self.file = file
         self.line = line
 
 
 class Columns(Protocol):
-    """What the rows of a chunk hold, their texts included."""
+    """Columns of the rows of a chunk, their texts included."""
 
     def values(self, name: str) -> Any:
-        """One column: a list, or an arrow array; None where a row has no value."""
+        """Return one column: a list, or an arrow array. None where a row has no value."""
 
     def objects(self) -> list[bytes]:
-        """Each row as a JSON object."""
+        """Return each row as a JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,9 @@ class Chunk:
     files: Sequence[str]
     """The file of each row."""
     lines: Sequence[int | None]
-    """The line of each row in its file, counted from 1; for Parquet the row; None where the file is one text."""
+    """The line of each row in its file, counted from 1; for Parquet the row. None if the file is one text."""
     texts: Sequence[str]
-    """The text of each row; of a row with a fault, what there is of it."""
+    """The text of each row; of a faulty row, what could be read of it."""
     faults: Mapping[int, str]
     """Why a row cannot be embedded, by its position in the chunk."""
     columns: Columns
@@ -58,9 +58,9 @@ class Chunk:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def place(self, row: int) -> str:
-        """Where a row stands, as file:line."""
-        return place(self.files[row], self.lines[row])
+    def location(self, row: int) -> str:
+        """Return the location of a row, as file:line."""
+        return location(self.files[row], self.lines[row])
 
 
 class Row(NamedTuple):
@@ -71,13 +71,42 @@ class Row(NamedTuple):
     fault: str | None
     """Why it cannot be embedded."""
     size: int
-    """Characters or bytes of what is kept of it."""
-    kept: Any = None
-    """What its source makes the chunk's columns of."""
+    """Characters or bytes that are held of it."""
+    held: Any = None
+    """What the reader makes the chunk's columns of."""
 
 
-def gathered(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Rows, as many together as make a chunk."""
+class Source:
+    """Base of the readers. A source is one file or folder and can be read again and again."""
+
+    name: str
+    """What messages call it."""
+    column: str | None
+    """The column of the texts. None before it is chosen."""
+
+    def kinds(self) -> dict[str, str]:
+        """Return the columns with what they hold; "text" for those that can be embedded."""
+        raise NotImplementedError
+
+    def types(self) -> dict[str, Any]:
+        """Return the columns with their arrow types, as far as they are known after reading to the end."""
+        return {}
+
+    def names(self) -> Collection[str]:
+        """Return the names of the columns, after reading to the end."""
+        return self.kinds()
+
+    def untyped_values(self, chunk: Chunk) -> dict[str, Any]:  # noqa: ARG002
+        """Return the columns of a chunk whose types have to be learned from their values."""
+        return {}
+
+    def read(self, *, whole: bool = True) -> Iterator[Chunk]:
+        """Read the rows, from the first; other columns than the texts' may be left out if not `whole`."""
+        raise NotImplementedError
+
+
+def grouped(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Group rows, as many as make a chunk."""
     group: list[Row] = []
     size = 0
     for row in rows:
@@ -90,33 +119,22 @@ def gathered(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield group
 
 
-def chunk_of(group: Sequence[Row], files: Sequence[str], columns: Columns) -> Chunk:
-    """Rows as a chunk.
-
-    Args:
-        group: the rows.
-        files: the file of each.
-        columns: what they hold.
-    """
-    return Chunk(
-        files,
-        [row.line for row in group],
-        [row.text for row in group],
-        {at: row.fault for at, row in enumerate(group) if row.fault},
-        columns,
-    )
+def make_chunk(group: Sequence[Row], files: Sequence[str], columns: Columns) -> Chunk:
+    """Make a chunk of rows, the file of each, and their columns."""
+    faults = {position: row.fault for position, row in enumerate(group) if row.fault}
+    return Chunk(files, [row.line for row in group], [row.text for row in group], faults, columns)
 
 
-def place(file: str | None, line: int | None) -> str:
-    """Where something stands, as editors take it."""
+def location(file: str | None, line: int | None) -> str:
+    """Format a location as editors read it."""
     return f"{file}" if line is None else f"{file}:{line}"
 
 
-def fault_of(text: str) -> str | None:
-    """Why a text cannot be embedded: providers refuse texts of nothing but blanks."""
+def text_fault(text: str) -> str | None:
+    """Return why a text cannot be embedded: providers refuse texts of nothing but blanks."""
     return "the text is empty" if not text or text.isspace() else None
 
 
 def shortened(text: str) -> str:
-    """The beginning of a text, for people."""
+    """Shorten a text for a message."""
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 2]} …"

@@ -1,4 +1,4 @@
-"""What the bytes of a file are: decompressed, in which encoding, and cut into numbered lines in constant memory."""
+"""Text decoding of input files: decompression, encoding, and numbered lines in constant memory."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ import io
 import lzma
 import zlib
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from multiembed.files.arrow import arrow
 from multiembed.files.rows import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-LONGEST_LINE = 64 << 20
-"""Bytes of a line beyond which a file is no file of lines."""
-_ZSTANDARD = b"\x28\xb5\x2f\xfd"
-_GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
+MAX_LINE_BYTES = 64 << 20
+"""Bytes of a line beyond which a file is not a file of lines."""
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -29,26 +27,33 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-SEEMS_WIDE = "this looks like text of two or more bytes a character, without a byte order mark: say --encoding "
-_BLOCK = 1 << 18
+_READ_BYTES = 1 << 18
+_OPENERS: tuple[tuple[bytes, Callable[[Path], Any]], ...] = (
+    (b"\x28\xb5\x2f\xfd", lambda path: arrow().input_stream(str(path), compression="zstd")),
+    (b"\x1f\x8b", gzip.open),
+    (b"BZh", bz2.open),
+    (b"\xfd7zXZ\x00", lzma.open),
+    (b"", lambda path: path.open("rb", _READ_BYTES)),
+)
+"""By the first bytes of a file."""
 
 
 class Lines:
-    """The lines of one file, to be read once or several times.
+    """Lines of one file, to be read once or several times.
 
     Args:
-        path: where it lies.
+        path: of the file.
         name: what messages call it.
         encoding: a Python name of an encoding; a byte order mark of UTF-16 or UTF-32 outweighs "utf-8".
     """
 
     def __init__(self, path: Path, name: str, encoding: str = "utf-8") -> None:
-        self.encoding = self._asked = known_encoding(encoding)
+        self.encoding = self._configured = known_encoding(encoding)
         self.path = path
         self.name = name
 
     def numbered(self) -> Iterator[tuple[int, bytes]]:
-        """Each line, its end included, with its number, counted from 1.
+        """Read each line, its end included, with its number, counted from 1.
 
         Raises:
             InputError: the file cannot be decompressed, or a line is far too long.
@@ -56,11 +61,11 @@ class Lines:
         number = 0
         try:
             with self._opened() as stream:
-                while line := stream.readline(LONGEST_LINE + 1):
+                while line := stream.readline(MAX_LINE_BYTES + 1):
                     number += 1
-                    if len(line) > LONGEST_LINE:
+                    if len(line) > MAX_LINE_BYTES:
                         raise InputError(
-                            f"the line is longer than {LONGEST_LINE >> 20} MiB: is this the right --format?",
+                            f"the line is longer than {MAX_LINE_BYTES >> 20} MiB: is this the right --format?",
                             file=self.name,
                             line=number,
                         )
@@ -74,40 +79,33 @@ class Lines:
         except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
             raise InputError(f"cannot be read: {error}", file=self.name, line=number + 1) from None
 
-    def decode(self, line: bytes) -> str:
-        """A line as text.
-
-        Raises:
-            UnicodeDecodeError: it is not of the file's encoding.
-        """
-        return decoded(line, self.encoding)
-
-    def said(self, error: UnicodeDecodeError) -> str:
-        """What to tell of a line that is not of the file's encoding."""
-        return undecoded(error, self.encoding)
+    def decode(self, line: bytes) -> tuple[str, str | None]:
+        """Decode a line; see `decode`."""
+        return decode(line, self.encoding)
 
     @contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
         with decompressed(self.path) as stream:
             begin = stream.read(4)
-            rest = cast("IO[bytes]", io.BufferedReader(_Joined(begin, stream), _BLOCK))
+            rest = cast("IO[bytes]", io.BufferedReader(_Chained(begin, stream), _READ_BYTES))
+            encoding = encoding_of_mark(begin) or self._configured
             if begin.startswith(codecs.BOM_UTF8):
                 rest.read(len(codecs.BOM_UTF8))
-                self.encoding = "utf-8"  # whatever was asked for: no other encoding begins so
-            elif (encoding := marked(begin) or self._asked) != "utf-8" and "\n".encode(encoding) != b"\n":
-                # What follows sees UTF-8, because other bytes than a newline end the lines.
+                self.encoding = "utf-8"  # whatever was configured: no other encoding begins so
+            elif "\n".encode(encoding) != b"\n":
+                # The readers see UTF-8, because other bytes than a newline end the lines.
                 self.encoding = "utf-8"
-                rest = cast("IO[bytes]", io.BufferedReader(_Recoded(rest, encoding), _BLOCK))
-            elif (wide := unmarked(begin)) and encoding == "utf-8":
-                raise InputError(f"{SEEMS_WIDE}{wide}", file=self.name, line=1)
+                rest = cast("IO[bytes]", io.BufferedReader(_Recoded(rest, encoding), _READ_BYTES))
+            elif encoding == "utf-8" and (fault := refuse_wide_encoding(begin)):
+                raise InputError(fault, file=self.name, line=1)
             yield rest
 
 
 def known_encoding(encoding: str) -> str:
-    """The name by which Python knows an encoding.
+    """Return the name by which Python knows an encoding.
 
     Raises:
-        InputError: it knows none of this name.
+        InputError: Python does not know it.
     """
     try:
         name = codecs.lookup(encoding).name
@@ -117,66 +115,55 @@ def known_encoding(encoding: str) -> str:
     return "utf-8" if name == "utf-8-sig" else name
 
 
-def decoded(data: bytes, encoding: str) -> str:
-    """Bytes as text.
+def decode(data: bytes, encoding: str) -> tuple[str, str | None]:
+    """Decode bytes.
 
-    Raises:
-        UnicodeDecodeError: they are not of the encoding.
+    Returns:
+        The text, and what is wrong with the bytes if they are not of the encoding.
     """
     try:
-        return data.decode(encoding)
-    except UnicodeDecodeError:
-        raise
-    except UnicodeError as error:  # of the rarer codecs
-        raise UnicodeDecodeError(encoding, data, 0, 1, str(error)) from None
+        return data.decode(encoding), None
+    except UnicodeDecodeError as error:
+        start = error.start
+    except UnicodeError:  # of the rarer codecs
+        start = 0
+    fault = f"byte 0x{data[start]:02x} at {start} is no {encoding}: say --encoding, for instance gb18030 or latin-1"
+    return data.decode("utf-8", "replace"), fault
 
 
-def marked(begin: bytes) -> str | None:
-    """The encoding that a byte order mark tells; None without one."""
+def encoding_of_mark(begin: bytes) -> str | None:
+    """Return the encoding that a byte order mark names; None without one."""
     return next((encoding for mark, encoding in _MARKS if begin.startswith(mark)), None)
 
 
-def unmarked(begin: bytes) -> str | None:
-    """The encoding of two or four bytes a character that the first bytes of a file without a mark suggest."""
+def refuse_wide_encoding(begin: bytes) -> str | None:
+    """Return the fault of a file whose first bytes, without a mark, look like two or four bytes a character."""
+    even, odd = begin[::2], begin[1::2]
     if begin[:1] != b"\0" and begin[1:] == b"\0\0\0":
-        return "utf-32-le"
-    if begin[:3] == b"\0\0\0" and begin[3:] != b"\0":
-        return "utf-32-be"
-    first, second = begin[::2], begin[1::2]
-    if first and second and all(first) and not any(second):
-        return "utf-16-le"
-    return "utf-16-be" if first and second and not any(first) and all(second) else None
-
-
-def undecoded(error: UnicodeDecodeError, encoding: str) -> str:
-    """What to tell of bytes that are not of an encoding."""
-    byte = error.object[error.start]
-    return f"byte 0x{byte:02x} at {error.start} is no {encoding}: say --encoding, for instance gb18030 or latin-1"
+        encoding = "utf-32-le"
+    elif begin[:3] == b"\0\0\0" and begin[3:] != b"\0":
+        encoding = "utf-32-be"
+    elif even and odd and all(even) and not any(odd):
+        encoding = "utf-16-le"
+    elif even and odd and not any(even) and all(odd):
+        encoding = "utf-16-be"
+    else:
+        return None
+    return (
+        f"this looks like text of two or more bytes a character, without a byte order mark: say --encoding {encoding}"
+    )
 
 
 @contextmanager
 def decompressed(path: Path) -> Iterator[IO[bytes]]:
-    """A file's bytes; gzip, bzip2, xz and Zstandard are known by their first bytes, whatever the file is called."""
+    """Open a file; gzip, bzip2, xz and Zstandard are known by their first bytes, whatever the file is called."""
     with path.open("rb") as raw:
         begin = raw.read(6)
-    if begin.startswith(_ZSTANDARD):
-        with arrow().input_stream(str(path), compression="zstd") as stream:
-            yield stream
-    elif begin.startswith(_GZIP):
-        with gzip.open(path) as stream:
-            yield cast("IO[bytes]", stream)
-    elif begin.startswith(_BZIP2):
-        with bz2.open(path) as stream:
-            yield cast("IO[bytes]", stream)
-    elif begin == _XZ:
-        with lzma.open(path) as stream:
-            yield cast("IO[bytes]", stream)
-    else:
-        with path.open("rb", _BLOCK) as stream:
-            yield stream
+    with next(opener for magic, opener in _OPENERS if begin.startswith(magic))(path) as stream:
+        yield stream
 
 
-class _Joined(io.RawIOBase):
+class _Chained(io.RawIOBase):
     """Bytes that were read ahead, and the stream that they came from."""
 
     def __init__(self, begin: bytes, stream: IO[bytes]) -> None:
@@ -206,7 +193,7 @@ class _Recoded(io.RawIOBase):
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
         while not self._left:
-            data = self._stream.read(_BLOCK)
+            data = self._stream.read(_READ_BYTES)
             self._left = self._decoder.decode(data, final=not data).encode("utf-8", "surrogatepass")
             if not data and not self._left:
                 return 0
