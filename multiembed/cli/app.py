@@ -1,20 +1,16 @@
-"""The commands and their options; what they do stands in a file of its own each."""
+"""Commands and their options. Each command is implemented in a module of its own."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated
 
 import typer
 
 import multiembed
-from multiembed.cli.cache import commands as cache_commands
-from multiembed.cli.console import OutputConsole, error_console, printable
-from multiembed.cli.doctor.command import command as doctor_command
-from multiembed.cli.embed import command as embed_command
-from multiembed.cli.interrupts import INTERRUPTED
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from multiembed.cli.cache import app as cache
+from multiembed.cli.console import console, reports_errors
+from multiembed.cli.doctor.command import doctor
+from multiembed.cli.embed import embed
 
 app = typer.Typer(
     add_completion=False,
@@ -22,7 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Embeddings for LangChain and LlamaIndex: try them without a key, embed files, find out why it does not work.",
 )
-console = OutputConsole()
 
 
 def _version(wanted: bool) -> None:
@@ -37,116 +32,85 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and stop.")
     ] = False,
 ) -> None:
-    """Take the options that stand before a command."""
+    """Take the options before a command."""
 
 
 @app.command()
+@reports_errors
 def demo(
-    question: Annotated[
-        Optional[str],  # noqa: UP045 - typer on Python 3.11 reads this form everywhere
-        typer.Argument(help="A question to ask, in English or Chinese."),
-    ] = None,
+    question: Annotated[str | None, typer.Argument(help="A question to ask, in English or Chinese.")] = None,
     live: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Use the real API of this provider (or provider:model), with the key from the environment."),
+        str | None, typer.Option(help="Call this provider (or provider:model), with the key of the environment.")
     ] = None,
-    model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="With --live: the model, instead of the provider's first."),
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="With --live: the model, instead of the provider's first.")] = None,
 ) -> None:
-    """Ingest a real corpus through every provider with LangChain and LlamaIndex, and ask it questions."""
+    """Embed a real corpus through every provider with LangChain and LlamaIndex, and ask it questions."""
     from multiembed.cli.demo import run
 
-    _saying_why(lambda: run(console, question=question, live=live, model=model))
+    run(console, question=question, live=live, model=model)
+
+
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")]
+Fault = Annotated[list[str] | None, typer.Option(help="A fault to inject, by its name; may be given several times.")]
+FaultShare = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="The share of requests that meet a fault.")]
+Requests = Annotated[
+    float | None, typer.Option(min=1, help="The key's quota of requests; those over it are refused with 429.")
+]
+Tokens = Annotated[
+    float | None,
+    typer.Option(min=1, help="The key's quota of tokens, as the server counts them; requests over it get 429."),
+]
+InFlight = Annotated[
+    int | None, typer.Option(min=1, help="The key's maximum of requests in flight; those over it get 429.")
+]
+RetryAfter = Annotated[
+    float | None, typer.Option(min=0.0, help="Seconds in the Retry-After header of a refusal for a quota.")
+]
 
 
 @app.command()
+@reports_errors
 def simulate(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 8756,
+    port: Port = 8756,
     api_key: Annotated[str, typer.Option(help="The key that is accepted.")] = "sk-simulator",
-    latency: Annotated[float, typer.Option(min=0.0, help="Seconds before each answer.")] = 0.0,
-    fault: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="What goes wrong, by its name; may be given several times, and the first that is due wins."),
-    ] = None,
-    fault_probability: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(min=0.0, max=1.0, help="The share of requests for which it goes wrong; all of them without it."),
-    ] = None,
-    fault_times: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="How often each of the faults is made; always without it."),
-    ] = None,
-    requests_per_minute: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(min=1, help="The key's quota; what is more is refused with 429, in the provider's words."),
-    ] = None,
-    tokens_per_minute: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(min=1, help="The key's quota of tokens, as the server counts them."),
-    ] = None,
-    in_flight: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="The most requests that are answered at once; latency counts."),
-    ] = None,
-    retry_after: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(min=0.0, help="Seconds that a refusal for a quota names in Retry-After; none without it."),
-    ] = None,
+    latency: Annotated[float, typer.Option(min=0.0, help="Seconds before each response.")] = 0.0,
+    fault: Fault = None,
+    fault_probability: FaultShare = None,
+    fault_times: Annotated[int | None, typer.Option(min=1, help="How often each fault is injected.")] = None,
+    requests_per_minute: Requests = None,
+    tokens_per_minute: Tokens = None,
+    in_flight: InFlight = None,
+    retry_after: RetryAfter = None,
     faults: Annotated[bool, typer.Option("--faults", help="List the faults and stop.")] = False,
 ) -> None:
-    """Run a local server that answers, and fails, as the providers do, for tests without a key. Ctrl-C ends it."""
+    """Run a local server that responds, and fails, as the providers do, for tests without a key. Ctrl-C ends it."""
     from multiembed.cli.simulate import run, show_faults
 
     if faults:
         show_faults(console)
         return
-    _saying_why(
-        lambda: run(
-            console,
-            port=port,
-            api_key=api_key,
-            latency=latency,
-            faults=fault or (),
-            probability=fault_probability,
-            times=fault_times,
-            requests_per_minute=requests_per_minute,
-            tokens_per_minute=tokens_per_minute,
-            in_flight=in_flight,
-            retry_after=retry_after,
-        )
-    )
+    quota = {
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "in_flight": in_flight,
+        "retry_after": retry_after,
+    }
+    server = {"port": port, "api_key": api_key, "latency": latency}
+    run(console, server, faults=fault or (), probability=fault_probability, times=fault_times, quota=quota)
 
 
 @app.command()
+@reports_errors
 def models(
-    provider: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Argument(help="Only this provider's."),
-    ] = None,
+    provider: Annotated[str | None, typer.Argument(help="Only this provider's.")] = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON, with every field.")] = False,
 ) -> None:
     """Show every known model with its limits, dimensions, price, source and date."""
     from multiembed.cli.models import run
 
-    _saying_why(lambda: run(console, provider=provider, as_json=json))
+    run(console, provider=provider, as_json=json)
 
 
-def _saying_why(action: Callable[[], None]) -> None:
-    """Run a command; what the user can mend ends it with a sentence, not with a traceback."""
-    try:
-        action()
-    except (multiembed.MultiEmbedError, OSError) as error:
-        errors = error_console()
-        errors.print(f"[bold red]{type(error).__name__}:[/] ", end="")
-        errors.print(printable(str(error)), markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2 if isinstance(error, multiembed.ConfigurationError) else 1) from None
-    except KeyboardInterrupt:
-        error_console().print("Interrupted.")
-        raise typer.Exit(INTERRUPTED) from None
-
-
-app.add_typer(cache_commands(console, _saying_why), name="cache")
-app.command()(doctor_command(console, _saying_why))
-app.command()(embed_command(console, _saying_why))
+app.command()(doctor)
+app.command()(embed)
+app.add_typer(cache, name="cache")

@@ -1,15 +1,14 @@
-"""What `multiembed cache info` and `prune` do: show what is in a cache file, and take vectors out of it."""
+"""Implementation of `multiembed cache info` and `prune`."""
 
 from __future__ import annotations
 
 import json
 import re
 import time
-from typing import TYPE_CHECKING, Any
-
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from multiembed import CacheFile, ConfigurationError
+from multiembed.cli.console import print_plain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,96 +21,87 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _DAY = 86400
 
 
-def show(console: Console, file: Path, *, as_json: bool) -> None:
-    """Print what is in a cache file."""
-    kept = CacheFile(file)
-    spaces = kept.namespaces()
+def show_namespaces(console: Console, file: Path, *, as_json: bool) -> None:
+    """Print the namespaces of a cache file."""
+    cache = CacheFile(file)
+    namespaces = cache.namespaces()
     if as_json:
-        rows = [{**_fields(info), "vectors": info.vectors, "bytes": info.bytes} for info in spaces]
-        console.print_json(json.dumps({"file": str(kept.path), "bytes": kept.bytes, "spaces": rows}))
+        rows = [
+            {"namespace": info.fingerprint, **info.description}
+            | {name: _day(getattr(info, name)) for name in ("first", "last", "used")}
+            | {"vectors": info.vectors, "bytes": info.bytes}
+            for info in namespaces
+        ]
+        console.print_json(json.dumps({"file": str(cache.path), "bytes": cache.bytes, "namespaces": rows}))
         return
-    table = Table(box=None, pad_edge=False)
-    for name in ("space", "model", "role", "dimensions"):
-        table.add_column(name, overflow="fold")
-    for name in ("vectors", "size", "first", "last", "used"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for info in spaces:
-        words = [str(info.words.get(name, "?")) for name in ("model", "role", "dimensions")]
+    row = "{:<12}  {} {} {}\n{:>25} {:>12} {:>12} {:>12} {:>12}"  # two lines: model names stay whole at 80 columns
+    head = ("namespace", "model", "role", "dimensions", "vectors", "size", "first", "last", "used")
+    print_plain(console, row.format(*head))
+    for info in namespaces:
+        fields = [info.description.get(name, "?") for name in ("model", "role", "dimensions")]
         days = [_day(seconds) for seconds in (info.first, info.last, info.used)]
-        table.add_row(info.fingerprint[:12], *words, f"{info.vectors:,}", _size(info.bytes), *days)
-    console.print(table)
-    console.print(
-        f"{sum(info.vectors for info in spaces):,} vectors, {_size(kept.bytes)}: {kept.path}",
-        highlight=False,
-        soft_wrap=True,
-    )
+        cells = (info.fingerprint[:12], *fields, f"{info.vectors:,}", _size(info.bytes), *days)
+        print_plain(console, row.format(*cells))
+    count = sum(info.vectors for info in namespaces)
+    print_plain(console, f"{count:,} vectors, {_size(cache.bytes)}: {cache.path}")
 
 
-def take_out(
+def prune_namespaces(
     console: Console,
     file: Path,
     *,
     models: list[str] | None,
-    spaces: list[str] | None,
+    namespaces: list[str] | None,
     older_than: float | None,
     unused_for: float | None,
     max_size: str | None,
     dry_run: bool,
 ) -> None:
-    """Prune a cache file and print what that did."""
-    if not models and not spaces and older_than is None and unused_for is None and max_size is None:
-        raise ConfigurationError("Say what is to go: --model, --space, --older-than, --unused-for or --max-size.")
-    most = None if max_size is None else _bytes(max_size)
-    kept = CacheFile(file)
-    chosen = chosen_of(kept.namespaces(), models, spaces)
+    """Prune a cache file, and print what was removed. Ages are in days."""
+    if not models and not namespaces and older_than is None and unused_for is None and max_size is None:
+        raise ConfigurationError("Name what to remove: --model, --namespace, --older-than, --unused-for or --max-size.")
+    max_bytes = None if max_size is None else _bytes(max_size)
+    cache = CacheFile(file)
+    chosen = choose_namespaces(cache.namespaces(), models, namespaces)
     if unused_for is not None:
         chosen = [info for info in chosen if info.used < time.time() - unused_for * _DAY]
-    pruned = kept.prune(
+    pruned = cache.prune(
         {info.fingerprint for info in chosen},
         written_before=None if older_than is None else time.time() - older_than * _DAY,
-        max_bytes=most,
+        max_bytes=max_bytes,
         dry_run=dry_run,
     )
     if dry_run:
-        console.print(f"{pruned.vectors:,} vectors would go, {_size(pruned.bytes)}.", highlight=False)
+        print_plain(console, f"{pruned.vectors:,} vectors would go, {_size(pruned.bytes)}.")
         return
-    console.print(
-        f"{pruned.vectors:,} vectors are gone. The file had {_size(pruned.bytes_before)} and has "
-        f"{_size(pruned.bytes_after)}.",
-        highlight=False,
-    )
+    sizes = f"The file had {_size(pruned.bytes_before)} and has {_size(pruned.bytes_after)}."
+    print_plain(console, f"{pruned.vectors:,} vectors are gone. {sizes}")
 
 
-def chosen_of(found: list[NamespaceInfo], models: list[str] | None, spaces: list[str] | None) -> list[NamespaceInfo]:
-    """The spaces that are named, or all.
+def choose_namespaces(
+    found: list[NamespaceInfo], models: list[str] | None, namespaces: list[str] | None
+) -> list[NamespaceInfo]:
+    """The namespaces that the options name, or all.
 
     Raises:
-        ConfigurationError: a name fits none.
+        ConfigurationError: a name matches none.
     """
     for model in models or ():
-        if model not in {info.words.get("model") for info in found}:
-            known = ", ".join(sorted({str(info.words["model"]) for info in found if "model" in info.words}))
+        if model not in {info.description.get("model") for info in found}:
+            known = ", ".join(sorted({str(info.description["model"]) for info in found if "model" in info.description}))
             raise ConfigurationError(f"The cache holds no vectors of {model!r}, but of: {known or 'nothing'}.")
-    for space in spaces or ():
-        fitting = [info for info in found if info.fingerprint.startswith(space.lower())]
-        if len(fitting) != 1:
-            raise ConfigurationError(f"{len(fitting)} spaces begin with {space!r}: `multiembed cache info` shows them.")
-    return [
-        info
-        for info in found
-        if (not models or info.words.get("model") in models)
-        and (not spaces or any(info.fingerprint.startswith(space.lower()) for space in spaces))
-    ]
-
-
-def _fields(info: NamespaceInfo) -> dict[str, Any]:
-    return {
-        "space": info.fingerprint,
-        **info.words,
-        "first": _day(info.first),
-        "last": _day(info.last),
-        "used": _day(info.used),
-    }
+    chosen = [info for info in found if not models or info.description.get("model") in models]
+    if not namespaces:
+        return chosen
+    named = set()
+    for namespace in namespaces:
+        matching = [info.fingerprint for info in found if info.fingerprint.startswith(namespace.lower())]
+        if len(matching) != 1:
+            raise ConfigurationError(
+                f"{len(matching)} namespaces begin with {namespace!r}: `multiembed cache info` shows them."
+            )
+        named.update(matching)
+    return [info for info in chosen if info.fingerprint in named]
 
 
 def _day(seconds: float) -> str:
@@ -127,7 +117,7 @@ def _size(count: float) -> str:
 
 
 def _bytes(size: str) -> int:
-    told = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", size, flags=re.IGNORECASE)
-    if told is None:
-        raise ConfigurationError(f"{size!r} is no size: write 500MB or 2GB.")
-    return int(float(told[1]) * _UNITS[told[2].upper()])
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", size, flags=re.IGNORECASE)
+    if match is None:
+        raise ConfigurationError(f"{size!r} is not a size: write 500MB or 2GB.")
+    return int(float(match[1]) * _UNITS[match[2].upper()])

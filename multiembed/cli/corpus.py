@@ -1,4 +1,4 @@
-"""What the demo searches: Python's own reference in English, short essays in Chinese, questions on both.
+"""Corpus of the demo: Python's own reference in English, short essays in Chinese, questions on both.
 
 The English passages are cut from `pydoc_data`, which CPython carries: nothing is downloaded or copied, and
 the texts vary a little with the Python version. The Chinese ones were written for this package.
@@ -25,15 +25,15 @@ DEFAULT_QUESTION: Mapping[Language, str] = {
 
 # The debugger's page is a manual of commands, the format strings' one of codes. The type hierarchy is mostly
 # lists of attributes, and on 3.13 half as long again as on 3.11: without it the corpus keeps about one size.
-_LEFT_OUT = frozenset({"debugger", "formatstrings", "types"})
+_EXCLUDED = frozenset({"debugger", "formatstrings", "types"})
 
 # Characters of a passage: sections are cut towards the ideal, blocks above the longest at the end of a line,
 # and sections below the shortest ("New in version 3.5.") are dropped.
-_IDEAL = 700
-_LONGEST = 1300
-_SHORTEST = 120
+_TARGET_LENGTH = 700
+_MAX_LENGTH = 1300
+_MIN_LENGTH = 120
 # What it costs to part an indented block from the line that introduces it ("str.upper()", "For example:").
-_TORN = 300**2
+_SPLIT_PENALTY = 300**2
 
 _GAP = "\n\n"
 _HEADING = re.compile(r"^(\S.*)\n([*=\-^~])\2{2,}\n", re.MULTILINE)
@@ -53,7 +53,7 @@ class Passage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """A question as a person might ask it, in other words than the passage that answers it.
+    """A question, worded differently from the passage that answers it.
 
     `expects` names that passage: in Chinese by its id, in English by "title :: phrase", since each Python
     version numbers the English passages anew.
@@ -79,7 +79,7 @@ def questions() -> list[Question]:
 
 
 def answers(question: Question, passage: Passage) -> bool:
-    """Whether the passage is one that the question is after."""
+    """Whether the passage answers the question."""
     if question.language != passage.language:
         return False
     if question.language == "zh":
@@ -99,11 +99,11 @@ def _english() -> Iterator[Passage]:
 
     number = count(1)
     seen: set[str] = set()
-    pages = [page for name, page in topics.items() if name not in _LEFT_OUT]
+    pages = [page for name, page in topics.items() if name not in _EXCLUDED]
     # Long pages repeat the sections of short ones: with the short ones first, a section keeps its own title.
     for page in sorted(pages, key=lambda page: (len(page), page)):
         for title, body in _sections(page):
-            if body in seen or len(body) < _SHORTEST:
+            if body in seen or len(body) < _MIN_LENGTH:
                 continue
             seen.add(body)
             for part in _parts(body):
@@ -122,16 +122,16 @@ def _sections(page: str) -> Iterator[tuple[str, str]]:
 
 
 def _parts(body: str) -> list[str]:
-    """The section cut at blank lines, where the parts come closest to `_IDEAL` characters."""
+    """The section cut at blank lines, where the parts come closest to `_TARGET_LENGTH` characters."""
     blocks = list(_blocks(body))
     starts = [0, *accumulate(len(block) + len(_GAP) for block in blocks)]
     indents = [len(block) - len(block.lstrip()) for block in blocks]
     # best[n]: what it costs to cut the first n blocks best, and where the last part of that cut begins.
     best = [(0, 0)]
     for end in range(1, len(blocks) + 1):
-        torn = _TORN if end < len(blocks) and indents[end] > indents[end - 1] else 0
-        misses = (starts[end] - start - len(_GAP) - _IDEAL for start in starts[:end])
-        costs = [cost + miss**2 + torn for (cost, _), miss in zip(best, misses, strict=True)]
+        penalty = _SPLIT_PENALTY if end < len(blocks) and indents[end] > indents[end - 1] else 0
+        misses = (starts[end] - start - len(_GAP) - _TARGET_LENGTH for start in starts[:end])
+        costs = [cost + miss**2 + penalty for (cost, _), miss in zip(best, misses, strict=True)]
         best.append(min(zip(costs, range(end), strict=True)))
     parts: list[str] = []
     end = len(blocks)
@@ -148,7 +148,7 @@ def _blocks(body: str) -> Iterator[str]:
         piece = ""
         for line in block.splitlines():
             row = " ".join(line.split()) if line.startswith("|") else line
-            if len(block) > _LONGEST and len(piece) + len(row) > _IDEAL:
+            if len(block) > _MAX_LENGTH and len(piece) + len(row) > _TARGET_LENGTH:
                 yield piece
                 piece = row
             else:

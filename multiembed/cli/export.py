@@ -1,14 +1,16 @@
-"""What `multiembed cache export` does: write a cache file's vectors, whole or not at all."""
+"""Implementation of `multiembed cache export`: writes the vectors of a cache file."""
 
 from __future__ import annotations
 
 from importlib import import_module
+from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
 from multiembed import CacheFile, ConfigurationError
-from multiembed.cli.cache_admin import chosen_of
+from multiembed.cli.cache_admin import choose_namespaces
+from multiembed.cli.console import print_plain
 from multiembed.files import WholeFile, abandon, check_place, naming
 
 if TYPE_CHECKING:
@@ -23,30 +25,31 @@ _ROWS = 4096
 """Vectors in one row group of Parquet."""
 
 
-def carry(console: Console, file: Path, out: Path, *, models: list[str] | None, spaces: list[str] | None) -> None:
-    """Write the vectors of a cache file, whole or not at all, and print how many."""
+def export_vectors(
+    console: Console, file: Path, out: Path, *, models: list[str] | None, namespaces: list[str] | None
+) -> None:
+    """Write the vectors of a cache file, completely or not at all, and print their number."""
     writers = {".jsonl": _write_jsonl, ".parquet": _write_parquet}
     if out.suffix not in writers:
-        raise ConfigurationError(f"{out.name} says no format: let it end in {' or '.join(writers)}.")
+        raise ConfigurationError(f"{out.name} has no known format: let it end in {' or '.join(writers)}.")
     check_place(out, overwrite=True)
-    kept = CacheFile(file)
-    chosen = {info.fingerprint for info in chosen_of(kept.namespaces(), models, spaces)}
+    cache = CacheFile(file)
+    chosen = {info.fingerprint for info in choose_namespaces(cache.namespaces(), models, namespaces)}
     with WholeFile(out, overwrite=True) as output, naming(out):
-        written = writers[out.suffix](output.stream, kept.vectors(chosen))
+        written = writers[out.suffix](output.stream, cache.vectors(chosen))
         output.finish()
-    console.print(f"{written:,} vectors: {out}", highlight=False, soft_wrap=True)
+    print_plain(console, f"{written:,} vectors: {out}")
 
 
 def _rows(vectors: Iterable[CachedVector]) -> Iterator[dict[str, Any]]:
-    for kept in vectors:
-        words = kept.namespace.words
-        sparse = kept.sparse
+    for cached in vectors:
+        fields, sparse = cached.namespace.description, cached.sparse
         yield {
-            "digest": kept.digest,
-            "space": kept.namespace.fingerprint,
-            "model": words.get("model"),
-            "role": words.get("role"),
-            "vector": None if kept.dense is None else kept.dense,
+            "digest": cached.digest,
+            "namespace": cached.namespace.fingerprint,
+            "model": fields.get("model"),
+            "role": fields.get("role"),
+            "vector": cached.dense,
             "sparse_indices": None if sparse is None else list(sparse.indices),
             "sparse_values": None if sparse is None else list(sparse.values),
         }
@@ -66,22 +69,17 @@ def _write_parquet(file: IO[bytes], vectors: Iterable[CachedVector]) -> int:
         raise ConfigurationError(
             "Parquet needs pyarrow: pip install 'multiembed[files]', or write .jsonl instead."
         ) from None
-    texts = [(name, pa.string()) for name in ("digest", "space", "model", "role")]
+    texts = [(name, pa.string()) for name in ("digest", "namespace", "model", "role")]
     numbers = [("vector", pa.list_(pa.float32()))]
     sparse = [("sparse_indices", pa.list_(pa.uint64())), ("sparse_values", pa.list_(pa.float64()))]
     schema = pa.schema([*texts, *numbers, *sparse])
-    count = 0
+    count, rows = 0, _rows(vectors)
     writer = pq.ParquetWriter(file, schema)
     try:
-        held: list[dict[str, Any]] = []
-        for row in _rows(vectors):
-            held.append(row)
-            if len(held) == _ROWS:
-                writer.write_table(pa.Table.from_pylist(held, schema=schema))
-                count, held = count + len(held), []
-        if held:
-            writer.write_table(pa.Table.from_pylist(held, schema=schema))
+        while group := list(islice(rows, _ROWS)):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+            count += len(group)
         writer.close()
     finally:
         abandon(writer)
-    return count + len(held)
+    return count

@@ -1,4 +1,4 @@
-"""Signals that end a run: the first raises KeyboardInterrupt, those that come while the run is ended do not."""
+"""Signals that end a run: the first raises KeyboardInterrupt, later ones do not."""
 
 from __future__ import annotations
 
@@ -12,27 +12,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-"""What ends a run; Windows has no SIGHUP."""
-
-
+"""Signals that end a run; Windows has no SIGHUP."""
 INTERRUPTED = 130
-"""The status of a run that a signal ended."""
+"""Exit status of a run that a signal ended."""
 
 
 def ignore_signals() -> None:
-    """Let a process that is done end with its own status."""
+    """Ignore signals, so that a process which is done ends with its own status."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 class Interrupts:
-    """The signals SIGINT, SIGTERM and SIGHUP during one run. One that is ignored, as under nohup, stays ignored.
+    """Handlers of SIGINT, SIGTERM and SIGHUP during one run. A signal that is ignored, as under nohup, stays ignored.
 
-    After an interrupt they stay ignored, because the process is about to end: an impatient second Ctrl-C would end in a
-    traceback.
+    After an interrupt they stay ignored, because the process is about to end: a second Ctrl-C would end in a traceback.
 
     Attributes:
-        count: signals that have come.
+        count: signals received.
     """
 
     def __init__(self) -> None:
@@ -57,12 +54,12 @@ class Interrupts:
             signal.signal(number, signal.SIG_IGN if self.count else handler)
 
     def defer(self) -> None:
-        """From now on, no signal raises."""
+        """Let no signal raise from now on."""
         self._deferred = True
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Raise only at the end for a signal that comes meanwhile."""
+        """Raise for a signal in this context at its end."""
         self._deferred = True
         try:
             yield
@@ -71,7 +68,7 @@ class Interrupts:
         self.check()
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if a signal has come: where it came, the exception may have been swallowed."""
+        """Raise KeyboardInterrupt after a signal: other code may have caught the exception that the signal raised."""
         if self.count:
             self._raised = True
             raise KeyboardInterrupt
@@ -83,7 +80,7 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def _on_unraisable(self, unraisable: Any) -> None:
-        """Note that a finalizer was interrupted, from which nothing is raised: `check` does it, or the next signal."""
+        """Let `check` or the next signal raise, because a finalizer that was interrupted cannot."""
         if unraisable.exc_type is KeyboardInterrupt:
             self._raised = False
         else:

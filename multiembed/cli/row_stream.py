@@ -1,4 +1,4 @@
-"""Rows and their vectors, brought together again: texts go into a stream, whose blocks know nothing of rows."""
+"""Joins rows and their vectors: texts go into a stream, whose results have no rows."""
 
 from __future__ import annotations
 
@@ -18,73 +18,68 @@ if TYPE_CHECKING:
     from multiembed import EmbeddingClient, EmbeddingResult, Role
     from multiembed.files import Chunk
 
-_MOST_WAITING = 32
-"""Chunks read ahead, beyond which a text that is under way is sent once more, so that memory stays bounded."""
+_MAX_QUEUED = 32
+"""Chunks read ahead; beyond it a duplicate text is sent again, so that memory stays bounded."""
 
 
 @dataclass(slots=True)
-class Joined:
+class EmbeddedChunk:
     """A chunk with its vectors."""
 
     chunk: Chunk
-    vectors: NDArray[np.float32]
-    """float32, shape (rows, dimensions); only the kept rows mean anything."""
+    vectors: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    """float32, shape (rows, dimensions); only the kept rows are valid. Without rows until the first result."""
     failures: dict[int, MultiEmbedError] = field(default_factory=dict)
-    """What became of texts that were sent and have no vector."""
-    unsent: int = 0
-    """Rows whose texts did not go into the stream: faulty ones, and those that shared another's way."""
+    """Errors of texts that were sent and have no vector, by row."""
+    sent: list[int] = field(default_factory=list)
+    """Rows whose texts go into the stream, in order."""
+    duplicates: list[int] = field(default_factory=list)
+    """Rows whose texts were in flight already."""
+
+    @property
+    def unsent(self) -> int:
+        """Number of rows whose texts did not go into the stream: faulty ones and duplicates."""
+        return len(self.chunk) - len(self.sent)
 
     @property
     def kept(self) -> NDArray[np.bool_]:
-        """Which rows have a vector."""
+        """Mask of the rows that have a vector."""
         kept = np.ones(len(self.chunk), dtype=np.bool_)
         kept[[*self.chunk.faults, *self.failures]] = False
         return kept
 
     def first_failure(self) -> MultiEmbedError:
-        """The error of the first row that failed, which tells its place."""
+        """The error of the first row that failed, with its file and line."""
         row, error = min(self.failures.items())
-        error.message = f"{self.chunk.place(row)}: {error.message}"
-        error.indices = ()  # of a block, which nobody knows of
+        error.message = f"{self.chunk.location(row)}: {error.message}"
+        error.indices = ()  # of the stream's chunk, not of the row
         return error
 
 
 @dataclass(slots=True)
-class _Sent:
-    """A chunk that was read ahead."""
+class _InFlight:
+    """A text that was sent, and the number of duplicate rows that wait for its result."""
 
-    chunk: Chunk
-    rows: list[int] = field(default_factory=list)
-    """The rows whose texts go into the stream, in order."""
-    again: list[int] = field(default_factory=list)
-    """The rows whose texts were under way already."""
+    waiting: int = 0
+    result: NDArray[np.float32] | MultiEmbedError | None = None
 
 
-@dataclass(slots=True)
-class _Shared:
-    """What became of a text for which more than one row waits."""
+def embed_chunks(client: EmbeddingClient, chunks: Iterable[Chunk], role: Role) -> Iterator[EmbeddedChunk]:
+    """Embed chunks, in order, holding no more of them than the stream reads ahead.
 
-    what: NDArray[np.float32] | MultiEmbedError
-    waiting: int
-    """Rows that have not got it yet."""
-
-
-def joined(client: EmbeddingClient, chunks: Iterable[Chunk], role: Role) -> Iterator[Joined]:
-    """Embed chunks, in order; no more of them are held than the stream reads ahead.
-
-    A stream sends a text once for each block that is open. Here a text that is under way waits for the first answer.
+    A stream sends a duplicate text once for each of its chunks. Here it waits for the text in flight.
 
     Raises:
-        MultiEmbedError: nothing more can be embedded.
+        MultiEmbedError: no further text can be embedded.
     """
-    parts = _Parts()
-    stream = client.stream(parts.texts(chunks), role, on_error="keep")
+    joiner = _RowJoiner()
+    stream = client.stream(joiner.texts(chunks), role, on_error="keep")
     try:
         for result in stream:
-            yield from parts.take(result)
-        yield from parts.rest()
+            yield from joiner.add_result(result)
+        yield from joiner.remaining()
     except MultiEmbedError as error:
-        # What no text can escape. It counts texts in a block, which nobody knows of.
+        # An error of the whole call. Its indices are those of the stream's chunk, not of rows.
         first = error.__cause__ if isinstance(error, PartialFailureError) else error
         if not isinstance(first, MultiEmbedError):
             raise
@@ -96,97 +91,88 @@ def joined(client: EmbeddingClient, chunks: Iterable[Chunk], role: Role) -> Iter
             close()
 
 
-class _Parts:
-    """Hands out the texts of chunks, and fills one chunk after the other with what comes back."""
+class _RowJoiner:
+    """Yields the texts of chunks, and fills one chunk after the other with the results."""
 
     def __init__(self) -> None:
-        self._waiting: deque[_Sent] = deque()
-        self._under_way: dict[str, int] = {}
-        """Texts that did not come back yet, with the number of later rows that wait for each."""
-        self._shared: dict[str, _Shared] = {}
-        self._sent: _Sent | None = None
-        self._part: Joined | None = None
+        self._queue: deque[EmbeddedChunk] = deque()
         self._filled = 0
+        """Rows of the first chunk's `sent` that have a result."""
+        self._in_flight: dict[str, _InFlight] = {}
         self._dimensions = 0
+        """Unknown, 0, before the first vector."""
 
     def texts(self, chunks: Iterable[Chunk]) -> Iterator[str]:
         """The texts to send, in order."""
         for chunk in chunks:
-            sent = _Sent(chunk)
+            embedded = EmbeddedChunk(chunk)
             for row, text in enumerate(chunk.texts):
                 if row in chunk.faults:
                     continue
-                if text in self._under_way and len(self._waiting) < _MOST_WAITING:
-                    self._under_way[text] += 1
-                    sent.again.append(row)
+                if text in self._in_flight and len(self._queue) < _MAX_QUEUED:
+                    self._in_flight[text].waiting += 1
+                    embedded.duplicates.append(row)
                 else:
-                    self._under_way.setdefault(text, 0)
-                    sent.rows.append(row)
-            self._waiting.append(sent)
-            for row in sent.rows:
+                    self._in_flight.setdefault(text, _InFlight())
+                    embedded.sent.append(row)
+            self._queue.append(embedded)
+            for row in embedded.sent:
                 yield chunk.texts[row]
 
-    def take(self, result: EmbeddingResult) -> Iterator[Joined]:
-        """The chunks that are whole with this result."""
-        vectors = result.vectors
-        count = len(vectors)
-        if len(result.failures) < count:
-            self._widen(vectors.shape[1])
-        at = 0
-        while at < count:
-            sent, part = self._begun()
-            rows = sent.rows[self._filled : self._filled + count - at]
-            if rows and vectors.shape[1] == part.vectors.shape[1]:
-                part.vectors[rows] = vectors[at : at + len(rows)]
-            for place, row in enumerate(rows, at):
-                error = result.failures.get(place)
+    def add_result(self, result: EmbeddingResult) -> Iterator[EmbeddedChunk]:
+        """The chunks that this result completes."""
+        vectors, start = result.vectors, 0
+        if len(result.failures) < len(vectors):
+            self._dimensions = self._dimensions or vectors.shape[1]
+        while start < len(vectors):
+            embedded = self._first()
+            rows = embedded.sent[self._filled : self._filled + len(vectors) - start]
+            if rows and vectors.shape[1] == self._dimensions:
+                embedded.vectors[rows] = vectors[start : start + len(rows)]
+            for position, row in enumerate(rows, start):
+                error = result.failures.get(position)
                 if error is not None:
-                    part.failures[row] = error
-                waiting = self._under_way.pop(part.chunk.texts[row], 0)
-                if waiting:
-                    self._share(part.chunk.texts[row], vectors[place].copy() if error is None else error, waiting)
-            at += len(rows)
+                    embedded.failures[row] = error
+                self._share(embedded.chunk.texts[row], vectors[position] if error is None else error)
+            start += len(rows)
             self._filled += len(rows)
-            if self._filled == len(sent.rows):
-                yield self._ended()
+            if self._filled == len(embedded.sent):
+                yield self._finish()
 
-    def rest(self) -> Iterator[Joined]:
-        """The chunks at the end of which no row was sent."""
-        while self._waiting:
-            self._begun()
-            yield self._ended()
+    def remaining(self) -> Iterator[EmbeddedChunk]:
+        """The last chunks, in which no row was sent."""
+        while self._queue:
+            yield self._finish()
 
-    def _widen(self, dimensions: int) -> None:
-        """Learn how long vectors are, which nobody may know before the first one comes."""
-        if not self._dimensions and self._part is not None:
-            self._part.vectors = np.full((len(self._part.chunk), dimensions), np.nan, dtype=np.float32)
-        self._dimensions = self._dimensions or dimensions
+    def _first(self) -> EmbeddedChunk:
+        """The first chunk of the queue, with an array for its vectors."""
+        embedded = self._queue[0]
+        shape = (len(embedded.chunk), self._dimensions)
+        if embedded.vectors.shape != shape:
+            embedded.vectors = np.full(shape, np.nan, dtype=np.float32)
+        return embedded
 
-    def _begun(self) -> tuple[_Sent, Joined]:
-        if self._sent is None or self._part is None:
-            self._sent = self._waiting.popleft()
-            chunk = self._sent.chunk
-            room = np.full((len(chunk), self._dimensions), np.nan, dtype=np.float32)
-            self._part = Joined(chunk, room, unsent=len(chunk) - len(self._sent.rows))
-            self._filled = 0
-        return self._sent, self._part
+    def _share(self, text: str, result: NDArray[np.float32] | MultiEmbedError) -> None:
+        """Keep a result for the duplicate rows that wait for it."""
+        shared = self._in_flight.get(text)
+        if shared is not None and not shared.waiting:
+            del self._in_flight[text]
+        elif shared is not None and shared.result is None:
+            shared.result = result if isinstance(result, MultiEmbedError) else result.copy()
 
-    def _share(self, text: str, what: NDArray[np.float32] | MultiEmbedError, waiting: int) -> None:
-        shared = self._shared.setdefault(text, _Shared(what, 0))
-        shared.waiting += waiting
-
-    def _ended(self) -> Joined:
-        """The chunk that is being filled, with what its other rows have waited for."""
-        sent, part = self._begun()
-        for row in sent.again:
-            text = part.chunk.texts[row]
-            shared = self._shared[text]
-            if isinstance(shared.what, MultiEmbedError):
-                part.failures[row] = shared.what
-            else:
-                part.vectors[row] = shared.what
+    def _finish(self) -> EmbeddedChunk:
+        """Complete the first chunk with the results that its duplicate rows wait for."""
+        embedded = self._first()
+        self._queue.popleft()
+        self._filled = 0
+        for row in embedded.duplicates:
+            text = embedded.chunk.texts[row]
+            shared = self._in_flight[text]
+            if isinstance(shared.result, MultiEmbedError):
+                embedded.failures[row] = shared.result
+            elif shared.result is not None:
+                embedded.vectors[row] = shared.result
             shared.waiting -= 1
             if not shared.waiting:
-                del self._shared[text]
-        self._sent = self._part = None
-        return part
+                del self._in_flight[text]
+        return embedded

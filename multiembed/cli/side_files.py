@@ -1,4 +1,4 @@
-"""What stands beside an output: the rows that were left out of it, and the vectors of a run that did not end."""
+"""Side files of an output: the rows left out of it, and the cache of a run that did not end."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from multiembed.files import InputError, WholeFile, naming, shortened
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
     from multiembed import MultiEmbedError
-    from multiembed.cli.row_stream import Joined
+    from multiembed.cli.row_stream import EmbeddedChunk
+
+_DETAILS = ("status", "code", "provider_message", "request_id")
+"""Attributes of an error that are written where they are known."""
 
 
 class SideFile:
-    """The rows that were left out, each as a JSON object with its place and the reason; no file when there is none.
+    """The rows left out, each as a JSON object with its file, line and reason; no file when there is none.
 
     Args:
-        path: where it is to stand.
+        path: of the file.
         overwrite: whether one of an earlier run may be replaced, or removed when this run leaves no row out.
     """
 
@@ -31,21 +33,16 @@ class SideFile:
         self.rows = 0
         """Rows left out."""
         self.failures = 0
-        """Of these, the ones that were sent."""
+        """Rows left out that were sent."""
         self._placed = False
         self.first: MultiEmbedError | None = None
-        """The first reason of a row that was sent."""
+        """The first error of a row that was sent."""
 
-    def write(self, part: Joined, before: int) -> None:
-        """Take the rows of a chunk that were left out.
-
-        Args:
-            part: the chunk.
-            before: rows of the inputs before it.
-        """
-        chunk = part.chunk
-        for row in sorted([*chunk.faults, *part.failures]):
-            error = part.failures.get(row)
+    def write(self, embedded: EmbeddedChunk, before: int) -> None:
+        """Write the rows of a chunk that were left out; `before` is the number of input rows before it."""
+        chunk = embedded.chunk
+        for row in sorted([*chunk.faults, *embedded.failures]):
+            error = embedded.failures.get(row)
             record = {
                 "row": before + row,
                 "file": chunk.files[row],
@@ -55,13 +52,8 @@ class SideFile:
                 "text": shortened(chunk.texts[row]),
             }
             if error is not None:
-                said = {
-                    "status": error.status,
-                    "code": error.code,
-                    "provider_message": error.provider_message,
-                    "request_id": error.request_id,
-                }
-                record |= {name: value for name, value in said.items() if value is not None}
+                details = {name: getattr(error, name) for name in _DETAILS}
+                record |= {name: value for name, value in details.items() if value is not None}
                 self.first = self.first or error
                 self.failures += 1
             self.rows += 1
@@ -69,12 +61,12 @@ class SideFile:
                 self._file.stream.write(orjson.dumps(record) + b"\n")
 
     def prepare(self) -> None:
-        """Bring it to the disk, if there is anything in it."""
+        """Flush it to the disk, if it has a row."""
         if self.rows:
             self._file.prepare()
 
     def place(self) -> None:
-        """Put it into its place, if there is anything in it."""
+        """Move it to its path, if it has a row."""
         if self.rows:
             self._file.place()
             self._placed = True
@@ -84,15 +76,13 @@ class SideFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._file.discard()
-        if self._placed and error is not None:  # the output did not come to its place
+        if self._placed and error is not None:  # the output was not written
             self._path.unlink(missing_ok=True)
 
 
 def remove_cache(path: Path) -> None:
-    """Remove a cache file that is closed here, unless another process has it open: its log is there as long as that."""
+    """Remove a closed cache file, unless another process has it open: then its log exists."""
     if not path.with_name(f"{path.name}-wal").exists():
         path.unlink(missing_ok=True)

@@ -1,115 +1,118 @@
-"""`multiembed simulate`: the simulator in the foreground, with what to set for using it."""
+"""`multiembed simulate`: the simulator in the foreground, and the environment variables for its clients."""
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
 from multiembed import ConfigurationError
+from multiembed.cli.console import print_plain
 from multiembed.simulator import FAULTS, Simulator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
     from multiembed.simulator import InjectedFault
 
-_WHY_NOT = {errno.EADDRINUSE: "is taken, perhaps by another simulator", errno.EACCES: "may not be used by you"}
+_PORT_ERRORS = {errno.EADDRINUSE: "is taken, perhaps by another simulator", errno.EACCES: "may not be used by you"}
+_QUOTAS = {
+    "requests_per_minute": "requests per minute",
+    "tokens_per_minute": "tokens per minute",
+    "in_flight": "requests in flight",
+}
 
 
 def run(
     console: Console,
+    server: Mapping[str, Any],
     *,
-    port: int,
-    api_key: str,
-    latency: float,
     faults: Sequence[str] = (),
     probability: float | None = None,
     times: int | None = None,
-    requests_per_minute: float | None = None,
-    tokens_per_minute: float | None = None,
-    in_flight: int | None = None,
-    retry_after: float | None = None,
+    quota: Mapping[str, Any],
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM, and let the faults happen and the quota hold meanwhile.
+    """Serve until Ctrl-C or SIGTERM, with the faults and the quota.
+
+    Args:
+        console: where the address and the settings are printed.
+        server: arguments of the simulator.
+        faults: names of the faults to inject.
+        probability: share of requests that meet a fault.
+        times: how often each fault is injected.
+        quota: arguments of the simulator's `limit`.
 
     Raises:
-        ConfigurationError: there is no such fault, or none was named; the key or a quota makes no sense; the port
-            cannot be had.
+        ConfigurationError: there is no such fault, or none was named; the key or a quota is invalid; the port is not
+            available.
     """
     if not faults and (probability is not None or times is not None):
-        raise ConfigurationError("Say with --fault what is to go wrong; --faults lists what can.")
-    simulator = Simulator(port=port, api_key=api_key, latency=latency, record=False)
+        raise ConfigurationError("Say with --fault which fault to inject; --faults lists them.")
+    simulator = Simulator(**server, record=False)
     for name in faults:
         simulator.fail(name, probability=probability, times=times)
-    quota = {
-        "requests per minute": requests_per_minute,
-        "tokens per minute": tokens_per_minute,
-        "requests in flight": in_flight,
-    }
-    if any(value is not None for value in (*quota.values(), retry_after)):
-        simulator.limit(
-            requests_per_minute=requests_per_minute,
-            tokens_per_minute=tokens_per_minute,
-            in_flight=in_flight,
-            retry_after=retry_after,
-        )
+    if any(value is not None for value in quota.values()):
+        simulator.limit(**quota)
 
-    def tell(simulator: Simulator) -> None:
-        console.print(f"The simulator listens at {simulator.url}. Ctrl-C ends it.\n", highlight=False)
-        for name, value in simulator.environment().items():
-            console.print(f"export {name}={value}", markup=False, highlight=False, soft_wrap=True)
-        console.print("\nbase_url by provider:", highlight=False)
-        for provider in simulator.providers:
-            console.print(f"  {provider:<21} {simulator.base_url(provider)}", highlight=False, soft_wrap=True)
-        if told := [f"{value:,.10g} {name}" for name, value in quota.items() if value is not None]:
-            console.print(f"\nThe key's quota: {', '.join(told)}.", highlight=False, soft_wrap=True)
-        if faults:
-            console.print("\nWhat goes wrong:", highlight=False)
-        for name in faults:
-            console.print(f"  {name:<28} {FAULTS[name].does}", markup=False, highlight=False, soft_wrap=True)
+    def on_ready(simulator: Simulator) -> None:
+        _show(console, simulator, quota, faults)
 
     try:
-        simulator.serve_forever(on_ready=tell)
+        simulator.serve_forever(on_ready=on_ready)
     except OSError as error:
-        if error.errno not in _WHY_NOT:
+        if error.errno not in _PORT_ERRORS:
             raise
         raise ConfigurationError(
-            f"Port {port} {_WHY_NOT[error.errno]}: take another one with --port; 0 takes a free one."
+            f"Port {server['port']} {_PORT_ERRORS[error.errno]}: take another one with --port; 0 takes a free one."
         ) from None
-    console.print("\nThe simulator has stopped.", highlight=False)
+    print_plain(console, "\nThe simulator has stopped.")
+
+
+def _show(console: Console, simulator: Simulator, quota: Mapping[str, float | None], faults: Sequence[str]) -> None:
+    print_plain(console, f"The simulator listens at {simulator.url}. Ctrl-C ends it.\n")
+    for name, value in simulator.environment().items():
+        print_plain(console, f"export {name}={value}")
+    print_plain(console, "\nbase_url by provider:")
+    for provider in simulator.providers:
+        print_plain(console, f"  {provider:<21} {simulator.base_url(provider)}")
+    if limits := [f"{quota[name]:,.10g} {label}" for name, label in _QUOTAS.items() if quota.get(name) is not None]:
+        print_plain(console, f"\nThe key's quota: {', '.join(limits)}.")
+    if faults:
+        print_plain(console, "\nInjected faults:")
+    for name in faults:
+        print_plain(console, f"  {name:<28} {FAULTS[name].description}")
 
 
 def show_faults(console: Console) -> None:
-    """Print every fault with what it does."""
+    """Print every fault and its description."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("wrong in:\nfault", no_wrap=True)
     table.add_column("what it does")
-    above = ""
+    previous = ""
     for fault in FAULTS.values():
-        if fault.where != above:
+        if fault.where != previous:
             table.add_row(f"{fault.where}:", style="bold")
-            above = fault.where
-        table.add_row(f" {fault.name}", _told(fault))
+            previous = fault.where
+        table.add_row(f" {fault.name}", _describe(fault))
     console.print(table)
     console.print(
-        "\nH: harmless, a client has to find the right vectors all the same. A fault is made for every provider "
-        "unless some are named. From Python, simulator.fail(name, cap=8) sets what stands behind it.",
+        "\nH: harmless, a client must find the right vectors all the same. A fault applies to every provider unless "
+        "some are named. From Python, simulator.fail(name, cap=8) changes the settings in parentheses.",
         style="dim",
         highlight=False,
     )
 
 
-def _told(fault: InjectedFault) -> str:
+def _describe(fault: InjectedFault) -> str:
     facts = [
         "H" if fault.harmless else "",
         " ".join(f"{name}={value}" for name, value in fault.settings.items()),
         "" if len(fault.applies_to) == len(Simulator().providers) else ", ".join(fault.applies_to),
     ]
     more = "; ".join(fact for fact in facts if fact)
-    return escape(fault.does) + (f" [dim]({escape(more)})[/]" if more else "")
+    return escape(fault.description) + (f" [dim]({escape(more)})[/]" if more else "")

@@ -1,4 +1,4 @@
-"""What `multiembed embed` says at its end: what was done and what it cost, what is left, and how to go on."""
+"""Messages of `multiembed embed`: the result and its cost, the estimate, and how to resume."""
 
 from __future__ import annotations
 
@@ -9,114 +9,99 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multiembed import CacheFile, MultiEmbedError, list_models
-from multiembed.cli.progress import counted, duration, told_money, told_tokens
+from multiembed.cli.console import console, errors, print_plain
+from multiembed.cli.progress import counted, duration, format_cost, format_tokens
 from multiembed.cli.side_files import remove_cache
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from multiembed import EmbeddingClient
-    from multiembed.cli.estimate_run import Forecast
-    from multiembed.cli.job_options import Order
+    from multiembed import ClientStats, EmbeddingClient
+    from multiembed.cli.estimate_run import RunEstimate
+    from multiembed.cli.job_options import JobOptions
     from multiembed.cli.side_files import SideFile
 
 
-def tell_resume(
-    errors: Console, client: EmbeddingClient | None, order: Order, what: str, *, dry: bool, locked: bool
-) -> None:
-    """Say that nothing was written, what is kept all the same, and which command goes on with it.
+def print_resume(options: JobOptions, client: EmbeddingClient | None, ending: str, *, locked: bool) -> None:
+    """Print that nothing was written, which vectors are cached, and which command resumes the run.
 
     Args:
-        errors: where.
-        client: what embedded; None when the run was not so far yet.
-        order: what was asked for.
-        what: how the run ended.
-        dry: whether nothing was to be written.
-        locked: whether no other run can use the cache beside the output, so that an empty one may be removed.
+        options: of the run.
+        client: the run's client; None before it was made.
+        ending: how the run ended.
+        locked: whether no other run can use the output's own cache, so that an empty one may be removed.
     """
     if client is not None:
         client.close()
-    lines = [what if dry else f"{what} Nothing was written to {order.out}."]
-    vectors = 0 if dry else _kept_vectors(order, remove=locked)
+    lines = [ending if options.dry_run else f"{ending} Nothing was written to {options.out}."]
+    vectors = 0 if options.dry_run else _kept_vectors(options, remove=locked)
     if vectors:
-        lines.append(f"{counted(vectors, 'vector')} kept in {order.vectors}: the same command goes on from there.")
+        lines.append(f"{counted(vectors, 'vector')} kept in {options.vectors}: the same command goes on from there.")
         lines.append(f"  {_command()}")
-        if "-" in order.inputs:
+        if "-" in options.inputs:
             lines.append("Give it the same standard input.")
-    elif client is not None and client.report.requests:
+    elif client is not None and client.stats.requests:
         lines.append("No vectors were kept.")
-    errors.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    print_plain(errors, "\n".join(lines))
 
 
-def _kept_vectors(order: Order, *, remove: bool) -> int:
-    """How many vectors a run finds when it is tried again; a cache of its own that has none is removed."""
-    path = order.vectors
+def _kept_vectors(options: JobOptions, *, remove: bool) -> int:
+    """The number of cached vectors; an empty cache of the run's own is removed."""
+    path = options.vectors
     if path is None or not path.exists():
         return 0
     try:
         vectors = sum(space.vectors for space in CacheFile(path).namespaces())
-    except MultiEmbedError:  # what is wrong with it was said already
+    except MultiEmbedError:  # reported already
         return 0
-    if not vectors and order.cache is None and remove:
+    if not vectors and options.cache is None and remove:
         remove_cache(path)
     return vectors
 
 
 def _command() -> str:
-    """The command line, as it can be typed again."""
-    name = Path(sys.argv[0])
-    found = shutil.which(name.name)
-    called = name.name if found and Path(found) == name.absolute() else str(name)
-    return shlex.join([called, *sys.argv[1:]])
+    """The command line, to be typed again."""
+    program = Path(sys.argv[0])
+    found = shutil.which(program.name)
+    name = program.name if found and Path(found) == program.absolute() else str(program)
+    return shlex.join([name, *sys.argv[1:]])
 
 
-def tell_result(
-    console: Console, client: EmbeddingClient, order: Order, rows: int, side: SideFile, seconds: float
-) -> None:
-    """Say what was done, what it cost, and what was left out."""
-    report = client.report
-    facts = [counted(report.requests, "request")] if report.requests else []
-    if report.requests or report.cached_texts:
-        facts += [told_tokens(report.total_tokens), _priced(report.cost, order.model)]
-    if report.cached_texts:
-        facts.append(f"{counted(report.cached_texts, 'text')} known already")
-    if report.retries:
-        facts.append(f"{report.retries:,} sent again")
-    if report.rate_errors:
-        facts.append(f"{report.rate_errors:,} times too fast")
-    if report.p50 is not None and report.p99 is not None:
-        facts.append(f"answers in {report.p50:.2f} s, 99 % within {report.p99:.2f} s")
+def print_result(options: JobOptions, stats: ClientStats, rows: int, side: SideFile, seconds: float) -> None:
+    """Print the number of texts, the cost and the rows left out."""
+    facts = [counted(stats.requests, "request")] if stats.requests else []
+    if stats.requests or stats.cached_texts:
+        facts += [format_tokens(stats.total_tokens), _priced(stats.cost, options.model)]
+    if stats.cached_texts:
+        facts.append(f"{counted(stats.cached_texts, 'text')} from the cache")
+    if stats.retries:
+        facts.append(f"{stats.retries:,} sent again")
+    if stats.rate_errors:
+        facts.append(f"{stats.rate_errors:,} rate limit errors")
+    if stats.p50 is not None and stats.p99 is not None:
+        facts.append(f"responses in {stats.p50:.2f} s, 99 % within {stats.p99:.2f} s")
     facts.append(duration(seconds))
-    said = f"{counted(rows, 'text')}: {order.out}\n{', '.join(facts)}"
+    message = f"{counted(rows, 'text')}: {options.out}\n{', '.join(facts)}"
     if side.rows:
-        said += f"\n{counted(side.rows, 'row')} left out; the reasons are in {order.failed}"
-        if side.failures and order.vectors is not None:
-            said += f"\n{order.vectors} is kept: with --overwrite the same command pays for the failed rows alone."
-    console.print(said, markup=False, highlight=False, soft_wrap=True)
+        message += f"\n{counted(side.rows, 'row')} left out; the reasons are in {options.failed}"
+        if side.failures and options.vectors is not None:
+            message += f"\n{options.vectors} is kept: with --overwrite the same command pays for the failed rows alone."
+    print_plain(console, message)
 
 
 def _priced(cost: float | None, model: str) -> str:
-    for owner, facts in list_models():
-        if f"{owner.id}:{facts.name}" == model and cost:
-            return f"{told_money(cost)} (price of {facts.checked})"
-    return told_money(cost)
+    for owner, known in list_models():
+        if f"{owner.id}:{known.name}" == model and cost:
+            return f"{format_cost(cost)} (price of {known.checked})"
+    return format_cost(cost)
 
 
-def tell_forecast(console: Console, forecast: Forecast, model: str, *, left_out: int) -> None:
-    """Print what a run would take."""
-    again = f", {forecast.twice:,} of them not for the first time" if forecast.twice else ""
-    money = "unknown: the catalog has no price of this model"
-    if forecast.cost is not None:
-        money = f"about {_priced(forecast.cost, model)}" if forecast.cost else "nothing"
-    rows = {
-        "texts": f"{forecast.texts:,}{again}",
-        "left out": f"{left_out:,}" if left_out else "",
-        "requests": f"{forecast.requests:,}",
-        "tokens": f"about {forecast.tokens:,}",
-        "money": money,
-        "time": f"about {duration(forecast.seconds)}, by {forecast.basis}",
-    }
-    for name, value in rows.items():
-        if value:
-            console.print(f"{name:<10}{value}", markup=False, highlight=False, soft_wrap=True)
-    console.print("Nothing was sent.", highlight=False)
+def print_estimate(estimate: RunEstimate, model: str, *, left_out: int) -> None:
+    """Print the estimate of a run."""
+    cost = "unknown: the catalog has no price of this model"
+    if estimate.cost is not None:
+        cost = f"about {_priced(estimate.cost, model)}" if estimate.cost else "nothing"
+    duplicates = f", {estimate.duplicates:,} of them duplicates" if estimate.duplicates else ""
+    print_plain(console, f"texts     {estimate.texts:,}{duplicates}")
+    if left_out:
+        print_plain(console, f"left out  {left_out:,}")
+    print_plain(console, f"requests  {estimate.requests:,}\ntokens    about {estimate.tokens:,}\nmoney     {cost}")
+    print_plain(console, f"time      about {duration(estimate.seconds)}, by {estimate.basis}\nNothing was sent.")

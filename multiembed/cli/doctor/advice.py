@@ -1,4 +1,4 @@
-"""What to do about each error of a call, beyond the error's own advice."""
+"""Advice for each error of a call, beyond the error's own."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from multiembed.cli.doctor.setup import is_short, proxy_variable
+from multiembed.cli.doctor.setup import SHORT_KEY, proxy_variable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from multiembed import EmbeddingClient, MultiEmbedError
     from multiembed.cli.doctor.setup import Setup
 
@@ -21,12 +19,12 @@ _PROXY_REFUSED = (
     "The proxy does not connect to {host}: check {proxy} or proxy=, ask who runs the proxy to allow {host}, or except "
     "it in NO_PROXY."
 )
-_ADVICE: Mapping[str, str] = {
+_ADVICE = {
     # by the reason of a failed connection
     "dns": "The name of the server, or of its proxy, is not known: check {address}, network and DNS. {through}",
     "refused": "Nothing listens at that port: check {address}, and firewalls. {through}",
-    "unreachable": "There is no way to the server: check {address}, network and firewalls. {through}",
-    "not_tls": "What answers does not speak TLS: check the port in {address}. {through}",
+    "unreachable": "The server is unreachable: check {address}, network and firewalls. {through}",
+    "not_tls": "The server does not speak TLS: check the port in {address}. {through}",
     "tls": "No TLS connection could be made: a proxy or a firewall may interfere. {through}",
     "certificate_untrusted": "{certificate}",
     "certificate_date": (
@@ -45,7 +43,7 @@ _ADVICE: Mapping[str, str] = {
     "proxy_refused": _PROXY_REFUSED,
     "proxy": _PROXY_REFUSED,
     "connection": "The connection broke: check {address}; a proxy or a firewall may interfere. {through}",
-    "timeout": "{message} Here: --timeout. A proxy or a firewall may swallow the answer. {through}",
+    "timeout": "{message} Here: --timeout. A proxy or a firewall may drop the response. {through}",
     # by the error, where there was an answer
     "AuthenticationError": "{message}{key}",
     "PermissionDeniedError": _MODEL,
@@ -57,14 +55,7 @@ _ADVICE: Mapping[str, str] = {
 
 
 def advise(error: MultiEmbedError, message: str, setup: Setup, client: EmbeddingClient) -> str:
-    """The advice for an error.
-
-    Args:
-        error: of a call.
-        message: the error's own advice.
-        setup: the provider, its model and options.
-        client: what was called with.
-    """
+    """The advice for an error of a call; `message` is the error's own advice."""
     variable = proxy_variable(client.target.url)
     models = [facts.name for facts in setup.provider.models if facts.name != setup.model][:4]
     template = _ADVICE.get(error.reason or "") or _ADVICE.get(type(error).__name__, "{message}")
@@ -86,8 +77,8 @@ def advise(error: MultiEmbedError, message: str, setup: Setup, client: Embedding
 
 
 def _key(setup: Setup, client: EmbeddingClient) -> str:
-    """What may be wrong with a key that was refused."""
-    short = client.target.key is not None and is_short(client.target.key.get())
+    """Possible reasons for a refused key."""
+    short = client.target.key is not None and len(client.target.key.get()) < SHORT_KEY
     lost = " The key is shorter than keys usually are: was a part of it lost?" if short else ""
     region = setup.region(client)
     if not region:
@@ -100,7 +91,7 @@ def _key(setup: Setup, client: EmbeddingClient) -> str:
 
 
 def _certificate() -> str:
-    """What to do about a certificate whose authority is not trusted, by the environment's settings."""
+    """Advice for a certificate with an untrusted authority, by the environment's settings."""
     trust = "set ca_bundle=\"system\" (the system's certificates) or ca_bundle to a PEM file with the company's CA"
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if file and not Path(file).is_file():

@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from multiembed import AuthenticationError, ConfigurationError, MultiEmbedError
 from multiembed.cli.doctor.advice import advise
-from multiembed.cli.doctor.setup import (
-    Finding,
-    check_address,
-    check_key,
-    check_model,
-    check_proxy,
-    missing_key,
-    without_key,
-)
+from multiembed.cli.doctor.setup import Finding, check_address, check_setup, missing_key, without_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,23 +17,16 @@ if TYPE_CHECKING:
     from multiembed import EmbeddingClient, Usage
     from multiembed.cli.doctor.setup import Setup
 
-_TEXT = "hello"
 _DETAIL = re.compile(r"(?<=[.]) \((.+)\)$", re.DOTALL)
-"""What happened, behind the advice in the message of an error that is not the provider's."""
+"""The cause, after the advice in the message of an error that is not the provider's."""
 _TAG = re.compile(r"<[^>]*>")
 _REFUSED = AuthenticationError.__name__
 
 
 def check(setup: Setup, timeout: float, *, try_regions: bool) -> Iterator[Finding]:
-    """Check a provider.
+    """Check a provider, with `timeout` seconds for each call. No call is made after a failed check.
 
-    Args:
-        setup: the provider, its model and options.
-        timeout: seconds for each call.
-        try_regions: whether a refused key may be sent to the provider's other regions.
-
-    Yields:
-        The findings in order. No call is made after a failed check.
+    A key that is refused is sent to the provider's other regions only with `try_regions`.
     """
     try:
         client = setup.client(timeout=timeout, max_retries=0)
@@ -49,17 +34,14 @@ def check(setup: Setup, timeout: float, *, try_regions: bool) -> Iterator[Findin
         yield from _misconfigured(setup, error)
         return
     with client:
-        target = client.target
-        if setup.provider.key_env:
-            key = check_key(client)
-            yield from filter(None, (key, check_address(setup, client), check_model(setup), check_proxy(target.url)))
-            if key.state == "fail":
-                yield _no_call("because of the above")
-                return
-        if setup.model is None:
+        findings = check_setup(setup, client) if setup.provider.key_env else []
+        yield from findings
+        if any(finding.state == "fail" for finding in findings):
+            yield _no_call("because of the above")
+        elif setup.model is None:
             yield _no_call(f"name a model, as in `multiembed doctor {setup.provider.id} --model NAME`")
-            return
-        yield from _check_calls(setup, client, timeout, try_regions=try_regions)
+        else:
+            yield from _check_calls(setup, client, timeout, try_regions=try_regions)
 
 
 def _misconfigured(setup: Setup, error: ConfigurationError) -> Iterator[Finding]:
@@ -81,14 +63,13 @@ def _no_call(why: str) -> Finding:
 
 def _check_calls(setup: Setup, client: EmbeddingClient, timeout: float, *, try_regions: bool) -> Iterator[Finding]:
     """Call once; where the API keeps queries and documents apart, call for a query, too."""
-    target = client.target
     call = _call("call", setup, client, "document")
     if try_regions and call.facts.get("error") == _REFUSED and setup.region(client):
         yield replace(call, advice="")
         yield _check_regions(setup, client, timeout)
         return
     yield call
-    if call.state == "ok" and target.model.role_parameter:
+    if call.state == "ok" and client.target.model.role_parameter:
         yield _call("query", setup, client, "query")
     if call.state == "ok" and setup.provider.key_env:
         yield _cost(client.usage)
@@ -97,7 +78,7 @@ def _check_calls(setup: Setup, client: EmbeddingClient, timeout: float, *, try_r
 def _call(name: str, setup: Setup, client: EmbeddingClient, role: Literal["document", "query"]) -> Finding:
     started = time.perf_counter()
     try:
-        dimensions = client.embed([_TEXT], role).vectors.shape[1]
+        dimensions = client.embed(["hello"], role).vectors.shape[1]
     except MultiEmbedError as error:
         return _failure(name, setup, client, error)
     seconds = time.perf_counter() - started
@@ -120,20 +101,18 @@ def _failure(name: str, setup: Setup, client: EmbeddingClient, error: MultiEmbed
     known = {what: value for what, value in facts.items() if value not in (None, "")}
     shown = ", ".join(f"{what} {known[what]}" for what in ("status", "code", "request_id") if what in known)
     says = f"{type(error).__name__}{f' ({shown})' if shown else ''}"
-    message, detail = error.message, None
+    message = error.message
     if error.provider_message:
         says += f". The provider said: {_plain(key, error.provider_message)!r}"
-    else:
-        detail = _DETAIL.search(message)
-    if detail:
+    elif detail := _DETAIL.search(message):
         says, message = f"{says}: {_plain(key, detail[1])}", message[: detail.start()]
     return Finding(name, "fail", says, advise(error, without_key(key, message), setup, client), known)
 
 
-def _plain(key: str, words: str) -> str:
-    """Words of others without the key, and of an HTML page only its text."""
-    words = _TAG.sub(" ", words.replace("\\n", " ")) if "<html" in words.lower() else words
-    return without_key(key, " ".join(words.split()))
+def _plain(key: str, text: str) -> str:
+    """A server's text without the key, and of an HTML page only its text."""
+    text = _TAG.sub(" ", text.replace("\\n", " ")) if "<html" in text.lower() else text
+    return without_key(key, " ".join(text.split()))
 
 
 def _check_regions(setup: Setup, client: EmbeddingClient, timeout: float) -> Finding:

@@ -1,4 +1,4 @@
-"""Findings printed for people at any width, and as JSON."""
+"""Report of the findings: text for a terminal of any width, or JSON."""
 
 from __future__ import annotations
 
@@ -28,19 +28,11 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
 def versions() -> dict[str, str]:
     """The versions that a bug report needs; a package that is not installed is left out."""
-    found = {
-        "multiembed": multiembed.__version__,
-        "Python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
+    system = {"Python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
     installed = {str(each.metadata["Name"]).lower(): each.version for each in metadata.distributions()}
-    return found | {name: installed[name] for name in _LIBRARIES if name in installed}
-
-
-def show_versions(console: Console) -> None:
-    """Print the versions, and what follows."""
-    console.print(", ".join(f"{name} {version}" for name, version in versions().items()), style="dim", highlight=False)
-    console.print("Each provider that has a key gets a call of one short text, which costs next to nothing.\n")
+    return {"multiembed": multiembed.__version__, **system} | {
+        name: installed[name] for name in _LIBRARIES if name in installed
+    }
 
 
 def show(console: Console, setup: Setup, findings: Sequence[Finding]) -> None:
@@ -58,28 +50,20 @@ def show(console: Console, setup: Setup, findings: Sequence[Finding]) -> None:
     console.print()
 
 
-def show_missing(console: Console, missing: Mapping[str, Finding], *, none_configured: bool) -> None:
-    """Print a line for each provider without a key."""
+def failed_check(findings: Sequence[Finding]) -> str | None:
+    """The name of the first check that failed."""
+    return next((finding.name for finding in findings if finding.state == "fail"), None)
+
+
+def show_summary(console: Console, results: Mapping[Setup, Sequence[Finding]], missing: Mapping[str, Finding]) -> None:
+    """Print the providers without a key, and the result."""
     for provider, finding in missing.items():
         console.print(Text(f"{provider}: no key{finding.says.removeprefix('none')}", style="dim"))
-    if missing and none_configured:
+    if missing and not any(setup.provider.key_env for setup in results):
         console.print("No provider has a key: `multiembed doctor PROVIDER` says where to get one.", highlight=False)
     if missing:
         console.print()
-
-
-def is_well(findings: Sequence[Finding]) -> bool:
-    """Whether nothing failed."""
-    return all(finding.state != "fail" for finding in findings)
-
-
-def show_verdict(console: Console, results: Mapping[Setup, Sequence[Finding]]) -> None:
-    """Print the last line."""
-    failed = [
-        f"{setup.provider.id} ({next(finding.name for finding in findings if finding.state == 'fail')})"
-        for setup, findings in results.items()
-        if not is_well(findings)
-    ]
+    failed = [f"{setup.provider.id} ({name})" for setup, each in results.items() if (name := failed_check(each))]
     if failed:
         console.print(Text(f"Does not work: {', '.join(failed)}.", style="bold red"))
     else:
@@ -92,7 +76,7 @@ def as_json(results: Mapping[Setup, Sequence[Finding]], missing: Mapping[str, Fi
         {
             "provider": setup.provider.id,
             "model": setup.model,
-            "state": "well" if is_well(findings) else "ill",
+            "state": "ill" if failed_check(findings) else "well",
             "findings": [asdict(finding) for finding in findings],
         }
         for setup, findings in results.items()

@@ -1,4 +1,4 @@
-"""The configuration that a check of one provider uses: options, key, address, model, proxy."""
+"""Configuration of one provider and its checks: options, key, address, model, proxy."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ from urllib.parse import urlsplit
 
 from multiembed import ConfigurationError, EmbeddingClient, list_models
 from multiembed.cli.console import printable
-from multiembed.cli.models import UNUSED, WITHOUT_MODELS
+from multiembed.cli.models import WITHOUT_MODELS, find_provider
 from multiembed.redaction import redact
 from multiembed.transport.proxies import find_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from multiembed import EmbeddingOptionsDict
-
-_SHORT_KEY = 20
-"""Characters; the vendors' keys have 32 and more."""
-_SHORTEST_PART = 5
-"""So many characters of the key in a row are a part of it."""
+SHORT_KEY = 20
+"""Characters below which a part of the key may be lost; the vendors' keys have 32 and more."""
+_MIN_KEY_PART = 5
+"""Characters of the key in a row that are redacted."""
 _MASKED = re.compile(r"[^\s'\"]*(?:\*{2,}|•{2,})[^\s'\"]*")
 _PLACEHOLDER = re.compile(
     r"your[-_ ]|x{4,}|\*{3,}|\.{3,}|…|^<.*>$|^\$|^%\w+%$|change[-_ ]?me|placeholder|^(insert|paste|replace)[-_ ]"
@@ -43,7 +41,7 @@ class Finding:
     advice: str = ""
     """What the user can do about it."""
     facts: Mapping[str, object] = field(default_factory=dict)
-    """The same for machines: seconds, dimensions, codes."""
+    """The result for programs: seconds, dimensions, codes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -64,28 +62,19 @@ class Setup:
         return not facts.key_env or any(os.environ.get(name, "").strip() for name in needed)
 
     def client(self, **more: Any) -> EmbeddingClient:
-        """A client with these options and more.
-
-        Raises:
-            ConfigurationError: an option or the environment cannot work.
-        """
+        """A client with these options and more."""
         return EmbeddingClient(f"{self.provider.id}:{self.model or 'any'}", **{**self.options, **more})
 
     def region(self, client: EmbeddingClient) -> str:
-        """The region that is called; empty for an own address and where there is no choice."""
+        """The region that is called; empty for an own address and for a provider with one region."""
         if self.options.get("base_url") or client.target.url_variable or len(self.provider.regions) < 2:
             return ""
         return str(self.options.get("region") or next(iter(self.provider.regions)))
 
 
 def setup_of(provider: str, model: str | None = None, options: Mapping[str, Any] | None = None) -> Setup:
-    """The setup of a provider.
-
-    Raises:
-        ConfigurationError: there is no such provider.
-    """
-    unused: EmbeddingOptionsDict = {} if provider == "local" else UNUSED
-    facts = EmbeddingClient(f"{provider}:any", **unused).target.provider
+    """The setup of a provider; without a model, of its first one."""
+    facts = find_provider(provider)
     first = next((known.name for known in facts.models), None)
     return Setup(provider=facts, model=model or first, options=options or {})
 
@@ -100,8 +89,7 @@ def missing_key(setup: Setup) -> Finding:
     """The finding for a provider without a key."""
     facts = setup.provider
     if not facts.key_required:
-        names = " or ".join(facts.base_url_env)
-        return Finding("address", "fail", f"none and no address: {names} is not set")
+        return Finding("address", "fail", f"none and no address: {' or '.join(facts.base_url_env)} is not set")
     says, first = f"none: {' or '.join(facts.key_env)} is not set", facts.key_env[0]
     advice = f"Get one at {facts.key_page} and put it into {first}. A .env file is not read by itself."
     similar = _similar_variable(facts)
@@ -123,32 +111,28 @@ def _similar_variable(facts: Any) -> str | None:
     return next((by_upper[found[0]] for found in near if found), None)
 
 
-def check_key(client: EmbeddingClient) -> Finding:
-    """The finding for a key that HTTP can carry. It is not sent to find out."""
+def check_setup(setup: Setup, client: EmbeddingClient) -> list[Finding]:
+    """The findings for key, address, model and proxy. Nothing is sent."""
+    key, address = _check_key(client), check_address(setup, client)
+    return [each for each in (key, address, _check_model(setup), _check_proxy(client.target.url)) if each]
+
+
+def _check_key(client: EmbeddingClient) -> Finding:
     target = client.target
     if target.key is None:
         return Finding("key", "ok", "none, so requests are sent without one")
     key, variable = target.key.get(), target.key.source
     facts = {"variable": variable}
-    unusable = ""
-    if _PLACEHOLDER.search(key) or key.upper() == variable:
-        unusable = "is placeholder text"
-    elif key.startswith((f"{variable}=", "export ")):
-        unusable = "begins with a variable's name"
-    if unusable:
-        advice = f"Put your own key into {variable}, the key alone."
-        return Finding("key", "fail", f"in {variable}, but it {unusable}", advice, facts)
-    says = f"in {variable}{', and short' if is_short(key) else ''}"
+    placeholder = _PLACEHOLDER.search(key) or key.upper() == variable
+    if placeholder or key.startswith((f"{variable}=", "export ")):
+        says = f"in {variable}, but it {'is placeholder text' if placeholder else 'begins with the name of a variable'}"
+        return Finding("key", "fail", says, f"Put your own key into {variable}, the key alone.", facts)
+    says = f"in {variable}{', and short' if len(key) < SHORT_KEY else ''}"
     others = [name for name in target.provider.key_env if os.environ.get(name, "").strip() not in ("", key)]
     if not others:
         return Finding("key", "ok", says, facts=facts)
     advice = f"{others[0]} holds another key, which is not used. If that is the right one, unset {variable}."
     return Finding("key", "warn", says, advice, facts)
-
-
-def is_short(key: str) -> bool:
-    """Whether a part of the key may have been lost."""
-    return len(key) < _SHORT_KEY
 
 
 def check_address(setup: Setup, client: EmbeddingClient) -> Finding:
@@ -161,13 +145,13 @@ def check_address(setup: Setup, client: EmbeddingClient) -> Finding:
     return Finding("address", "ok", says, facts={"region": region or None, "source": source or None})
 
 
-def without_key(key: str, words: str) -> str:
-    """Words without the key, without parts of it, and without what is left of a key that a server masked."""
-    return redact(_MASKED.sub("…", words), (key,), shortest=min(_SHORTEST_PART, len(key))) if key else words
+def without_key(key: str, text: str) -> str:
+    """The text without the key, parts of it, and the rest of a key that a server masked."""
+    return redact(_MASKED.sub("…", text), (key,), shortest=min(_MIN_KEY_PART, len(key))) if key else text
 
 
-def check_model(setup: Setup) -> Finding | None:
-    """A warning for a model that is not in the catalog and is called nearly as one that is."""
+def _check_model(setup: Setup) -> Finding | None:
+    """A warning for a model that is not in the catalog and has nearly the name of one that is."""
     names = [facts.name for facts in setup.provider.models]
     model = setup.model or ""
     near = [] if model in names else difflib.get_close_matches(model.lower(), names, n=1)
@@ -188,7 +172,7 @@ def proxy_variable(url: str) -> str | None:
     return next((name for name in names if os.environ.get(name)), None)
 
 
-def check_proxy(url: str) -> Finding | None:
+def _check_proxy(url: str) -> Finding | None:
     """The finding for the environment's proxy settings. A user and a password in them are not shown."""
     variable = proxy_variable(url)
     if variable is None:
