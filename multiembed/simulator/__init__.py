@@ -1,4 +1,4 @@
-"""A local server that speaks the providers' wire forms, to test RAG code without a key, a bill or a network.
+"""Simulator: a local server with the providers' APIs, to test RAG code without a key, a bill or a network.
 
     from multiembed.simulator import Simulator
 
@@ -7,12 +7,12 @@
             "zhipu:embedding-3", api_key=simulator.api_key, base_url=simulator.base_url("zhipu")
         )
 
-Limits, refusals and replies are those of the vendors' pages. The vectors are those of the provider `local`:
-lexical, not semantic, and the same on every machine.
+Limits, error responses and responses are those that the vendors document. The vectors are those of the provider
+`local`: lexical, not semantic, and equal on every machine.
 
-What goes wrong on a network goes wrong here on demand: `simulator.fail("rate-limit", times=3)`, for each name
-in `FAULTS`; `simulator.heal()` ends it. An account has no quota until `simulator.limit(requests_per_minute=600)` gives
-it one; `simulator.rejected` and `simulator.most_requests(60)` tell how a client got on with it.
+`simulator.fail("rate-limit", times=3)` injects a fault, for each name in `FAULTS`; `simulator.heal()` removes it. An
+account has no quota until `simulator.limit(requests_per_minute=600)` sets one. `simulator.rejected` and
+`simulator.most_requests(60)` show how a client behaved under it.
 """
 
 from __future__ import annotations

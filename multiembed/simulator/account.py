@@ -1,16 +1,19 @@
-"""The account that the simulator plays, as its users hold it: its quota, what fails, and what was asked of it."""
+"""Simulated account: its quotas, its injected faults and its recorded requests."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from multiembed.errors import ConfigurationError
-from multiembed.simulator.fault_injection.schedule import Schedule, entry_of
+from multiembed.simulator.fault_injection import find_fault
+from multiembed.simulator.fault_injection.base import InjectedFault
+from multiembed.simulator.fault_injection.schedule import Schedule, ScheduledFault
+from multiembed.simulator.formats import API_FORMATS
 from multiembed.simulator.quotas import Quota, Quotas
 from multiembed.simulator.recorder import Recorder
-from multiembed.simulator.request_log import Arrivals
-from multiembed.simulator.responder import FORMS
+from multiembed.simulator.request_log import RequestLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,29 +24,36 @@ if TYPE_CHECKING:
     from multiembed.simulator.request_log import Arrival
 
 
+@dataclass(frozen=True, slots=True)
+class AccountState:
+    """State that the account's methods and its request handler share."""
+
+    recorder: Recorder
+    log: RequestLog = field(default_factory=RequestLog)
+    quotas: Quotas = field(default_factory=Quotas)
+    schedule: Schedule = field(default_factory=Schedule)
+
+
 class Account:
-    """What can be set and asked while the server runs, and also before and afterwards, from any thread."""
+    """Methods that any thread may call before, while and after the server runs."""
 
     def __init__(self, *, record: bool) -> None:
-        self._recorder = Recorder(keep=record)
-        self._arrivals = Arrivals()
-        self._quotas = Quotas()
-        self._schedule = Schedule()
+        self._state = AccountState(Recorder(keep=record))
 
     @property
     def requests(self) -> list[RecordedRequest]:
         """The requests so far, in order of arrival; a copy."""
-        return self._recorder.requests()
+        return self._state.recorder.requests()
 
     @property
     def peak_in_flight(self) -> int:
-        """The highest number of embedding requests that were being answered at once, so far."""
-        return self._recorder.peak
+        """The highest number of embedding requests that were handled at once, so far."""
+        return self._state.recorder.peak
 
     def clear(self) -> None:
-        """Forget the requests and the arrivals so far, and the peak. What quotas have counted stays."""
-        self._recorder.clear()
-        self._arrivals.clear()
+        """Clear the requests, the arrivals and the peak. What quotas have counted stays."""
+        self._state.recorder.clear()
+        self._state.log.clear()
 
     def limit(
         self,
@@ -56,30 +66,29 @@ class Account:
         retry_after: float | None = None,
         provider: str | None = None,
     ) -> None:
-        """Give the account a quota from now on; what is more is refused with 429, in each vendor's own words.
+        """Set a quota of the account; requests over it are refused with 429, as each vendor does.
 
-        Called again, it changes the quota, and what was used of it counts on. All that comes with the right key and
-        a JSON object uses it up, except for what is refused for a quota. Such a refusal comes after a tenth of the
-        latency, and no fault is made for it. Other answers, the wrong and the failing ones too, occupy a place in
-        flight until they are sent.
+        A second call changes the quota; what was used of it still counts. Each request with the right key and a JSON
+        object uses it up, unless it is refused for a quota. Such a refusal comes after a tenth of the latency, and no
+        fault is injected for it. Each other response, failing ones included, is in flight until it is sent.
 
         Args:
             requests_per_minute: 1 or more.
-            tokens_per_minute: as the simulator counts them and reports them in `usage`.
-            in_flight: requests that are being answered at once.
-            per_second: whether a sixtieth, rounded up, is also the most in any second; without it, DashScope's two
-                forms do that and the others do not.
-            kind: how a minute is counted. "bucket": it refills evenly and holds one second's worth, but at least 1;
-                "sliding": what was accepted in the last 60 seconds; "fixed": in each minute since the first request.
+            tokens_per_minute: as the simulator counts and reports them in `usage`.
+            in_flight: requests that are handled at once.
+            per_second: whether a sixtieth, rounded up, is also the limit of any second. Without it, that holds for
+                DashScope's two APIs only.
+            kind: how a minute is counted. "bucket" refills evenly and holds one second's worth, but at least 1.
+                "sliding" counts the last 60 seconds. "fixed" counts each minute since the first request.
             retry_after: seconds that a refusal names in Retry-After.
-            provider: whose requests share this quota; without it, those of all providers share it. A request must be
-                within both.
+            provider: whose requests share this quota; without it, all providers share it. A request must be within
+                both.
 
         Raises:
-            ConfigurationError: nothing is limited, there is no such kind or provider, or a number makes no sense.
+            ConfigurationError: nothing is limited, there is no such kind or provider, or a number is out of range.
         """
-        if provider is not None and provider not in FORMS:
-            raise ConfigurationError(f"The simulator has no provider {provider!r}; it has {', '.join(FORMS)}.")
+        if provider is not None and provider not in API_FORMATS:
+            raise ConfigurationError(f"The simulator has no provider {provider!r}; it has {', '.join(API_FORMATS)}.")
         quota = Quota(
             requests_per_minute=requests_per_minute,
             tokens_per_minute=tokens_per_minute,
@@ -88,34 +97,34 @@ class Account:
             kind=kind,
             retry_after=retry_after,
         )
-        self._quotas.limit(quota, time.monotonic(), provider)
+        self._state.quotas.limit(quota, time.monotonic(), provider)
 
     def unlimit(self) -> None:
-        """Take all quotas away."""
-        self._quotas.unlimit()
+        """Remove all quotas."""
+        self._state.quotas.unlimit()
 
     @property
     def accepted(self) -> int:
-        """How many requests with the right key were within the quotas, since the start or `clear`."""
-        return self._arrivals.accepted
+        """Number of requests with the right key that were within the quotas, since the start or `clear`."""
+        return self._state.log.accepted
 
     @property
     def rejected(self) -> int:
-        """How many requests were refused for a quota, since the start or `clear`."""
-        return self._arrivals.rejected
+        """Number of requests that were refused for a quota, since the start or `clear`."""
+        return self._state.log.rejected
 
     @property
     def arrivals(self) -> list[Arrival]:
-        """When requests came, accepted or refused for a quota, and their tokens: the last 100,000; a copy."""
-        return self._arrivals.log()
+        """Time, tokens and acceptance of the last 100,000 requests with the right key; a copy."""
+        return self._state.log.arrivals()
 
     def most_requests(self, seconds: float) -> int:
-        """The most requests, accepted or refused, that arrived within any so many seconds, of those in `arrivals`."""
-        return self._arrivals.most_requests(seconds)
+        """The maximum of requests in `arrivals`, accepted or refused, within any such number of seconds."""
+        return self._state.log.most_requests(seconds)
 
     def most_tokens(self, seconds: float) -> int:
-        """The most tokens, accepted or refused, that arrived within any so many seconds, of those in `arrivals`."""
-        return self._arrivals.most_tokens(seconds)
+        """The maximum of tokens in `arrivals`, accepted or refused, within any such number of seconds."""
+        return self._state.log.most_tokens(seconds)
 
     def fail(
         self,
@@ -130,36 +139,44 @@ class Account:
         seed: int = 0,
         **settings: Any,
     ) -> None:
-        """Let embedding requests fail from now on, until `heal`. A request meets the first fault that is due.
+        """Inject a fault into embedding requests until `heal`. A request meets the first fault that is due.
 
         Args:
-            fault: a name of `FAULTS`, or a function from the request and its good answer to the answer to send.
-            times: how often; without it, always.
-            probability: make it for this share of the requests it could be made for, at random.
-            every: make it for each `every`-th of them only.
-            after: leave out the first so many of them.
+            fault: a name of `FAULTS`, or a function from the request and its response to the response to send.
+            times: how often it is injected; without it, always.
+            probability: the share of the matching requests that meet it, at random.
+            every: only each `every`-th of them meets it.
+            after: number of matching requests before the first that meets it.
             seconds: for how long.
             provider: for this provider's requests only.
             seed: of the random numbers.
-            settings: the fault's own, for instance `cap=8`.
+            settings: the fault's own, such as `cap=8`.
 
         Raises:
-            ConfigurationError: no such fault, provider or setting, or a number that makes no sense.
+            ConfigurationError: no such fault, provider or setting, or a number out of range.
         """
-        self._schedule.add(
-            entry_of(
-                fault,
-                times=times,
-                probability=probability,
-                every=every,
-                after=after,
-                seconds=seconds,
-                provider=provider,
-                seed=seed,
-                settings=settings,
-            )
+        scheduled = ScheduledFault(
+            fault=find_fault(fault) if isinstance(fault, str) else _custom_fault(fault),
+            times=times,
+            probability=probability,
+            every=every,
+            after=after,
+            seconds=seconds,
+            provider=provider,
+            seed=seed,
+            settings=settings,
         )
+        self._state.schedule.add(scheduled)
 
     def heal(self) -> None:
-        """Let nothing fail any more. An answer that fails already goes on failing."""
-        self._schedule.clear()
+        """Remove all faults. A response that fails already goes on failing."""
+        self._state.schedule.clear()
+
+
+def _custom_fault(function: Callable[[Request, Answer], Answer]) -> InjectedFault:
+    return InjectedFault(
+        getattr(function, "__name__", "function"),
+        "A function of the caller's.",
+        "body",
+        alter=lambda occasion: function(occasion.request, occasion.answer),
+    )

@@ -1,11 +1,13 @@
-"""What a simulated wire form is: where it listens, how it replies and how it refuses."""
+"""API format of a simulated provider: its path, its responses and its refusals. One file in `formats` holds one."""
 
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard
 
+from multiembed.providers import PROVIDERS
+from multiembed.simulator.tokenizer import count_tokens
 from multiembed.simulator.vectors import as_base64
 
 if TYPE_CHECKING:
@@ -13,27 +15,62 @@ if TYPE_CHECKING:
 
     from multiembed.simulator.messages import Request
     from multiembed.simulator.vectors import VectorStore
+    from multiembed.types import ModelInfo
 
-Reason: TypeAlias = Literal["no_key", "wrong_key", "no_such_path", "method", "too_large", "no_json"]
 Limit: TypeAlias = Literal["requests", "tokens", "in_flight"]
+Reason: TypeAlias = Literal[
+    # without a look at the body's fields
+    "no_key",
+    "wrong_key",
+    "no_such_path",
+    "method",
+    "too_large",
+    "no_json",
+    # a field of the body
+    "no_model",
+    "bad_model",
+    "unknown_model",
+    "no_texts",
+    "bad_texts",
+    "empty_text",
+    "too_many_texts",
+    "text_too_long",
+    "invalid_parameter",
+    # a quota
+    "over_requests",
+    "over_tokens",
+    "over_in_flight",
+    # injected faults only
+    "server_error",
+    "overloaded",
+    "money",
+    "forbidden",
+    "moderated",
+]
 
-MOST_DIMENSIONS = 8192
-"""Where no list of dimensions is known: more than any model has, few enough for memory."""
-LONGEST_TEXT = 131_072
-"""Tokens in one text where no limit is known: the longest that any documented model takes."""
+MAX_DIMENSIONS = 8192
+"""Limit where a model's dimensions are unknown: more than any model has, few enough for memory."""
+MAX_TOKENS = 131_072
+"""Limit of one text where a model's limit is unknown: the longest that any documented model takes."""
+NO_CODE = ""
+"""Code of a refusal whose envelope has none. The code None means no envelope at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A provider's no."""
+    """Error response of a provider. The message may have fields: `limit`, `sent`, `model`."""
 
     status: int
     code: str | int | None
     message: str
 
+    def filled(self, **values: object) -> Refusal:
+        """The refusal with the fields of its message filled in."""
+        return replace(self, message=self.message.format(**values))
+
 
 class RefusedError(Exception):
-    """Ends the making of a reply; the refusal is sent instead."""
+    """Ends the making of a response; the refusal is sent instead."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal)
@@ -41,21 +78,19 @@ class RefusedError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
-    """One wire form. The functions return what is then written as JSON; numpy arrays may stand in it."""
+class ApiFormat:
+    """API format of one provider. Its functions return what is then written as JSON, numpy arrays included."""
 
     provider: str
     path: str
     prefix: str
-    """A wrong path that begins so is refused in this form's words."""
+    """A wrong path that begins with it is refused in this format."""
     reply: Callable[[dict[str, Any], VectorStore, str], object]
-    """The request's body, the vectors and the request id to a reply. Raises RefusedError."""
+    """The request's body, the vectors and the request id to a response. Raises RefusedError."""
     envelope: Callable[[Refusal, Request, str], object]
-    """A refusal, the request and the request id to the body that says it."""
+    """A refusal, the request and the request id to the body of the error response."""
     refusals: Mapping[Reason, Refusal]
-    """The refusals that need no look into the body."""
-    over_quota: Mapping[Limit, Refusal]
-    """The refusals of what is more than the account may, by what it has too much of."""
+    """Every refusal, with the provider's own status, code and message; `moderated` may be missing."""
     request_id: Callable[[str], str]
     """32 hexadecimal digits to this provider's kind of request id."""
     id_header: str
@@ -63,12 +98,56 @@ class Form:
     """Headers in lower case that may hold the key as it is, instead of `Authorization: Bearer`."""
     is_key: Callable[[str, str], bool] = operator.eq
     """Whether a credential stands for a key."""
-    per_second: bool = False
-    """Whether a quota by the minute is also kept by the second."""
+
+    @property
+    def per_second(self) -> bool:
+        """Whether a sixtieth of a minute's quota is enforced in each second, too."""
+        return PROVIDERS[self.provider].per_second
+
+    def find_model(self, name: object) -> ModelInfo:
+        """The model of that name; any name where the provider has no catalog.
+
+        Raises:
+            RefusedError: no model has that name.
+        """
+        if name is None or name == "":
+            raise RefusedError(self.refusals["no_model"])
+        if not isinstance(name, str):
+            raise RefusedError(self.refusals["bad_model"])
+        model = PROVIDERS[self.provider].model(name)
+        if not model.known and PROVIDERS[self.provider].models:
+            raise RefusedError(self.refusals["unknown_model"].filled(model=name))
+        return model
+
+    def check_texts(
+        self, value: object, *, max_texts: int, max_tokens: int | None, max_total_tokens: int | None = None
+    ) -> tuple[list[str], int]:
+        """The texts of a request, and the sum of their tokens.
+
+        Raises:
+            RefusedError: they are missing, of a wrong type, empty, too many or too long.
+        """
+        if value is None or value == []:
+            raise RefusedError(self.refusals["no_texts"])
+        texts = texts_in(value)
+        if texts is None:
+            raise RefusedError(self.refusals["bad_texts"])
+        if "" in texts:
+            raise RefusedError(self.refusals["empty_text"].filled(limit=max_tokens))
+        if len(texts) > max_texts:
+            raise RefusedError(self.refusals["too_many_texts"].filled(limit=max_texts, sent=len(texts)))
+        tokens = [count_tokens(text) for text in texts]
+        if (max_tokens and max(tokens) > max_tokens) or (max_total_tokens and sum(tokens) > max_total_tokens):
+            raise RefusedError(self.refusals["text_too_long"].filled(limit=max_tokens))
+        return texts, sum(tokens)
+
+    def invalid_parameter(self, message: str) -> RefusedError:
+        """The refusal of a wrong parameter, with another message."""
+        return RefusedError(replace(self.refusals["invalid_parameter"], message=message))
 
 
 def texts_of(body: object) -> list[str]:
-    """The texts to embed in a request of whatever form; none when it has no place for them."""
+    """The texts to embed in a request of any format; empty when it has no place for them."""
     given = body.get("input") if isinstance(body, dict) else None
     return texts_in(given.get("texts") if isinstance(given, dict) else given) or []
 
@@ -82,8 +161,8 @@ def texts_in(value: object) -> list[str] | None:
     return None
 
 
-def is_whole(value: object, lowest: int, highest: int) -> TypeGuard[int]:
-    """Whether it is an integer (true and false are none) in that range."""
+def is_integer(value: object, lowest: int, highest: int) -> TypeGuard[int]:
+    """Whether it is an integer (not true or false) in that range."""
     return type(value) is int and lowest <= value <= highest
 
 

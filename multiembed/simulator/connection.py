@@ -1,4 +1,4 @@
-"""One client's connection: bytes to requests and answers to bytes, by h11."""
+"""Connection of one client: bytes to requests and responses to bytes, by h11."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from multiembed.simulator.messages import Answer, Request
 if TYPE_CHECKING:
     import asyncio
 
-MOST_BODY_BYTES = 16 * 1024 * 1024
-"""What DashScope documents for the body of a request; the other forms have it too, to bound memory."""
+MAX_BODY_BYTES = 16 * 1024 * 1024
+"""What DashScope documents for the body of a request; the other formats have it too, to bound memory."""
 _READ = 256 * 1024
 
 
 class Connection:
-    """An HTTP/1.1 connection that stays open from request to request.
+    """HTTP/1.1 connection that stays open from request to request.
 
-    Whoever writes to `writer` past `send` has taken it out of HTTP's hands: it is closed afterwards.
+    After bytes were written to `writer` without `send`, it is closed.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -40,7 +40,7 @@ class Connection:
         """The next request; None when the client has closed.
 
         Raises:
-            h11.RemoteProtocolError: what came is no HTTP.
+            h11.RemoteProtocolError: the bytes are not HTTP.
         """
         self._method = ""
         head: h11.Request | None = None
@@ -53,14 +53,14 @@ class Connection:
             elif isinstance(event, h11.Request):
                 head = event
             elif isinstance(event, h11.Data):
-                # Too large a body is still read to its end, or else the client would not read the answer.
+                # Read to its end even when it is too large: otherwise the client would not read the response.
                 size += len(event.data)
-                if size <= MOST_BODY_BYTES:
+                if size <= MAX_BODY_BYTES:
                     chunks.append(bytes(event.data))
                 else:
                     chunks.clear()
             elif isinstance(event, h11.EndOfMessage) and head is not None:
-                return self._request(head, b"".join(chunks), too_large=size > MOST_BODY_BYTES)
+                return self._request(head, b"".join(chunks), too_large=size > MAX_BODY_BYTES)
             else:
                 return None
 
@@ -86,9 +86,9 @@ class Connection:
         )
 
     async def send(self, answer: Answer) -> None:
-        """Write an answer whole."""
+        """Write a response."""
         headers = [*answer.headers, ("content-length", str(len(answer.body)))]
-        # To HEAD, the length is told and the body stays away.
+        # A response to HEAD has the length and no body.
         body = b"" if self._method == "HEAD" else answer.body
         self._write(
             self._http.send(h11.Response(status_code=answer.status, headers=headers)),
@@ -98,13 +98,13 @@ class Connection:
         await self.writer.drain()
 
     async def refuse(self, error: h11.RemoteProtocolError) -> None:
-        """Tell a client that what it sent is no HTTP, if it may still be told something."""
+        """Send an error response to a client whose bytes are not HTTP, if a response is still possible."""
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             headers = (("content-type", "text/plain"), ("connection", "close"))
             await self.send(Answer(error.error_status_hint, headers, str(error).encode()))
 
     def next_cycle(self) -> bool:
-        """Make ready for the next request; False when the connection must be closed instead."""
+        """Prepare for the next request. Returns False when the connection must be closed instead."""
         if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             return False
         if self.writer.is_closing():

@@ -1,38 +1,40 @@
-"""A server in a thread of its own: where it listens, when it starts and when it ends."""
+"""Host of the server: its loopback address, its thread, its start and its end."""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import signal
 import socket
 import threading
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from multiembed.simulator.environment import loopback
+from multiembed.errors import ConfigurationError
 from multiembed.simulator.server import Server
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from multiembed.simulator.server import Behaviour
+    from multiembed.simulator.server import Handler
 
-# How often a waiting main thread looks up: on Windows, nothing else lets Ctrl-C through.
-_LOOK_UP = 0.5
+# Seconds between two checks of a waiting main thread: on Windows, nothing else lets Ctrl-C through.
+_POLL_INTERVAL = 0.5
 
 
 class Host:
-    """Runs a server on a loopback address; started and stopped as often as one likes.
+    """Runs a server on a loopback address; it may be started and stopped several times.
 
     Raises:
         ConfigurationError: the host is not a loopback address.
     """
 
-    def __init__(self, host: str, port: int, behave: Behaviour, tls: ssl.SSLContext | None) -> None:
-        self._host = loopback(host)
-        self._asked_port = port
-        self._behave = behave
+    def __init__(self, host: str, port: int, handle: Handler, tls: ssl.SSLContext | None) -> None:
+        self._host = _loopback_address(host)
+        self._requested_port = port
+        self._handle = handle
         self._tls = tls
         self._port: int | None = None
         self._thread: threading.Thread | None = None
@@ -41,7 +43,7 @@ class Host:
 
     @property
     def url(self) -> str:
-        """The root of what it serves.
+        """The server's root.
 
         Raises:
             RuntimeError: it has not been started, so it has no port yet.
@@ -52,7 +54,7 @@ class Host:
         return f"{'https' if self._tls else 'http'}://{host}:{self._port}"
 
     def start(self) -> None:
-        """Listen, in a daemon thread. Returns when requests are taken.
+        """Listen, in a daemon thread. Returns when requests are accepted.
 
         Raises:
             OSError: the port is taken.
@@ -63,7 +65,7 @@ class Host:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         ready: Future[Callable[[], None]] = Future()
         with ExitStack() as undo:
-            listener = undo.enter_context(socket.create_server((self._host, self._asked_port), family=family))
+            listener = undo.enter_context(socket.create_server((self._host, self._requested_port), family=family))
             thread = threading.Thread(
                 target=self._run, args=(listener, ready), name="multiembed-simulator", daemon=True
             )
@@ -74,29 +76,53 @@ class Host:
         self._stopped.clear()
 
     def stop(self) -> None:
-        """Break off all connections and end the thread. Stopping twice is no mistake."""
+        """Abort all connections and end the thread. Does nothing when it is stopped already."""
         thread, end = self._thread, self._end
         if thread is None or end is None:
             return
         self._thread = self._end = None
         end()
         thread.join()
-        self.release()
-
-    def wait(self) -> None:
-        """Return when it is stopped, or its waiters are released."""
-        while not self._stopped.wait(_LOOK_UP):
-            pass
-
-    def release(self) -> None:
-        """Let those who wait go on."""
         self._stopped.set()
+
+    def serve_until_signal(self, on_ready: Callable[[], object]) -> None:
+        """Call `on_ready`, and return after `stop`, Ctrl-C or SIGTERM."""
+        with _on_signal(self._stopped.set):
+            on_ready()
+            while not self._stopped.wait(_POLL_INTERVAL):
+                pass
 
     def _run(self, listener: socket.socket, ready: Future[Callable[[], None]]) -> None:
         try:
             with listener, asyncio.Runner() as runner:
-                runner.run(Server(self._behave, self._tls).run(listener, ready.set_result))
+                runner.run(Server(self._handle, self._tls).run(listener, ready.set_result))
         except BaseException as error:
             if ready.done():
                 raise
             ready.set_exception(error)
+
+
+def _loopback_address(host: str) -> str:
+    if host == "localhost":
+        return "127.0.0.1"
+    try:
+        if ipaddress.ip_address(host).is_loopback:
+            return host
+    except ValueError:
+        pass  # a name: refused like a public address
+    raise ConfigurationError(f"The simulator listens on loopback only: 127.0.0.1, ::1 or localhost, not {host!r}.")
+
+
+@contextmanager
+def _on_signal(end: Callable[[], None]) -> Iterator[None]:
+    """Call `end` on Ctrl-C and SIGTERM meanwhile; only the main thread can set that up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.signal(number, lambda *_: end()) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -1,8 +1,8 @@
-"""What is asked of the simulator and what it answers, as values: no socket in sight."""
+"""Requests and responses of the simulator, as values."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One HTTP request, whole."""
+    """One HTTP request."""
 
     id: str
     """32 hexadecimal digits; each provider writes its own kind of request id from them."""
@@ -21,17 +21,21 @@ class Request:
     headers: Mapping[str, str] = field(repr=False)
     """Names in lower case; a header that came twice is joined by ", "."""
     raw: bytes = field(repr=False)
-    """The body as it came; empty when it was larger than the server takes."""
+    """The body's bytes; empty when it was larger than the server takes."""
     body: Any = field(repr=False)
-    """The body as JSON; None when it is none."""
+    """The parsed JSON body; None when it is not JSON."""
     too_large: bool = False
-    """The body was larger than the server takes, and was thrown away while it came."""
+    """Whether the body was larger than the server takes, and was discarded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One HTTP answer, whole. Content-Length is not among the headers: it is added on the way out."""
+    """One HTTP response. Content-Length is added when it is sent."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes = field(repr=False)
+
+    def with_headers(self, *headers: tuple[str, str]) -> Answer:
+        """The response with more headers."""
+        return replace(self, headers=(*self.headers, *headers))

@@ -1,4 +1,4 @@
-"""The quotas of an account: what they are, and whether one more request is within them. Pure: time is an argument."""
+"""Quotas of an account, and whether one more request is within them. No I/O; the caller passes the time."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from multiembed.simulator.quota_counters import SECOND, Bucket, FixedWindow, Sli
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from multiembed.simulator.api_format import Form, Limit
-    from multiembed.simulator.quota_counters import Meter
+    from multiembed.simulator.api_format import ApiFormat, Limit
+    from multiembed.simulator.quota_counters import QuotaCounter
 
 Kind: TypeAlias = Literal["bucket", "sliding", "fixed"]
 
-_METERS: dict[Kind, Callable[[float], Meter]]
-_METERS = {"bucket": Bucket, "sliding": SlidingWindow, "fixed": FixedWindow}
+_COUNTERS: dict[Kind, Callable[[float], QuotaCounter]]
+_COUNTERS = {"bucket": Bucket, "sliding": SlidingWindow, "fixed": FixedWindow}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quota:
-    """What an account may do. None leaves a thing unlimited.
+    """Limits of an state. None is unlimited.
 
     Raises:
-        ConfigurationError: nothing is limited, there is no such kind, or a number makes no sense.
+        ConfigurationError: nothing is limited, there is no such kind, or a number is out of range.
     """
 
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     in_flight: int | None = None
     per_second: bool | None = None
-    """Whether a sixtieth is also the most in any second; None: where the provider does that."""
+    """Whether a sixtieth is also the limit of any second; None: where the provider enforces that."""
     kind: Kind = "bucket"
     retry_after: float | None = None
-    """Seconds that a refusal names."""
+    """Seconds in the Retry-After header of a refusal."""
 
     def __post_init__(self) -> None:
         limits = {
@@ -59,27 +59,27 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Excess:
-    """Why a request is refused."""
+    """The limit that a refused request exceeds."""
 
     limit: Limit
     retry_after: float | None
 
 
 class _Rate:
-    """One thing of which an account may have so much a minute, and the meters that count it."""
+    """Limit per minute and its counters."""
 
     def __init__(self, kind: Kind, per_minute: float) -> None:
         self.kind = kind
         self._per_minute = per_minute
-        self._minute = _METERS[kind](per_minute)
+        self._minute = _COUNTERS[kind](per_minute)
         self._second = SlidingWindow(per_minute, SECOND)
 
-    def has_room(self, now: float, amount: int, *, per_second: bool) -> bool:
-        # An untouched meter takes anything; but more than a minute's worth is more than the account ever may.
+    def allows(self, now: float, amount: int, *, per_second: bool) -> bool:
+        # An unused counter allows any amount, but more than a minute's worth is never allowed.
         return (
             amount <= self._per_minute
-            and self._minute.has_room(now, amount)
-            and (self._second.has_room(now, amount) or not per_second)
+            and self._minute.allows(now, amount)
+            and (self._second.allows(now, amount) or not per_second)
         )
 
     def take(self, now: float, amount: int) -> None:
@@ -92,8 +92,8 @@ class _Rate:
         self._second.change(now, per_minute)
 
 
-class _Account:
-    """One quota, and what of it is used. `change` keeps what is used, as far as it is counted in the same way."""
+class _QuotaState:
+    """One quota and its counters. `change` keeps what is used if it is counted in the same way."""
 
     def __init__(self) -> None:
         self.quota: Quota
@@ -112,12 +112,12 @@ class _Account:
             rate.change(now, per_minute)
             self._rates[limit] = rate
 
-    def exceeded(self, form: Form, amounts: dict[Limit, int], now: float, in_flight: int) -> Limit | None:
+    def exceeded(self, api_format: ApiFormat, amounts: dict[Limit, int], now: float, in_flight: int) -> Limit | None:
         if self.quota.in_flight is not None and in_flight >= self.quota.in_flight:
             return "in_flight"
-        per_second = form.per_second if self.quota.per_second is None else self.quota.per_second
+        per_second = api_format.per_second if self.quota.per_second is None else self.quota.per_second
         for limit, rate in self._rates.items():
-            if not rate.has_room(now, amounts[limit], per_second=per_second):
+            if not rate.allows(now, amounts[limit], per_second=per_second):
                 return limit
         return None
 
@@ -127,47 +127,47 @@ class _Account:
 
 
 class Quotas:
-    """At most one quota per provider, and one over all. A request must be within both; refused, it uses up neither.
+    """At most one quota per provider, and one over all. A request must be within both; a refused one uses neither.
 
-    Changed by any thread, asked by the server's.
+    Thread-safe.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._accounts: dict[str | None, _Account] = {}
+        self._quotas: dict[str | None, _QuotaState] = {}
         self._in_flight: Counter[str] = Counter()
 
     def limit(self, quota: Quota, now: float, provider: str | None = None) -> None:
-        """Let a quota hold from now on, in the place of the one before."""
+        """Set a quota, or change it."""
         with self._lock:
-            self._accounts.setdefault(provider, _Account()).change(quota, now)
+            self._quotas.setdefault(provider, _QuotaState()).change(quota, now)
 
     def unlimit(self) -> None:
-        """Let no quota hold. What is in flight is still counted, for those to come."""
+        """Remove all quotas. Requests in flight are still counted, for later quotas."""
         with self._lock:
-            self._accounts.clear()
+            self._quotas.clear()
 
-    def enter(self, form: Form, tokens: int, now: float) -> Excess | None:
-        """Count a request as in flight, until `leave`; or say which limit it is over, and count nothing."""
+    def enter(self, api_format: ApiFormat, tokens: int, now: float) -> Excess | None:
+        """Count a request as in flight until `leave`, or return the limit that it exceeds."""
         amounts: dict[Limit, int] = {"requests": 1, "tokens": tokens}
         with self._lock:
-            for in_flight, account in self._concerned(form):
-                limit = account.exceeded(form, amounts, now, in_flight)
+            for in_flight, state in self._states(api_format):
+                limit = state.exceeded(api_format, amounts, now, in_flight)
                 if limit is not None:
-                    return Excess(limit, account.quota.retry_after)
-            for _, account in self._concerned(form):
-                account.take(amounts, now)
-            self._in_flight[form.provider] += 1
+                    return Excess(limit, state.quota.retry_after)
+            for _, state in self._states(api_format):
+                state.take(amounts, now)
+            self._in_flight[api_format.provider] += 1
         return None
 
-    def leave(self, form: Form) -> None:
-        """A request that had entered is answered."""
+    def leave(self, api_format: ApiFormat) -> None:
+        """Count a request as no longer in flight."""
         with self._lock:
-            self._in_flight[form.provider] -= 1
+            self._in_flight[api_format.provider] -= 1
 
-    def _concerned(self, form: Form) -> Iterator[tuple[int, _Account]]:
-        """The accounts that a request of this form draws on, with what is in flight of theirs."""
-        if account := self._accounts.get(form.provider):
-            yield self._in_flight[form.provider], account
-        if account := self._accounts.get(None):
-            yield self._in_flight.total(), account
+    def _states(self, api_format: ApiFormat) -> Iterator[tuple[int, _QuotaState]]:
+        """The requests in flight and the quota of the provider, and those over all."""
+        if state := self._quotas.get(api_format.provider):
+            yield self._in_flight[api_format.provider], state
+        if state := self._quotas.get(None):
+            yield self._in_flight.total(), state

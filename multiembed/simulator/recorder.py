@@ -1,4 +1,4 @@
-"""The memory of what was asked: the requests that came, and how many were being answered at once."""
+"""Recorder of requests, and of the peak of requests in flight."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ if TYPE_CHECKING:
 
     from multiembed.simulator.messages import Request
 
-_MOST_REQUESTS = 10_000
-_MOST_BYTES = 128 * 1024 * 1024
+_MAX_REQUESTS = 10_000
+_MAX_BYTES = 128 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecordedRequest:
-    """One request as it came, and what became of it."""
+    """One request and the outcome of it."""
 
     provider: str | None
-    """The provider whose form is spoken at that path; None for a path where there is none."""
+    """The provider whose API has that path; None for an unknown path."""
     method: str
     path: str
     headers: dict[str, str] = field(repr=False)
     """Names in lower case."""
     body: Any
-    """Parsed JSON; None when the body was none."""
+    """Parsed JSON; None when the body was not JSON."""
     raw: bytes = field(repr=False)
     status: int | None
-    """The HTTP status it was answered with; None while there is no answer, and where a fault kept it back."""
+    """The HTTP status of the response; None before it is sent, and where a fault did not send it."""
     fault: str | None = None
-    """The name of the fault that was made for it."""
+    """The name of the injected fault."""
 
 
 class Recorder:
-    """Written by the server's thread, read by any other. The oldest requests are forgotten beyond a bound."""
+    """Written by the server's thread, read by any other. Beyond a bound, the oldest requests are removed."""
 
     def __init__(self, *, keep: bool) -> None:
         self._keep = keep
@@ -49,7 +49,7 @@ class Recorder:
         self._peak = 0
 
     def arrived(self, request: Request, provider: str | None) -> int:
-        """Keep a request, in the order of arrival; the number by which to name it later."""
+        """Record a request. Returns its number, for `answered`."""
         with self._lock:
             self._arrived += 1
             if self._keep:
@@ -63,12 +63,12 @@ class Recorder:
                     status=None,
                 )
                 self._bytes += len(request.raw)
-                while len(self._records) > _MOST_REQUESTS or self._bytes > _MOST_BYTES:
+                while len(self._records) > _MAX_REQUESTS or self._bytes > _MAX_BYTES:
                     self._bytes -= len(self._records.popitem(last=False)[1].raw)
             return self._arrived
 
     def answered(self, number: int, status: int | None, fault: str | None = None) -> None:
-        """Note how a request was answered, unless it is forgotten already."""
+        """Record the response to a request, unless the request was removed."""
         with self._lock:
             record = self._records.get(number)
             if record is not None:
@@ -76,7 +76,7 @@ class Recorder:
 
     @contextmanager
     def in_flight(self) -> Iterator[None]:
-        """Count one embedding request as being answered."""
+        """Count one embedding request as in flight."""
         with self._lock:
             self._in_flight += 1
             self._peak = max(self._peak, self._in_flight)
@@ -88,17 +88,17 @@ class Recorder:
 
     @property
     def peak(self) -> int:
-        """The highest number of embedding requests that were being answered at once."""
+        """The maximum of embedding requests in flight."""
         with self._lock:
             return self._peak
 
     def requests(self) -> list[RecordedRequest]:
-        """What is remembered, in order of arrival."""
+        """The recorded requests, in order of arrival."""
         with self._lock:
             return list(self._records.values())
 
     def clear(self) -> None:
-        """Forget the requests; the peak starts again from what is being answered now."""
+        """Remove the requests; the peak starts again from what is in flight now."""
         with self._lock:
             self._records.clear()
             self._bytes = 0

@@ -1,4 +1,4 @@
-"""From a request to its answer: which wire form it is in, whether the key is right, what that form says."""
+"""Requests to responses: selects the API format, checks the key and lets the format make the response."""
 
 from __future__ import annotations
 
@@ -7,64 +7,60 @@ from typing import TYPE_CHECKING
 import orjson
 
 from multiembed.simulator.api_format import RefusedError
-from multiembed.simulator.dashscope import COMPATIBLE, NATIVE
-from multiembed.simulator.gateway import GATEWAY
+from multiembed.simulator.formats import API_FORMATS
 from multiembed.simulator.messages import Answer
-from multiembed.simulator.openai import OPENAI
-from multiembed.simulator.siliconflow import SILICONFLOW
 from multiembed.simulator.vectors import VectorStore
-from multiembed.simulator.zhipu import ZHIPU
 
 if TYPE_CHECKING:
-    from multiembed.simulator.api_format import Form, Reason, Refusal
+    from multiembed.simulator.api_format import ApiFormat, Limit, Reason, Refusal
     from multiembed.simulator.messages import Request
     from multiembed.simulator.quotas import Excess
 
-FORMS: dict[str, Form] = {form.provider: form for form in (ZHIPU, SILICONFLOW, NATIVE, COMPATIBLE, OPENAI, GATEWAY)}
-
-_BY_PATH = {form.path: form for form in FORMS.values()}
+_OVER_QUOTA: dict[Limit, Reason]
+_OVER_QUOTA = {"requests": "over_requests", "tokens": "over_tokens", "in_flight": "over_in_flight"}
+_BY_PATH = {api_format.path: api_format for api_format in API_FORMATS.values()}
 # The longest prefix first: DashScope's native API lies below the gateway's.
-_BY_PREFIX = sorted(FORMS.values(), key=lambda form: len(form.prefix), reverse=True)
+_BY_PREFIX = sorted(API_FORMATS.values(), key=lambda api_format: len(api_format.prefix), reverse=True)
 
 
-def form_at(path: str) -> Form | None:
-    """The wire form that is spoken at a path."""
+def format_at(path: str) -> ApiFormat | None:
+    """The API format of a path."""
     return _BY_PATH.get(path)
 
 
-class Answerer:
-    """Requests to answers; the same request has the same one, but for its id. It waits for nothing."""
+class Responder:
+    """Makes the response to a request, without waiting. Equal requests get equal responses, except for the id."""
 
     def __init__(self, api_key: str) -> None:
         self._api_key = api_key
         self._vectors = VectorStore()
 
     def __call__(self, request: Request) -> Answer:
-        """The answer that the provider's page promises."""
-        form = form_at(request.path)
-        if form is None:
-            return _nowhere(request)
-        reason = self.turns_away(request)
+        """The response that the provider documents."""
+        api_format = format_at(request.path)
+        if api_format is None:
+            return _not_found(request)
+        reason = self.precheck(request)
         if reason is not None:
-            return refused(form, form.refusals[reason], request)
-        request_id = form.request_id(request.id)
+            return refused(api_format, api_format.refusals[reason], request)
+        request_id = api_format.request_id(request.id)
         try:
-            reply = form.reply(request.body, self._vectors, request_id)
+            reply = api_format.reply(request.body, self._vectors, request_id)
         except RefusedError as error:
-            return refused(form, error.refusal, request)
-        return _json(200, reply, form, request_id)
+            return refused(api_format, error.refusal, request)
+        return _json(200, reply, api_format, request_id)
 
-    def turns_away(self, request: Request) -> Reason | None:
-        """Why the request is refused before anyone looks into its body."""
+    def precheck(self, request: Request) -> Reason | None:
+        """The reason for refusing the request without a look at the body's fields."""
         if request.method != "POST":
             return "method"
-        form = form_at(request.path) or GATEWAY
-        given = [request.headers[name] for name in form.key_headers if name in request.headers]
+        api_format = format_at(request.path) or API_FORMATS["gateway"]
+        given = [request.headers[name] for name in api_format.key_headers if name in request.headers]
         if "authorization" in request.headers:
             given.append(_bearer(request.headers["authorization"]))
         if not given:
             return "no_key"
-        if not any(form.is_key(credential, self._api_key) for credential in given):
+        if not any(api_format.is_key(credential, self._api_key) for credential in given):
             return "wrong_key"
         if request.too_large:
             return "too_large"
@@ -77,30 +73,26 @@ def _bearer(authorization: str) -> str:
     return credential if scheme.lower() == "bearer" else ""
 
 
-def _nowhere(request: Request) -> Answer:
-    for form in _BY_PREFIX:
-        if request.path.startswith(form.prefix):
-            return refused(form, form.refusals["no_such_path"], request)
+def _not_found(request: Request) -> Answer:
+    for api_format in _BY_PREFIX:
+        if request.path.startswith(api_format.prefix):
+            return refused(api_format, api_format.refusals["no_such_path"], request)
     return Answer(404, (("content-type", "text/plain"),), b"404 page not found")
 
 
-def refused(form: Form, refusal: Refusal, request: Request) -> Answer:
-    """A refusal in the words and the envelope of a form."""
-    request_id = form.request_id(request.id)
-    answer = _json(refusal.status, form.envelope(refusal, request, request_id), form, request_id)
-    if refusal.status == 405:
-        return Answer(answer.status, (*answer.headers, ("allow", "POST")), answer.body)
-    return answer
+def refused(api_format: ApiFormat, refusal: Refusal, request: Request) -> Answer:
+    """The error response for a refusal, in a format's envelope."""
+    request_id = api_format.request_id(request.id)
+    answer = _json(refusal.status, api_format.envelope(refusal, request, request_id), api_format, request_id)
+    return answer.with_headers(("allow", "POST")) if refusal.status == 405 else answer
 
 
-def over_quota(form: Form, excess: Excess, request: Request) -> Answer:
-    """The refusal of what is more than the account may."""
-    answer = refused(form, form.over_quota[excess.limit], request)
-    if excess.retry_after is None:
-        return answer
-    return Answer(answer.status, (*answer.headers, ("retry-after", f"{excess.retry_after:g}")), answer.body)
+def over_quota(api_format: ApiFormat, excess: Excess, request: Request) -> Answer:
+    """The error response for a request over a quota."""
+    answer = refused(api_format, api_format.refusals[_OVER_QUOTA[excess.limit]], request)
+    return answer if excess.retry_after is None else answer.with_headers(("retry-after", f"{excess.retry_after:g}"))
 
 
-def _json(status: int, content: object, form: Form, request_id: str) -> Answer:
-    headers = (("content-type", "application/json"), (form.id_header, request_id))
+def _json(status: int, content: object, api_format: ApiFormat, request_id: str) -> Answer:
+    headers = (("content-type", "application/json"), (api_format.id_header, request_id))
     return Answer(status, headers, orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))

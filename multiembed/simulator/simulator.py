@@ -1,4 +1,4 @@
-"""The simulator as its users hold it: start, stop and addresses; the rest is its account's."""
+"""Simulator: start, stop and addresses of the server; its account has the rest."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 from multiembed.errors import ConfigurationError
 from multiembed.providers import PROVIDERS
 from multiembed.simulator.account import Account
-from multiembed.simulator.environment import signals
+from multiembed.simulator.formats import API_FORMATS
 from multiembed.simulator.hosting import Host
-from multiembed.simulator.request_handler import AccountBehaviour
-from multiembed.simulator.responder import FORMS, Answerer
+from multiembed.simulator.request_handler import RequestHandler
 from multiembed.simulator.tls import certified
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Simulator(Account):
-    """A local server that speaks the wire forms of all remote providers.
+    """A local server with the APIs of all remote providers.
 
     It runs in a daemon thread of its own while it is a context manager, or between `start` and `stop`; with
     `serve_forever` it holds the foreground. It listens on loopback only.
@@ -38,8 +37,8 @@ class Simulator(Account):
             needs the package cryptography; or with your own, as (certificate file, key file).
 
     Raises:
-        ConfigurationError: the host is not a loopback address, the key fits no header, the latency is negative, or
-            there is no such kind of certificate.
+        ConfigurationError: the host is not a loopback address, the key does not fit into a header, the latency is
+            negative, or there is no such kind of certificate.
     """
 
     def __init__(
@@ -62,18 +61,10 @@ class Simulator(Account):
             context, self._authority = certified(tls)
         self._api_key = api_key
         super().__init__(record=record)
-        behaviour = AccountBehaviour(
-            Answerer(api_key),
-            latency,
-            recorder=self._recorder,
-            arrivals=self._arrivals,
-            quotas=self._quotas,
-            schedule=self._schedule,
-        )
-        self._host = Host(host, port, behaviour, context)
+        self._host = Host(host, port, RequestHandler(self._state, api_key, latency), context)
 
     def start(self) -> Self:
-        """Listen, in a daemon thread. Returns when requests are taken.
+        """Listen, in a daemon thread. Returns when requests are accepted.
 
         Raises:
             OSError: the port is taken.
@@ -83,7 +74,7 @@ class Simulator(Account):
         return self
 
     def stop(self) -> None:
-        """Break off all connections and end the thread. Stopping twice is no mistake."""
+        """Abort all connections and end the thread. Does nothing when it is stopped already."""
         self._host.stop()
 
     def __enter__(self) -> Self:
@@ -103,10 +94,8 @@ class Simulator(Account):
         Args:
             on_ready: called once it listens, for instance to show its address.
         """
-        with self, signals(self._host.release):
-            if on_ready is not None:
-                on_ready(self)
-            self._host.wait()
+        with self:
+            self._host.serve_until_signal(lambda: on_ready(self) if on_ready else None)
 
     @property
     def url(self) -> str:
@@ -119,7 +108,7 @@ class Simulator(Account):
 
     @property
     def authority(self) -> str | None:
-        """The certificate, in PEM, of the authority that a client must trust to find nothing else wrong.
+        """The certificate, in PEM, of the authority that a client must trust.
 
         None without TLS, and for a certificate that has no such authority: a self-signed one, or your own.
         """
@@ -132,24 +121,24 @@ class Simulator(Account):
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """The ids of the providers whose forms it speaks."""
-        return tuple(FORMS)
+        """The ids of the providers whose APIs it has."""
+        return tuple(API_FORMATS)
 
     def base_url(self, provider: str) -> str:
-        """What to give a client of that provider as its base URL.
+        """The base URL for a client of that provider.
 
         Raises:
-            ValueError: the simulator does not speak for that provider.
+            ValueError: the simulator has no such provider.
         """
-        if provider not in FORMS:
-            raise ValueError(f"The simulator has no provider {provider!r}; it has {', '.join(FORMS)}.")
-        return self.url + FORMS[provider].path.removesuffix(PROVIDERS[provider].path)
+        if provider not in API_FORMATS:
+            raise ValueError(f"The simulator has no provider {provider!r}; it has {', '.join(API_FORMATS)}.")
+        return self.url + API_FORMATS[provider].path.removesuffix(PROVIDERS[provider].path)
 
     def environment(self) -> dict[str, str]:
-        """The environment variables that make clients find their keys, and send to this server."""
-        keys = {PROVIDERS[name].key_env[0]: self._api_key for name in FORMS}
+        """Environment variables with which clients find their keys, and send to this server."""
+        keys = {PROVIDERS[name].key_env[0]: self._api_key for name in API_FORMATS}
         urls: dict[str, str] = {}
-        for name in FORMS:
+        for name in API_FORMATS:
             for variable in PROVIDERS[name].base_url_env:
                 urls.setdefault(variable, self.base_url(name))
         return {**keys, **urls}

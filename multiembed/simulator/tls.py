@@ -1,4 +1,4 @@
-"""Certificates for https, good ones and such as a client must refuse."""
+"""TLS certificates for https: good ones, and those that a client must refuse."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OTHER_NAMES = ("elsewhere.invalid",)
 
 
 def certified(tls: Tls) -> tuple[ssl.SSLContext, str | None]:
-    """What to serve with, and the certificate of the authority behind it, in PEM, where one was made.
+    """The server's TLS context, and the certificate of its authority in PEM, where one was made.
 
     Raises:
         ConfigurationError: there is no such kind, or the package that makes certificates is missing.

@@ -1,4 +1,4 @@
-"""The simulator's own count of tokens, so that the client's estimate meets something it does not know.
+"""Token count of the simulator, which differs from the client's estimate as a real model's does.
 
 It cuts text as a byte-pair encoder does before it merges (words with their leading space, single digits, runs
 of ideographs, runs of marks) and charges each piece at a fixed rate. Deterministic, and of no model in
@@ -28,7 +28,7 @@ _BYTES_PER_OTHER_TOKEN = 2
 
 
 def count_tokens(text: str) -> int:
-    """Tokens of a text: 0 for the empty one, at least 1 for any other."""
+    """Token count of a text: 0 for the empty one, at least 1 for any other."""
     if not text:
         return 0
     # subn counts its matches inside C and, unlike findall, builds no string for each.

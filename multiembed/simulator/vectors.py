@@ -1,4 +1,4 @@
-"""The vectors that the simulated models answer with: the local embedder's, remembered up to a bound."""
+"""Vectors of the simulated models: those of the provider `local`, cached up to a bound."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # A demonstration sends the same texts to five providers, so most vectors are asked for again.
-_MOST_BYTES = 64 * 1024 * 1024
+_MAX_BYTES = 64 * 1024 * 1024
 # The vendor's example names index 246351, so the vocabulary is not Qwen's own; XLM-R's has this many words.
 _VOCABULARY = 250_002
 _IDEOGRAPHS = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"
@@ -28,11 +28,11 @@ _TOKEN = re.compile(f"[{_IDEOGRAPHS}]|[^\\W{_IDEOGRAPHS}]+")
 
 
 class VectorStore:
-    """Texts to unit vectors. Safe to use from several threads."""
+    """Cache of unit vectors by text. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[str, int], NDArray[np.float32]] = OrderedDict()
+        self._cached: OrderedDict[tuple[str, int], NDArray[np.float32]] = OrderedDict()
         self._bytes = 0
 
     def embed(self, texts: Sequence[str], dimensions: int) -> list[NDArray[np.float32]]:
@@ -40,27 +40,27 @@ class VectorStore:
         found: dict[str, NDArray[np.float32]] = {}
         with self._lock:
             for text in texts:
-                vector = self._known.get((text, dimensions))
+                vector = self._cached.get((text, dimensions))
                 if vector is not None:
-                    self._known.move_to_end((text, dimensions))
+                    self._cached.move_to_end((text, dimensions))
                     found[text] = vector
         missing = [text for text in dict.fromkeys(texts) if text not in found]
         if missing:
-            # The local embedder knows no text of blanks alone, which the real models embed like any other.
+            # The local embedder refuses a text of blanks alone, which the real models embed.
             rows = local.embed([text if text.strip() else "\u2423" for text in missing], dimensions)
             # A view of one row would keep the rows of all the others alive.
             found.update((text, row.copy()) for text, row in zip(missing, rows, strict=True))
-            self._remember(missing, found, dimensions)
+            self._cache(missing, found, dimensions)
         return [found[text] for text in texts]
 
-    def _remember(self, texts: list[str], vectors: dict[str, NDArray[np.float32]], dimensions: int) -> None:
+    def _cache(self, texts: list[str], vectors: dict[str, NDArray[np.float32]], dimensions: int) -> None:
         with self._lock:
             for text in texts:
-                if (text, dimensions) not in self._known:
-                    self._known[text, dimensions] = vectors[text]
+                if (text, dimensions) not in self._cached:
+                    self._cached[text, dimensions] = vectors[text]
                     self._bytes += _size(text, vectors[text])
-            while self._bytes > _MOST_BYTES:
-                (text, _), vector = self._known.popitem(last=False)
+            while self._bytes > _MAX_BYTES:
+                (text, _), vector = self._cached.popitem(last=False)
                 self._bytes -= _size(text, vector)
 
 
@@ -69,12 +69,12 @@ def _size(text: str, vector: NDArray[np.float32]) -> int:
 
 
 def as_base64(vector: NDArray[np.float32]) -> str:
-    """The vector as OpenAI's base64 form: float32, little-endian."""
+    """The vector in OpenAI's base64 encoding: float32, little-endian."""
     return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
 
 
 def sparse_embedding(text: str) -> list[dict[str, Any]]:
-    """A hashed bag of words: `index`, `value` and `token` of each word or ideograph, never empty.
+    """Hashed bag of words: `index`, `value` and `token` of each word or ideograph, never empty.
 
     Deterministic, and lexical like the dense vectors: the same word has the same index in every text.
     """
