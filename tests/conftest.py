@@ -1,9 +1,12 @@
-"""What the tests share: an environment without keys, one simulator, clients aimed at it, and a client's two doors."""
+"""Fixtures of all tests: an environment without keys, one simulator, clients of it, and the two ways to call them."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import subprocess
+import threading
 import time
 from contextlib import closing
 from http.client import HTTPConnection
@@ -11,10 +14,12 @@ from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import settings
+from support.providers import ENVIRONMENT_NAMES
+from support.workers import is_sending
 
 from multiembed import EmbeddingClient
-from multiembed.execution.io_thread import started_io_thread
 from multiembed.ratelimit.limiter import forget_limiters
+from multiembed.responses.duplicate_responses import guard_for
 from multiembed.simulator import Simulator
 from multiembed.transport import tls
 from multiembed.transport.proxies import environment_proxies
@@ -26,7 +31,29 @@ os.environ.pop("COLUMNS", None)
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
-_VENDORS = ("ZHIPU", "ZAI_", "SILICONFLOW_", "DASHSCOPE_", "OPENAI_", "MULTIEMBED_")
+_VENDORS = ("MULTIEMBED_", "OPENAI_", *(f"{name.partition('_')[0]}_" for name in ENVIRONMENT_NAMES))
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what is not a unit test: it may open sockets on this machine, start threads and programs."""
+    for item in items:
+        if not item.get_closest_marker("unit"):
+            item.add_marker(pytest.mark.socket)
+
+
+@pytest.fixture(autouse=True)
+def neither_socket_nor_thread(request, monkeypatch):
+    """Make a unit test fail that opens a connection, or starts a thread or a program."""
+    if not request.node.get_closest_marker("unit"):
+        return
+
+    def refuse(*_, **__):
+        raise AssertionError("a test with the marker unit opened a connection, or started a thread or a program")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +69,7 @@ def clean_environment(monkeypatch):
 def fresh_limiters():
     """No test waits for the requests of another: limiters live as long as the process, and the key is the same."""
     forget_limiters()
+    guard_for.cache_clear()  # guards are kept by host and port, and a port may be used again
 
 
 @pytest.fixture(scope="session")
@@ -65,12 +93,6 @@ def simulator(running_simulator, come_to_rest):
 def come_to_rest():
     """`come_to_rest(simulator)`: waits until nothing is on its way to a simulator that an earlier test has left."""
     return _come_to_rest
-
-
-def is_sending():
-    """Whether the I/O thread works on a call."""
-    io = started_io_thread()
-    return io is not None and any(task.get_name() != "idle" for task in asyncio.all_tasks(io.loop))
 
 
 def _come_to_rest(simulator, patience=20.0):
@@ -126,6 +148,6 @@ def _aembed(client, texts, role="document"):
 
 
 @pytest.fixture(params=[_embed, _aembed], ids=["sync", "async"])
-def door(request):
-    """`door(client, texts, role="document")`: the call by `embed`, and by `aembed` in an event loop of its own."""
+def entry_point(request):
+    """`entry_point(client, texts, role="document")`: the call by `embed`, and by `aembed` in an event loop."""
     return request.param

@@ -1,4 +1,4 @@
-"""No request holds more than its model takes; and where the catalog errs, the server's refusal is learned from."""
+"""Model limits: no request exceeds them, options override them, and limits that a rejection names are learned."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from support.providers import VENDORS
 
 from multiembed import EmbeddingClient, InputTooLongError, PartialFailureError
 from multiembed.config.options import EmbeddingOptions
@@ -14,7 +15,7 @@ from multiembed.providers import PROVIDERS, local
 from multiembed.simulator import Simulator
 from multiembed.simulator.tokenizer import count_tokens
 
-# Texts in one request, by the vendors' pages; for embedding-2, whose page names none, what always fits into its 8K.
+# Texts in one request, by the vendors' pages; for embedding-2, whose page names no maximum, as many as always fit 8K.
 CAPS = {
     "zhipu:embedding-3": 64,
     "zhipu:embedding-2": 16,
@@ -58,13 +59,13 @@ def assert_right(result, texts, dimensions):
     np.testing.assert_array_equal(result.vectors, local.embed(texts, dimensions))
 
 
-# ── as many as the page says ─────────────────────────────────────────────────────────────────────
+# ── documented limits ─────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("model", CAPS)
-def test_requests_are_full_and_none_is_too_full(model, door, connect, simulator):
+def test_requests_hold_the_documented_maximum_of_texts(model, entry_point, connect, simulator):
     cap, texts = CAPS[model], numbered(3 * CAPS[model] + 1)
-    result = door(connect(model), texts)
+    result = entry_point(connect(model), texts)
     assert sorted(map(len, sent(simulator))) == [1, cap, cap, cap]
     assert sorted(text for batch in sent(simulator) for text in batch) == sorted(texts)
     assert set(statuses(simulator)) == {200}
@@ -72,15 +73,15 @@ def test_requests_are_full_and_none_is_too_full(model, door, connect, simulator)
     assert_right(result, texts, SIZES.get(model, 1024))
 
 
-def test_a_text_that_stands_often_is_sent_once_and_answered_everywhere(door, connect, simulator):
+def test_duplicate_texts_are_sent_once(entry_point, connect, simulator):
     texts = ["a", "b", "a", "c", "b", "a"] * 50
-    result = door(connect("dashscope:text-embedding-v4"), texts)
+    result = entry_point(connect("dashscope:text-embedding-v4"), texts)
     assert sent(simulator) == [["a", "b", "c"]]
     assert_right(result, texts, 1024)
 
 
-def test_texts_may_come_from_a_generator(door, connect, simulator):
-    result = door(connect("zhipu:embedding-3", dimensions=256), (text for text in numbered(70)))
+def test_generator_of_texts_is_embedded(entry_point, connect, simulator):
+    result = entry_point(connect("zhipu:embedding-3", dimensions=256), (text for text in numbered(70)))
     assert_right(result, numbered(70), 256)
 
 
@@ -102,14 +103,14 @@ SCRIPTS = {
     ("model", "each", "together"),
     [("zhipu:embedding-2", 512, 8192), ("dashscope:qwen3.7-text-embedding-flash", 131072, 4096)],
 )
-def test_the_tokens_of_a_request_stay_below_the_models_sum(
-    model, each, together, script, counter, door, connect, simulator
+def test_tokens_of_a_request_stay_below_the_limit(
+    model, each, together, script, counter, entry_point, connect, simulator
 ):
     line = SCRIPTS[script]
     words = line * (400 // count_tokens(line))
     texts = [f"{words}{number}" for number in range(40)]
     assert all(300 < count_tokens(text) <= each for text in texts)
-    result = door(connect(model, token_counter=counter), texts)
+    result = entry_point(connect(model, token_counter=counter), texts)
     assert max(sum(map(count_tokens, batch)) for batch in sent(simulator)) <= together
     assert set(statuses(simulator)) == {200}
     assert_right(result, texts, 1024)
@@ -124,13 +125,11 @@ def test_the_tokens_of_a_request_stay_below_the_models_sum(
         ("dashscope-compatible:text-embedding-v2", 2049, 1536),
     ],
 )
-def test_a_text_that_is_too_long_fails_alone_and_its_neighbours_are_paid_once(
-    model, overlong, size, door, connect, simulator
-):
+def test_text_that_is_too_long_fails_alone(model, overlong, size, entry_point, connect, simulator):
     texts = numbered(14)
     texts[5] = "7" * overlong
     with pytest.raises(PartialFailureError) as caught:
-        door(connect(model), texts)
+        entry_point(connect(model), texts)
     assert list(caught.value.failures) == [5]
     assert isinstance(caught.value.failures[5], InputTooLongError)
     assert caught.value.failures[5].indices == (5,)
@@ -142,51 +141,51 @@ def test_a_text_that_is_too_long_fails_alone_and_its_neighbours_are_paid_once(
     assert np.isnan(caught.value.result.vectors[5]).all()
 
 
-def test_a_text_that_only_seems_too_long_is_sent_and_the_server_decides(door, connect, simulator):
+def test_text_over_the_limit_by_estimate_is_sent(entry_point, connect, simulator):
     text = " ".join(["word"] * 500)
-    result = door(connect("siliconflow:BAAI/bge-large-zh-v1.5", token_counter=len), [text, "short"])
+    result = entry_point(connect("siliconflow:BAAI/bge-large-zh-v1.5", token_counter=len), [text, "short"])
     assert set(statuses(simulator)) == {200}
     assert_right(result, [text, "short"], 1024)
 
 
-# ── as the user says ─────────────────────────────────────────────────────────────────────────────
+# ── configured limits ─────────────────────────────────────────────────────────────────────────────
 
 
-def test_limits_override_single_fields_and_leave_the_others(door, connect, simulator):
+def test_limits_option_overrides_single_fields(entry_point, connect, simulator):
     client = connect("zhipu:embedding-2", limits={"max_items": 3})
-    result = door(client, numbered(8))
+    result = entry_point(client, numbered(8))
     assert sorted(map(len, sent(simulator))) == [2, 3, 3]
     assert client.target.limits.max_tokens_per_request == 8192
     assert_right(result, numbered(8), 1024)
 
 
-def test_the_users_own_counter_packs_the_requests(door, connect, simulator):
+def test_token_counter_option_packs_the_requests(entry_point, connect, simulator):
     client = connect("siliconflow:BAAI/bge-m3", token_counter=lambda _text: 100, limits={"max_tokens_per_request": 250})
-    door(client, numbered(7))
+    entry_point(client, numbered(7))
     assert sorted(map(len, sent(simulator))) == [1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("character", ["x", "文", '"', "\\", "\n", "\x00", "\x1f"], ids=ascii)
-def test_a_body_stays_below_the_limit_of_bytes_however_its_text_is_escaped(character, door, connect, simulator):
+def test_escaped_body_stays_below_the_limit_of_bytes(character, entry_point, connect, simulator):
     texts = [f"{number}{character * 500}" for number in range(30)]
-    door(connect("siliconflow:BAAI/bge-m3", limits={"max_bytes_per_request": 8000}), texts)
+    entry_point(connect("siliconflow:BAAI/bge-m3", limits={"max_bytes_per_request": 8000}), texts)
     assert len(simulator.requests) > 1
     assert max(len(request.raw) for request in simulator.requests) <= 8000
 
 
-def test_no_more_requests_are_in_flight_than_the_ceiling_of_the_account(door):
+def test_max_concurrency_limits_requests_in_flight(entry_point):
     with Simulator(latency=0.1) as slow:
         options = {"api_key": slow.api_key, "base_url": slow.base_url("dashscope"), "max_concurrency": 3}
         with EmbeddingClient("dashscope:text-embedding-v4", **options) as client:
-            door(client, numbered(120))
+            entry_point(client, numbered(120))
         assert slow.peak_in_flight == 3
 
 
-# ── models that are not in the catalog ───────────────────────────────────────────────────────────
+# ── unknown models ───────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("provider", sorted(PROVIDERS.keys() - {"local", "openai-compatible", "gateway"}))
-def test_an_unknown_model_is_asked_no_more_than_any_known_model_of_its_provider_takes(provider):
+@pytest.mark.parametrize("provider", VENDORS)
+def test_unknown_model_has_the_lowest_limits_of_its_provider(provider):
     options = EmbeddingOptions(api_key="sk-1", dimensions=333)
     target = resolve_config(f"{provider}:embedding-of-tomorrow", options, {})
     known = [facts.limits for facts in PROVIDERS[provider].models]
@@ -196,13 +195,13 @@ def test_an_unknown_model_is_asked_no_more_than_any_known_model_of_its_provider_
     assert target.limits.max_tokens_per_item <= min(lengths)
 
 
-def test_an_unknown_model_runs_and_its_size_comes_from_the_server(door, connect, simulator):
-    result = door(connect("gateway:embedding-of-tomorrow"), numbered(25))
+def test_unknown_model_gets_its_dimensions_from_the_server(entry_point, connect, simulator):
+    result = entry_point(connect("gateway:embedding-of-tomorrow"), numbered(25))
     assert sorted(map(len, sent(simulator))) == [5, 10, 10]
     assert_right(result, numbered(25), 1536)
 
 
-# ── what the server names ────────────────────────────────────────────────────────────────────────
+# ── limits named by the server ────────────────────────────────────────────────────────────────────────
 
 NAMED = {
     "zhipu:embedding-3": 64,
@@ -216,48 +215,63 @@ NAMED = {
 
 
 @pytest.mark.parametrize("model", NAMED)
-def test_a_smaller_cap_that_the_server_names_is_learned_for_the_clients_life(model, door, connect, simulator):
+def test_maximum_that_the_server_names_is_learned_by_the_client(model, entry_point, connect, simulator):
     cap, texts = NAMED[model], numbered(2 * NAMED[model] + 3)
     if model.startswith(("gateway", "openai-compatible")):
         texts = texts[: cap + 52]
     client = connect(model, limits={"max_items": 5000}, **({"dimensions": 64} if cap > 1000 else {}))
     size = 64 if cap > 1000 else SIZES.get(model, 1024)
-    first = door(client, texts)
+    first = entry_point(client, texts)
     assert statuses(simulator)[0] >= 400
     assert statuses(simulator)[1:] == [200] * math.ceil(len(texts) / cap)
     assert max(map(len, sent(simulator)[1:])) <= cap
     assert_right(first, texts, size)
 
     simulator.clear()
-    second = door(client, texts[::-1])
+    second = entry_point(client, texts[::-1])
     assert statuses(simulator) == [200] * math.ceil(len(texts) / cap)
     assert_right(second, texts[::-1], size)
 
 
-def test_a_cap_is_learned_once_for_all_the_batches_of_a_call(door, connect, simulator):
+def test_named_maximum_is_learned_once_for_a_call(entry_point, connect, simulator):
     client = connect("zhipu:embedding-3", limits={"max_items": 100}, max_concurrency=1, dimensions=256)
-    result = door(client, numbered(250))
+    result = entry_point(client, numbered(250))
     assert statuses(simulator).count(400) == 1
     assert max(map(len, sent(simulator)[1:])) <= 64
     assert_right(result, numbered(250), 256)
 
     simulator.clear()
-    door(client, numbered(250))
+    entry_point(client, numbered(250))
     assert [len(batch) for batch in sent(simulator)] == [64, 64, 64, 58]
 
 
-def test_one_clients_lesson_is_not_another_ones(door, connect, simulator):
-    door(connect("zhipu:embedding-3", limits={"max_items": 70}, dimensions=256), numbered(70))
+def test_learned_maximum_is_not_shared_with_another_client(entry_point, connect, simulator):
+    entry_point(connect("zhipu:embedding-3", limits={"max_items": 70}, dimensions=256), numbered(70))
     simulator.clear()
-    door(connect("zhipu:embedding-3", limits={"max_items": 64}, dimensions=256), numbered(64))
+    entry_point(connect("zhipu:embedding-3", limits={"max_items": 64}, dimensions=256), numbered(64))
     assert statuses(simulator) == [200]
 
 
-def test_a_sum_of_tokens_that_the_estimate_missed_is_split_though_the_words_do_not_tell(door, connect, simulator):
-    # Words of one letter: a token for each two characters, where the estimate expects one for four. Zhipu answers
-    # 1210, which may mean anything.
+def test_batch_over_the_token_limit_is_split_without_named_limit(entry_point, connect, simulator):
+    # Words of one letter: one token for two characters, where the estimate expects one for four. Zhipu responds with
+    # 1210, which names no limit.
     texts = [f"{number} {'a b ' * 120}" for number in range(40)]
     client = connect("zhipu:embedding-2", limits={"max_items": 64}, token_counter=lambda text: len(text) // 4)
     assert sum(map(count_tokens, texts)) > 8192 > sum(len(text) // 4 for text in texts)
-    result = door(client, texts)
+    result = entry_point(client, texts)
     assert_right(result, texts, 1024)
+
+
+@pytest.mark.parametrize(
+    "script", ["the quick brown fox jumps ", "无边落木萧萧下不尽长江滚滚来", "internationalization "]
+)
+def test_estimate_matches_the_bills_after_a_few_responses(connect, entry_point, script):
+    client = connect("dashscope:text-embedding-v4", dimensions=64)
+    texts = [f"{script * 20}{number}" for number in range(40)]
+    billed = sum(map(count_tokens, texts))
+    before = abs(client.estimate(texts).tokens - billed)
+    for _ in range(3):
+        entry_point(client, texts)
+    assert client.usage.total_tokens == 3 * billed
+    assert client.estimate(texts).tokens == pytest.approx(billed, rel=0.02)
+    assert before > 0.02 * billed

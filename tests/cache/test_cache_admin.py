@@ -1,4 +1,4 @@
-"""A cache file in people's hands: what is in it, what is taken out of it, and where its vectors are carried."""
+"""Administration of a cache file: info, prune and export."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rows(count):
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):
-    """A file with 300 vectors of one model, written on three days, and two sparse ones that nobody described."""
+    """A file with 300 vectors of one model, written on three days, and two sparse ones without a description."""
     path = tmp_path / "vectors.sqlite"
     now = BEGIN
     monkeypatch.setattr(sqlite.time, "time", lambda: now)
@@ -50,7 +50,7 @@ def left(path):
     return {info.fingerprint: info.vectors for info in CacheFile(path).namespaces()}
 
 
-def test_info_shows_each_space(path):
+def test_info_shows_each_namespace(path):
     status, shown = run("info", path)
     assert status == 0
     assert "cccccccccccc zhipu:embedding-3 document 256 300" in shown
@@ -59,15 +59,15 @@ def test_info_shows_each_space(path):
     assert "302 vectors" in shown
 
 
-def test_info_as_json_can_be_read_by_programs(path):
-    told = json.loads(run("info", path, "--json")[1])
-    assert told["bytes"] == path.stat().st_size
-    first, second = told["spaces"]
+def test_info_as_json_names_each_namespace(path):
+    shown = json.loads(run("info", path, "--json")[1])
+    assert shown["bytes"] == path.stat().st_size
+    first, second = shown["namespaces"]
     assert (first["model"], first["role"], first["vectors"]) == ("zhipu:embedding-3", "document", 300)
-    assert second["space"] == SPARSE
+    assert second["namespace"] == SPARSE
 
 
-def test_a_model_is_pruned_and_the_file_gets_smaller(path):
+def test_prune_of_a_model_makes_the_file_smaller(path):
     before = path.stat().st_size
     status, shown = run("prune", path, "--model", "zhipu:embedding-3")
     assert status == 0
@@ -76,20 +76,20 @@ def test_a_model_is_pruned_and_the_file_gets_smaller(path):
     assert path.stat().st_size < before / 10
 
 
-def test_a_dry_run_takes_nothing_out(path):
+def test_prune_dry_run_deletes_nothing(path):
     before = path.read_bytes()
-    status, shown = run("prune", path, "--space", "CCCC", "--dry-run")
+    status, shown = run("prune", path, "--namespace", "CCCC", "--dry-run")
     assert status == 0
     assert "300 vectors would go" in shown
     assert path.read_bytes() == before
 
 
-def test_old_vectors_are_pruned(path):
+def test_prune_deletes_old_vectors(path):
     assert "100 vectors are gone" in run("prune", path, "--older-than", "1.5")[1]
     assert left(path) == {ZHIPU: 200, SPARSE: 2}
 
 
-def test_spaces_that_nobody_uses_are_pruned(path, monkeypatch):
+def test_prune_deletes_unused_namespaces(path, monkeypatch):
     monkeypatch.setattr(sqlite.time, "time", lambda: BEGIN + 40 * DAY)
     with closing(open_cache(path)) as cache:
         assert cache.get(SPARSE, ["a"]).positions == [0]
@@ -97,7 +97,7 @@ def test_spaces_that_nobody_uses_are_pruned(path, monkeypatch):
     assert left(path) == {SPARSE: 2}
 
 
-def test_a_file_is_pruned_to_a_size_from_its_oldest(path):
+def test_prune_to_a_size_deletes_the_oldest(path):
     size = path.stat().st_size
     run("prune", path, "--max-size", f"{size / 1000 / 3:.0f}KB")
     assert path.stat().st_size < size / 2.5
@@ -106,13 +106,13 @@ def test_a_file_is_pruned_to_a_size_from_its_oldest(path):
         assert cache.get(ZHIPU, ["text 0 0", "text 2 99"]).positions == [1]
 
 
-def test_what_is_left_after_pruning_is_found(path):
+def test_vectors_left_after_prune_are_found(path):
     run("prune", path, "--older-than", "0.5")
     with closing(open_cache(path)) as cache:
         assert (cache.get(ZHIPU, [f"text 2 {number}" for number in range(100)]).dense == rows(100)).all()
 
 
-def test_a_put_after_its_space_was_pruned_makes_it_anew(path):
+def test_put_after_prune_makes_the_namespace_again(path):
     with closing(open_cache(path)) as cache:
         cache.describe(ZHIPU, {"model": "zhipu:embedding-3"})
         cache.put(ZHIPU, ["x"], rows(1), None)
@@ -121,10 +121,10 @@ def test_a_put_after_its_space_was_pruned_makes_it_anew(path):
         cache.put(SPARSE, ["x"], rows(1), None)
         cache.put(ZHIPU, ["y"], rows(1), None)
     assert left(path) == {ZHIPU: 1, SPARSE: 1}
-    assert {info.words.get("model") for info in CacheFile(path).namespaces()} == {"zhipu:embedding-3", None}
+    assert {info.description.get("model") for info in CacheFile(path).namespaces()} == {"zhipu:embedding-3", None}
 
 
-def test_pruning_goes_on_beside_a_reader(path):
+def test_prune_works_while_another_reads(path):
     with closing(open_cache(path)) as cache:
         assert cache.get(ZHIPU, ["text 0 0"]).positions == [0]
         CacheFile(path).prune({ZHIPU})
@@ -132,7 +132,7 @@ def test_pruning_goes_on_beside_a_reader(path):
     assert left(path) == {SPARSE: 2}
 
 
-def test_a_locked_file_is_said_to_be(path, monkeypatch):
+def test_prune_of_a_locked_file_says_so(path, monkeypatch):
     monkeypatch.setattr("multiembed.cache.schema.PATIENCE", 0.0)
     with closing(connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -141,19 +141,19 @@ def test_a_locked_file_is_said_to_be(path, monkeypatch):
     assert "another process holds it" in shown
 
 
-def test_jsonl_holds_vectors_and_what_finds_their_texts(path, tmp_path):
+def test_export_to_jsonl_has_vectors_and_digests(path, tmp_path):
     out = tmp_path / "out.jsonl"
     assert run("export", path, "-o", out)[0] == 0
     read = {row["digest"]: row for row in map(json.loads, out.read_text().splitlines())}
     assert len(read) == 302
     row = read[hashlib.sha256(f"{ZHIPU}\0text 1 7".encode()).hexdigest()]
-    assert (row["model"], row["role"], row["space"]) == ("zhipu:embedding-3", "document", ZHIPU)
+    assert (row["model"], row["role"], row["namespace"]) == ("zhipu:embedding-3", "document", ZHIPU)
     assert row["vector"] == rows(100)[7].tolist()
     row = read[hashlib.sha256(f"{SPARSE}\0a".encode()).hexdigest()]
     assert (row["vector"], row["sparse_indices"], row["sparse_values"]) == (None, [1, 5], [0.5, 0.25])
 
 
-def test_parquet_holds_the_same(path, tmp_path, monkeypatch):
+def test_export_to_parquet_has_all_vectors(path, tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr("multiembed.cli.export._ROWS", 64)
     out = tmp_path / "out.parquet"
@@ -164,14 +164,14 @@ def test_parquet_holds_the_same(path, tmp_path, monkeypatch):
     assert set(table["model"].to_pylist()) == {"zhipu:embedding-3"}
 
 
-def test_parquet_without_pyarrow_says_what_to_install(path, tmp_path, monkeypatch):
+def test_export_without_pyarrow_says_what_to_install(path, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     status, shown = run("export", path, "-o", tmp_path / "out.parquet")
     assert status == 2
     assert "multiembed[files]" in shown
 
 
-def test_an_export_that_fails_leaves_no_half_file(path, tmp_path, monkeypatch):
+def test_failed_export_leaves_the_old_file(path, tmp_path, monkeypatch):
     out = tmp_path / "out.jsonl"
     out.write_text("what was there")
 
@@ -184,33 +184,33 @@ def test_an_export_that_fails_leaves_no_half_file(path, tmp_path, monkeypatch):
     assert {each.name for each in tmp_path.iterdir()} == {"out.jsonl", "vectors.sqlite"}
 
 
-def test_a_damaged_vector_is_not_exported(path, tmp_path):
+def test_export_leaves_damaged_vectors_out(path, tmp_path):
     with closing(connect(path)) as file:
         file.execute("UPDATE vectors SET record = zeroblob(length(record)) WHERE id = 5")
     assert sum(1 for _ in CacheFile(path).vectors()) == 301
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (("info", "missing.sqlite"), "There is no cache at"),
         (("prune", "{path}"), "--older-than"),
         (("prune", "{path}", "--model", "zhipu:embedding-2"), "zhipu:embedding-3"),
-        (("prune", "{path}", "--space", "e"), "0 spaces begin with 'e'"),
+        (("prune", "{path}", "--namespace", "e"), "0 namespaces begin with 'e'"),
         (("prune", "{path}", "--max-size", "much"), "500MB"),
         (("export", "{path}", "-o", "out.csv"), ".parquet"),
         (("export", "{path}", "-o", "missing/out.jsonl"), "make it first"),
     ],
 )
-def test_a_mistake_ends_with_what_to_do_and_status_two(path, monkeypatch, arguments, words):
+def test_wrong_arguments_end_with_status_two(path, monkeypatch, arguments, message):
     monkeypatch.chdir(path.parent)
     status, shown = run(*(each.format(path=path) for each in arguments))
     assert status == 2
-    assert words in shown
+    assert message in shown
     assert [each.name for each in path.parent.iterdir()] == ["vectors.sqlite"]
 
 
-def test_no_cache_is_made_by_looking(tmp_path):
+def test_cache_file_that_is_missing_is_not_made(tmp_path):
     with pytest.raises(ConfigurationError, match="no cache"):
         CacheFile(tmp_path / "vectors.sqlite")
     assert not list(tmp_path.iterdir())

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from langchain_core.stores import InMemoryByteStore
 from llama_index.core.storage.kvstore import SimpleKVStore
-from support.adapters import DASHSCOPE, DOORS, are_right, call, client_of, options_for, run_python, texts_of
+from support.adapters import DASHSCOPE, ENTRY_POINTS, are_right, call, client_of, options_for, run_python, texts_of
 
 from multiembed import CacheEntry, CacheFile, CacheLookup, CacheWarning, EmbeddingClient, SparseVector, open_cache
-from multiembed.cache.checked_cache import CheckedCache, usable
+from multiembed.cache.checked_cache import CheckedCache, validate_lookup
 from multiembed.cache.connection import Connection
 
 TEXTS = texts_of(20)
@@ -30,13 +30,13 @@ class Cache:
     def __init__(self):
         self.kept = {}
 
-    def get(self, space, texts):
-        positions = [position for position, text in enumerate(texts) if (space, text) in self.kept]
-        rows = [self.kept[space, texts[position]] for position in positions]
+    def get(self, namespace, texts):
+        positions = [position for position, text in enumerate(texts) if (namespace, text) in self.kept]
+        rows = [self.kept[namespace, texts[position]] for position in positions]
         return CacheLookup(positions, np.array(rows)) if rows else CacheLookup()
 
-    def put(self, space, texts, dense, sparse):
-        self.kept.update({(space, text): row.copy() for text, row in zip(texts, dense, strict=True)})
+    def put(self, namespace, texts, dense, sparse):
+        self.kept.update({(namespace, text): row.copy() for text, row in zip(texts, dense, strict=True)})
 
     def close(self):
         pass
@@ -75,12 +75,12 @@ def cache_with(**methods):
 
 
 class Awaited(Cache):
-    """A cache as somebody writes it who thinks of asyncio only."""
+    """A cache of a user who writes asyncio code only."""
 
-    async def get(self, space, texts):
+    async def get(self, namespace, texts):
         return CacheLookup()
 
-    async def put(self, space, texts, dense, sparse):
+    async def put(self, namespace, texts, dense, sparse):
         pass
 
 
@@ -114,13 +114,13 @@ FAILING = {
 
 
 @pytest.mark.parametrize("make", FAILING.values(), ids=FAILING.keys())
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS.keys())
-def test_cache_that_raises_is_one_warning_and_uncached(simulator, door, make):
-    embedder = door.make(DASHSCOPE, cache=make(), dimensions=SIZE, **options_for(simulator))
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS.values(), ids=ENTRY_POINTS.keys())
+def test_cache_that_raises_is_one_warning_and_uncached(simulator, entry_point, make):
+    embedder = entry_point.make(DASHSCOPE, cache=make(), dimensions=SIZE, **options_for(simulator))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
-            assert are_right(call(door.embed, embedder, TEXTS), TEXTS, SIZE)
+            assert are_right(call(entry_point.embed, embedder, TEXTS), TEXTS, SIZE)
         client_of(embedder).close()
     assert [warning.category for warning in caught] == [CacheWarning]
     assert client_of(embedder).usage.requests >= 2
@@ -235,13 +235,13 @@ SPARSE_NONSENSE = {
 
 
 @pytest.mark.parametrize("found", NONSENSE.values(), ids=NONSENSE.keys())
-def test_nonsense_from_a_cache_is_one_warning_and_uncached(simulator, door, found):
+def test_invalid_lookup_is_one_warning_and_uncached(simulator, entry_point, found):
     cache = cache_with(get=lambda *_: found)
     options = {"cache": cache, "dimensions": SIZE, **options_for(simulator)}
     with warnings.catch_warnings(record=True) as caught, EmbeddingClient(DASHSCOPE, **options) as client:
         warnings.simplefilter("always")
         for _ in range(2):
-            assert are_right(door(client, TEXTS).to_list(), TEXTS, SIZE)
+            assert are_right(entry_point(client, TEXTS).to_list(), TEXTS, SIZE)
         assert client.estimate(TEXTS).tokens
     assert [warning.category for warning in caught] == [CacheWarning]
     assert client.usage.cached_texts == 0
@@ -249,29 +249,29 @@ def test_nonsense_from_a_cache_is_one_warning_and_uncached(simulator, door, foun
 
 @pytest.mark.parametrize("output", ["sparse", "dense&sparse"])
 @pytest.mark.parametrize("sparse", SPARSE_NONSENSE.values(), ids=SPARSE_NONSENSE.keys())
-def test_sparse_nonsense_is_one_warning_and_uncached(simulator, door, output, sparse):
+def test_invalid_sparse_lookup_is_one_warning_and_uncached(simulator, entry_point, output, sparse):
     options = {"output": output, "dimensions": SIZE, **options_for(simulator)}
     with EmbeddingClient(DASHSCOPE, **options) as client:
-        right = door(client, TEXTS)
+        right = entry_point(client, TEXTS)
     cache = cache_with(get=lambda *_: CacheLookup([0, 1], ROWS, sparse))
     with warnings.catch_warnings(record=True) as caught, EmbeddingClient(DASHSCOPE, cache=cache, **options) as client:
         warnings.simplefilter("always")
-        result = door(client, TEXTS)
+        result = entry_point(client, TEXTS)
     assert [warning.category for warning in caught] == [CacheWarning]
     assert result.sparse == right.sparse
     assert (result.vectors is None) == (output == "sparse")
 
 
-def test_usable_takes_positions_in_any_order_and_any_float():
+def test_valid_lookup_may_have_any_order_and_float_type():
     for kind in (np.float16, np.float32, np.float64):
-        found = usable(CacheLookup([3, 1], ROWS.astype(kind)), 4, output="dense", dimensions=None)
+        found = validate_lookup(CacheLookup([3, 1], ROWS.astype(kind)), 4, output="dense", dimensions=None)
         assert found.positions == [3, 1]
         assert found.dense.dtype == np.float32
         assert np.array_equal(found.dense, ROWS)
     found = SimpleNamespace(positions=np.array([1, 0]), dense=ROWS, sparse=WEIGHTS)
-    assert usable(found, 4, output="sparse", dimensions=None) == CacheLookup([1, 0], None, WEIGHTS)
+    assert validate_lookup(found, 4, output="sparse", dimensions=None) == CacheLookup([1, 0], None, WEIGHTS)
     tiny = ROWS * np.float32(1e-30)
-    assert np.array_equal(usable(CacheLookup([0, 1], tiny), 2, output="dense", dimensions=SIZE).dense, tiny)
+    assert np.array_equal(validate_lookup(CacheLookup([0, 1], tiny), 2, output="dense", dimensions=SIZE).dense, tiny)
 
 
 def test_threads_that_fail_together_warn_once():
@@ -294,7 +294,7 @@ def test_threads_that_fail_together_warn_once():
 
 # ── several entries at once ──────────────────────────────────────────────────────────────────────
 
-ENTRIES = [CacheEntry(space, [f"{space} text"], ROWS[:1], None) for space in "abc"]
+ENTRIES = [CacheEntry(namespace, [f"{namespace} text"], ROWS[:1], None) for namespace in "abc"]
 
 
 def checked(cache):
@@ -345,7 +345,7 @@ def test_put_many_that_fails_is_one_warning(make):
 
 @pytest.mark.parametrize("error", ERRORS, ids=[type(error).__name__ for error in ERRORS])
 @pytest.mark.parametrize("after", [0, 1])
-def test_file_cache_that_raises_anything_is_one_warning(simulator, door, tmp_path, monkeypatch, error, after):
+def test_file_cache_that_raises_anything_is_one_warning(simulator, entry_point, tmp_path, monkeypatch, error, after):
     """At the first look-up, or at the first vectors that are to be kept."""
     options = {"cache": tmp_path / "vectors.sqlite", "dimensions": SIZE, **options_for(simulator)}
     with closing(open_cache(options["cache"])):
@@ -361,11 +361,11 @@ def test_file_cache_that_raises_anything_is_one_warning(simulator, door, tmp_pat
     monkeypatch.setattr(Connection, "_opened", breaks)
     with warnings.catch_warnings(record=True) as caught, EmbeddingClient(DASHSCOPE, **options) as client:
         warnings.simplefilter("always")
-        assert are_right(door(client, TEXTS).to_list(), TEXTS, SIZE)
+        assert are_right(entry_point(client, TEXTS).to_list(), TEXTS, SIZE)
     assert [warning.category for warning in caught] == [CacheWarning]
 
 
-def test_damaged_schema_in_use_keeps_what_was_paid(simulator, door, tmp_path):
+def test_damaged_schema_in_use_keeps_what_was_paid(simulator, entry_point, tmp_path):
     """The byte is damaged after the file was looked at, so that writing meets it first."""
     path = tmp_path / "vectors.sqlite"
     damage = "import sys, pathlib; p = pathlib.Path(sys.argv[1]); b = p.read_bytes(); "
@@ -378,19 +378,19 @@ def test_damaged_schema_in_use_keeps_what_was_paid(simulator, door, tmp_path):
     simulator.fail(damage_it, times=1)
     client = EmbeddingClient(DASHSCOPE, cache=path, dimensions=SIZE, **options_for(simulator))
     with client, pytest.warns(CacheWarning, match="cannot be written: ConfigurationError"):
-        result = door(client, TEXTS)
+        result = entry_point(client, TEXTS)
     assert are_right(result.to_list(), TEXTS, SIZE)
 
 
-@pytest.mark.parametrize("words", ["no JSON", "[1]", "7", b"\xff\xfe"])
-def test_damaged_words_of_a_space_are_shown_as_none(tmp_path, words):
+@pytest.mark.parametrize("description", ["no JSON", "[1]", "7", b"\xff\xfe"])
+def test_damaged_description_is_shown_as_empty(tmp_path, description):
     path = tmp_path / "vectors.sqlite"
     with closing(open_cache(path)) as cache:
         cache.put("a" * 64, ["a"], ROWS[:1], None)
     with closing(sqlite3.connect(path)) as file, file:
-        file.execute("UPDATE spaces SET words = ?", (words,))
-    [space] = CacheFile(path).namespaces()
-    assert space.words == {}
+        file.execute("UPDATE spaces SET words = ?", (description,))
+    [namespace] = CacheFile(path).namespaces()
+    assert namespace.description == {}
 
 
 # ── a cache that does not travel ─────────────────────────────────────────────────────────────────
@@ -423,26 +423,26 @@ class OwnCache(Cache):
 ELSEWHERE = """
 import pickle, sys, warnings
 from pathlib import Path
-from support.adapters import DOORS, are_right, call, texts_of
+from support.adapters import ENTRY_POINTS, are_right, call, texts_of
 from multiembed import CacheWarning
 
-door = DOORS[sys.argv[2]]
+entry_point = ENTRY_POINTS[sys.argv[2]]
 embedder = pickle.loads(Path(sys.argv[1]).read_bytes())
 embedder = pickle.loads(pickle.dumps(embedder))  # and on to a third process
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for _ in range(2):
-        assert are_right(call(door.embed, embedder, texts_of(5)), texts_of(5))
+        assert are_right(call(entry_point.embed, embedder, texts_of(5)), texts_of(5))
 [warning] = caught
 assert warning.category is CacheWarning
 print(warning.message)
 """
 
 
-@pytest.mark.parametrize("name", DOORS)
-def test_cache_that_cannot_travel_is_told_where_it_is_missing(simulator, tmp_path, name):
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_unpicklable_cache_is_one_warning_where_it_is_missing(simulator, tmp_path, name):
     make = {"client": OwnCache, "langchain": RedisByteStore, "llamaindex": RedisKVStore}[name.partition("-")[0]]
-    embedder = DOORS[name].make(DASHSCOPE, cache=make(), **options_for(simulator))
+    embedder = ENTRY_POINTS[name].make(DASHSCOPE, cache=make(), **options_for(simulator))
     with pytest.warns(UserWarning, match="cache cannot be pickled"):
         (tmp_path / "embedder").write_bytes(pickle.dumps(embedder))
     done = run_python(ELSEWHERE, str(tmp_path / "embedder"), name, environment=simulator.environment())
@@ -452,8 +452,8 @@ def test_cache_that_cannot_travel_is_told_where_it_is_missing(simulator, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["llamaindex-sync", "llamaindex-async"])
-def test_embeddings_cache_that_cannot_travel_is_told(simulator, tmp_path, name):
-    embedder = DOORS[name].make(DASHSCOPE, embeddings_cache=RedisKVStore(), **options_for(simulator))
+def test_unpicklable_embeddings_cache_is_one_warning(simulator, tmp_path, name):
+    embedder = ENTRY_POINTS[name].make(DASHSCOPE, embeddings_cache=RedisKVStore(), **options_for(simulator))
     (tmp_path / "embedder").write_bytes(pickle.dumps(embedder))
     done = run_python(ELSEWHERE, str(tmp_path / "embedder"), name, environment=simulator.environment())
     assert done.returncode == 0, done.stderr
@@ -465,7 +465,7 @@ def call_twice(client):
         assert are_right(client.embed(TEXTS).to_list(), TEXTS)
 
 
-def test_missing_cache_warns_at_the_first_use_and_once(simulator, monkeypatch):
+def test_unavailable_cache_warns_once_at_the_first_use(simulator, monkeypatch):
     monkeypatch.setenv("DASHSCOPE_API_KEY", simulator.api_key)
     with pytest.warns(UserWarning, match="cannot be pickled"):
         pickled = pickle.dumps(EmbeddingClient(DASHSCOPE, cache=OwnCache(), **options_for(simulator)))
@@ -478,7 +478,7 @@ def test_missing_cache_warns_at_the_first_use_and_once(simulator, monkeypatch):
         client.close()
 
 
-def test_cache_that_travels_is_used_elsewhere(simulator, monkeypatch, tmp_path):
+def test_picklable_cache_is_used_by_the_copy(simulator, monkeypatch, tmp_path):
     monkeypatch.setenv("DASHSCOPE_API_KEY", simulator.api_key)
     client = EmbeddingClient(DASHSCOPE, cache=tmp_path / "vectors.sqlite", **options_for(simulator))
     client.embed(TEXTS)

@@ -32,7 +32,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX file names, lo
 
 
 class Worker:
-    """A process that uses the cache file as it is told, one command after the other."""
+    """A process that uses the cache file one command after the other."""
 
     def __init__(self, path, *arguments):
         self._process = subprocess.Popen(
@@ -253,7 +253,7 @@ def copy_as_crashed(path, folder):
 @pytest.mark.parametrize("use", [open_cache, CacheFile])
 @pytest.mark.parametrize("journal", ["DELETE", "WAL"])
 @pytest.mark.parametrize("application", [0, 77])
-def test_foreign_database_is_left_as_it_is(tmp_path, use, journal, application):
+def test_foreign_database_is_unchanged(tmp_path, use, journal, application):
     path = tmp_path / "in use" / "foreign.sqlite"
     path.parent.mkdir()
     with closing(make_foreign(path, journal=journal, application=application)) as foreign:
@@ -272,7 +272,7 @@ def test_foreign_database_is_left_as_it_is(tmp_path, use, journal, application):
 
 
 def test_foreign_database_keeps_its_locks(path):
-    """SQLite's locks belong to the process, whoever opened the file in it."""
+    """SQLite's locks belong to the process, not to the object that opened the file."""
     with closing(make_foreign(path, journal="WAL")) as foreign:
         foreign.execute("INSERT INTO precious VALUES (1)")
         with pytest.raises(ConfigurationError, match="another application"):
@@ -284,7 +284,7 @@ def test_foreign_database_keeps_its_locks(path):
 
 
 @pytest.mark.parametrize("data", [b"\n", b"a", b"col1,col2\n" * 200, b"\0" * 4096, b"SQLite format 3\0", b"\xff" * 99])
-def test_file_that_is_no_database_is_left_as_it_is(path, data):
+def test_file_that_is_no_database_is_unchanged(path, data):
     path.write_bytes(data)
     before = files_of(path.parent)
     for use in (open_cache, CacheFile):
@@ -346,7 +346,7 @@ def test_moved_file_takes_its_vectors_along(tmp_path, path):
 
 
 @posix
-def test_deleted_file_is_made_anew_beside_its_old_log(path, worker):
+def test_deleted_file_is_made_again_despite_its_old_log(path, worker):
     """Another process still has the deleted file open, and shares the index of its log."""
     first, second = worker(), worker()
     first("put", 0, 100)
@@ -448,10 +448,10 @@ def test_cache_of_a_finished_run_is_not_removed_in_use(path, worker):
 
 
 @posix
-@pytest.mark.parametrize("door", ["sync", "async"])
-def test_cache_info_during_a_killed_ingestion_loses_nothing(door, simulator, tmp_path):
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_cache_info_during_a_killed_ingestion_loses_nothing(way, simulator, tmp_path):
     cache, out = tmp_path / "cache.sqlite", tmp_path / "vectors.npy"
-    command = [sys.executable, "-c", RUN, door, simulator.base_url("dashscope"), str(cache), str(out)]
+    command = [sys.executable, "-c", RUN, way, simulator.base_url("dashscope"), str(cache), str(out)]
     info = ["cache", "info", str(cache), "--json"]
     seen = []
     arrived = Counter()
@@ -461,7 +461,7 @@ def test_cache_info_during_a_killed_ingestion_loses_nothing(door, simulator, tmp
         if arrived["requests"] == 40:
             command_line = [sys.executable, "-c", "from multiembed.cli import main; main()", *info]
             done = subprocess.run(command_line, capture_output=True, text=True, check=False)
-            seen.append(json.loads(done.stdout)["spaces"])
+            seen.append(json.loads(done.stdout)["namespaces"])
         if arrived["requests"] == 340:
             os.kill(run.pid, signal.SIGKILL)
         return answer
@@ -487,7 +487,7 @@ class Soak:
 
     def __init__(self, path, seed):
         self._path = path
-        self._chance = random.Random(seed)
+        self._random = random.Random(seed)
         self._changed = threading.Condition()
         self._workers = {}
         self._readers = {}
@@ -504,7 +504,7 @@ class Soak:
         begin = slot * TEXTS_OF_A_SLOT
         with self._changed:
             known = max((text + 1 for text in self.paid if text // TEXTS_OF_A_SLOT == slot), default=begin)
-        worker = self._workers[slot] = Worker(self._path, begin, known, self._chance.randrange(1000))
+        worker = self._workers[slot] = Worker(self._path, begin, known, self._random.randrange(1000))
         self.batches[slot] = 0
         self._readers[slot] = threading.Thread(target=self._read, args=(slot, worker))
         self._readers[slot].start()
@@ -553,16 +553,16 @@ class Soak:
 @posix
 def test_soak_with_kills_pays_nothing_twice_but_in_flight(path):
     """25 times, one of four writers and readers is killed, some of them while they open the file."""
-    chance = random.Random(12)
+    numbers = random.Random(12)
     soak = Soak(path, 12)
     slots = range(4)
     try:
         for slot in slots:
             soak.start(slot)
         for _ in range(25):
-            begun = slots if chance.random() < 0.7 else ()
-            soak.wait_for_batches(begun, chance.randrange(200))
-            slot = chance.choice(slots)
+            begun = slots if numbers.random() < 0.7 else ()
+            soak.wait_for_batches(begun, numbers.randrange(200))
+            slot = numbers.choice(slots)
             soak.kill(slot)
             soak.start(slot)
         soak.wait_for_batches(slots, 50)

@@ -1,4 +1,4 @@
-"""No cache, ours or a framework's, gives a query a document's vector, or one model another's: by every door."""
+"""Cache namespaces: no cache gives a query a document's vector, or one model another's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from langchain_classic.embeddings import CacheBackedEmbeddings
 from langchain_core.stores import InMemoryByteStore
 from llama_index.core.storage.kvstore import SimpleKVStore
-from support.adapters import DASHSCOPE, DOORS, are_right, call, client_of, options_for
+from support.adapters import DASHSCOPE, ENTRY_POINTS, are_right, call, client_of, options_for
 
 SIZE = 64
 TEXTS = ["the same text", "and another"]
@@ -20,7 +20,7 @@ DIFFERENT = {
     "output": {"output": "dense&sparse"},
     "parameters": {"parameters": {"made_up": 1}},
 }
-"""Each makes another space, for documents, for queries or for both."""
+"""Each makes another namespace, for documents, for queries or for both."""
 
 
 class Ours:
@@ -32,8 +32,8 @@ class Ours:
     def store(self, folder):
         return self._make(folder)
 
-    def embedder(self, door, store, model, options):
-        return door.make(model, cache=store, **options)
+    def embedder(self, way, store, model, options):
+        return way.make(model, cache=store, **options)
 
 
 class LlamaIndexsOwn:
@@ -42,12 +42,12 @@ class LlamaIndexsOwn:
     def store(self, _):
         return SimpleKVStore()
 
-    def embedder(self, door, store, model, options):
-        return door.make(model, embeddings_cache=store, **options)
+    def embedder(self, way, store, model, options):
+        return way.make(model, embeddings_cache=store, **options)
 
 
 class LangChainsOwn:
-    """LangChain's `CacheBackedEmbeddings`, which knows a namespace and the text: told the names of our spaces."""
+    """LangChain's `CacheBackedEmbeddings`, which knows a namespace and the text: here the names of our namespaces."""
 
     def __init__(self, *, queries):
         self._queries = queries
@@ -55,8 +55,8 @@ class LangChainsOwn:
     def store(self, _):
         return InMemoryByteStore(), InMemoryByteStore()
 
-    def embedder(self, door, store, model, options):
-        mine = door.make(model, **options)
+    def embedder(self, way, store, model, options):
+        mine = way.make(model, **options)
         documents, queries = store
         return CacheBackedEmbeddings.from_bytes_store(
             mine,
@@ -75,21 +75,21 @@ CACHES = {
     "langchain's own": (LangChainsOwn(queries=False), "langchain"),
     "langchain's own with queries": (LangChainsOwn(queries=True), "langchain"),
 }
-"""Each with the doors by which it is tried."""
+"""Each with the framework that it belongs to."""
 
 
 @pytest.fixture(
-    params=[(cache, door) for cache, (_, by) in CACHES.items() for door in DOORS if door.startswith(by)],
+    params=[(cache, way) for cache, (_, by) in CACHES.items() for way in ENTRY_POINTS if way.startswith(by)],
     ids=lambda pair: " by ".join(pair),
 )
 def cached(request, simulator, tmp_path):
-    """`cached(model, **options)`: an embedder by some door, over one cache that all of them share."""
-    (cache, _), door = CACHES[request.param[0]], DOORS[request.param[1]]
+    """`cached(model, **options)`: an embedder of one kind, over one cache that all of them share."""
+    (cache, _), way = CACHES[request.param[0]], ENTRY_POINTS[request.param[1]]
     store, made = cache.store(tmp_path), []
 
     def make(model=DASHSCOPE, **options):
         options = {**options_for(simulator, model), "dimensions": SIZE, **options}
-        made.append(Cached(door, cache.embedder(door, store, model, options)))
+        made.append(Cached(way, cache.embedder(way, store, model, options)))
         return made[-1]
 
     yield make
@@ -98,23 +98,23 @@ def cached(request, simulator, tmp_path):
 
 
 class Cached:
-    """An embedder that is asked by one door."""
+    """An embedder that is called sync or async."""
 
-    def __init__(self, door, embedder):
-        self._door, self.embedder = door, embedder
+    def __init__(self, way, embedder):
+        self._way, self.embedder = way, embedder
 
     def documents(self, texts):
-        return call(self._door.embed, self.embedder, texts)
+        return call(self._way.embed, self.embedder, texts)
 
     def query(self, text):
-        return call(self._door.embed_query, self.embedder, text)
+        return call(self._way.embed_query, self.embedder, text)
 
 
 def prefixed(prefix, texts):
     return [prefix + text for text in texts]
 
 
-def test_a_query_gets_a_querys_vector_and_a_document_a_documents(simulator, cached):
+def test_query_after_document_gets_its_own_vector(simulator, cached):
     embedder = cached(query_prefix="question: ", document_prefix="passage: ")
     for _ in range(2):
         assert are_right(embedder.documents(TEXTS), prefixed("passage: ", TEXTS), SIZE)
@@ -122,7 +122,7 @@ def test_a_query_gets_a_querys_vector_and_a_document_a_documents(simulator, cach
     assert [request.body["parameters"]["text_type"] for request in simulator.requests][:2] == ["document", "query"]
 
 
-def test_so_it_is_where_the_query_came_first(cached):
+def test_document_after_query_gets_its_own_vector(cached):
     embedder = cached(query_prefix="question: ", document_prefix="passage: ")
     for _ in range(2):
         assert are_right([embedder.query(TEXTS[0])], prefixed("question: ", TEXTS[:1]), SIZE)
@@ -136,7 +136,7 @@ def test_documents_are_paid_for_once(simulator, cached):
 
 
 @pytest.mark.parametrize("different", DIFFERENT.values(), ids=DIFFERENT)
-def test_what_lies_in_another_space_is_asked_for_itself(simulator, cached, different):
+def test_vector_of_another_namespace_is_not_used(simulator, cached, different):
     first, other = cached(), cached(**different)
     size = different.get("dimensions", SIZE)
     first.documents(TEXTS)
@@ -145,7 +145,7 @@ def test_what_lies_in_another_space_is_asked_for_itself(simulator, cached, diffe
 
     documents, query = other.documents(TEXTS), other.query(TEXTS[0])
     assert are_right(documents, prefixed(different.get("document_prefix", ""), TEXTS), size)
-    assert simulator.requests, "it came out of the other space"
+    assert simulator.requests, "it came out of the other namespace"
     if "instruct" not in different:
         assert are_right([query], prefixed(different.get("query_prefix", ""), TEXTS[:1]), size)
     of_the_query = [request for request in simulator.requests if len(_texts_in(request)) == 1]
@@ -158,5 +158,5 @@ def _texts_in(request):
 
 
 def _asks_anew(cached):
-    """LangChain's own asks for queries each time, or has one name for both spaces together."""
+    """LangChain's own asks for queries each time, or has one name for both namespaces."""
     return isinstance(cached.embedder, CacheBackedEmbeddings)

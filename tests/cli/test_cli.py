@@ -52,7 +52,7 @@ def test_the_json_of_models_holds_every_field():
     assert all(set(row) == names for row in rows)
 
 
-def test_one_providers_models_are_shown_alone():
+def test_models_of_one_provider_are_listed_alone():
     shown = run("models", "zhipu").stdout
     assert "embedding-3" in shown
     assert "text-embedding-v4" not in shown
@@ -74,26 +74,27 @@ def test_one_providers_models_are_shown_alone():
         (("demo", ""), "question is empty"),
         (("simulate", "--api-key", ""), "api_key must be"),
         (("simulate", "--api-key", "钥匙"), "api_key must be"),
-        (("simulate", "--fault", "item-mising-last"), "item-missing-last"),
+        (("simulate", "--fault", "item-mising-middle"), "item-missing-middle"),
         (("simulate", "--retry-after", "2"), "requests_per_minute"),
     ],
 )
-def test_a_mistake_ends_with_what_to_do_and_status_two(arguments, words):
+def test_wrong_option_ends_with_status_two_and_advice(arguments, words):
     done = run(*arguments)
     assert done.exit_code == 2
     assert words in " ".join(done.output.split())
     assert "Traceback" not in done.output
 
 
-def test_the_demo_shows_every_provider_and_framework_and_answers(small_corpus):
+def test_demo_shows_every_provider_framework_and_passage(small_corpus):
     shown = run("demo", "如何泡绿茶？").stdout
     for provider in PROVIDERS:
         assert f"{provider}:" in shown
     assert shown.count("LangChain") == shown.count("LlamaIndex") == len(PROVIDERS)
+    assert " 0%" not in shown
     assert "水温" in shown
 
 
-def test_a_port_that_is_taken_ends_the_simulator_with_what_to_do(simulator):
+def test_taken_port_ends_simulate_with_advice(simulator):
     port = simulator.url.rpartition(":")[2]
     done = run("simulate", "--port", port)
     assert done.exit_code == 2
@@ -109,9 +110,7 @@ def test_a_port_that_is_taken_ends_the_simulator_with_what_to_do(simulator):
         (("zhipu:embedding-2",), "embedding-2"),
     ],
 )
-def test_the_live_demo_uses_the_providers_address_and_the_environments_key(
-    small_corpus, monkeypatch, simulator, live, model
-):
+def test_live_demo_uses_provider_address_and_environment_key(small_corpus, monkeypatch, simulator, live, model):
     address = {"cn": simulator.base_url("zhipu")}
     monkeypatch.setitem(PROVIDERS, "zhipu", dataclasses.replace(PROVIDERS["zhipu"], regions=address))
     monkeypatch.setenv("ZHIPUAI_API_KEY", simulator.api_key)
@@ -123,7 +122,7 @@ def test_the_live_demo_uses_the_providers_address_and_the_environments_key(
     assert simulator.api_key not in done.output
 
 
-def test_a_live_demo_that_fails_says_why_and_ends_with_status_one(small_corpus, monkeypatch, simulator):
+def test_live_demo_failure_prints_reason_and_ends_with_one(small_corpus, monkeypatch, simulator):
     address = {"cn": simulator.base_url("zhipu")}
     monkeypatch.setitem(PROVIDERS, "zhipu", dataclasses.replace(PROVIDERS["zhipu"], regions=address))
     monkeypatch.setenv("ZHIPUAI_API_KEY", "sk-wrong")

@@ -7,6 +7,8 @@ import pytest
 from multiembed.cli import corpus
 from multiembed.providers import local
 
+pytestmark = pytest.mark.unit
+
 PASSAGES = corpus.passages()
 QUESTIONS = corpus.questions()
 
@@ -29,7 +31,7 @@ def test_a_language_has_enough_questions_and_none_twice(language):
     assert len(set(texts)) == len(texts)
 
 
-def test_a_passage_of_another_title_or_without_the_phrase_does_not_answer():
+def test_passage_answers_only_with_title_and_phrase():
     question = corpus.Question(text="?", language="en", expects="Tea :: hot water")
     right = corpus.Passage(id="en-1", title="Tea", text="Tea\nTake hot\n  water.", language="en")
     other = corpus.Passage(id="en-2", title="Silk", text="Silk\nWash it in hot water.", language="en")

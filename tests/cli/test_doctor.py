@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import support.faults  # noqa: F401 - registers the faults that only tests inject
 from hypothesis import given
 from hypothesis import strategies as st
 from support.scripted_proxy import scripted_proxy
@@ -133,7 +134,7 @@ def test_command_line_knows_no_socket_tls_or_http():
 
 
 @pytest.mark.parametrize("provider", REMOTE)
-def test_working_provider_is_well_after_one_short_call(server, provider):
+def test_working_provider_passes_with_one_short_call(server, provider):
     output = at(server, provider)
     assert output.status == 0
     assert [output.state(name) for name in ("key", "address", "call", "cost")] == ["ok"] * 4
@@ -202,7 +203,7 @@ def test_auth_header_without_key_is_a_failure(server):
     assert "OPENAI_COMPATIBLE_API_KEY" in output.words
 
 
-def test_address_tells_where_it_comes_from(server):
+def test_address_is_shown_with_its_source(server):
     by_option = at(server, "zhipu")
     by_environment = doctor("zhipu", ZHIPUAI_API_KEY=KEY, ZHIPUAI_BASE_URL=server.base_url("zhipu"))
     assert "(--base-url)" in by_option.words
@@ -286,7 +287,7 @@ def test_json_of_a_failed_connection_holds_the_reason():
         (f'"{KEY}"', "quotation marks"),
         (f"“{KEY}”", "quotation marks"),
         (f"Bearer {KEY}", "'Bearer'"),
-        (f"DASHSCOPE_API_KEY={KEY}", "a variable's name"),
+        (f"DASHSCOPE_API_KEY={KEY}", "the name of a variable"),
         (f"{KEY[:9]} {KEY[9:]}", "a character that no key has"),
         (f"{KEY[:9]}\n{KEY[9:]}", "a character that no key has"),
         (f"{KEY}\u200b", "a character that no key has"),
@@ -416,20 +417,20 @@ def to(address, *arguments, run=doctor, **environ):
     return run("zhipu", "--base-url", address, "--timeout", "10", *arguments, ZHIPUAI_API_KEY=KEY, **environ)
 
 
-def test_unknown_host_is_a_matter_of_names():
+def test_unknown_host_is_reported_as_dns():
     output = to("https://nowhere.invalid/v1")
     assert (output.status, output.state("call")) == (1, "FAIL")
     assert "is not known: check base_url, network and DNS" in output.words
     assert "HTTPS_PROXY=http://host:port or proxy=" in output.words
 
 
-def test_closed_port_is_told(closed_port):
+def test_closed_port_is_reported(closed_port):
     output = to(f"https://127.0.0.1:{closed_port}")
     assert (output.status, output.state("call")) == (1, "FAIL")
     assert "Nothing listens at that port: check base_url" in output.words
 
 
-def test_port_without_tls_is_told(server):
+def test_port_without_tls_is_reported(server):
     output = to(server.url.replace("http:", "https:"))
     assert (output.status, output.state("call")) == (1, "FAIL")
     assert "does not speak TLS: check the port in base_url" in output.words
@@ -444,7 +445,7 @@ def test_port_without_tls_is_told(server):
         ("wrong-host", True, "for another host than 127.0.0.1"),
     ],
 )
-def test_refused_certificate_is_told_by_its_fault(tmp_path, kind, trusted, words):
+def test_refused_certificate_is_reported_with_its_fault(tmp_path, kind, trusted, words):
     with Simulator(tls=kind) as server:
         environ = {}
         if trusted:
@@ -465,7 +466,7 @@ def test_refused_certificate_is_told_by_its_fault(tmp_path, kind, trusted, words
         ("SSL_CERT_FILE", False, "names a file that is not there"),
     ],
 )
-def test_untrusted_authority_is_told_with_the_setting(tmp_path, variable, there, words):
+def test_untrusted_authority_is_reported_with_the_setting(tmp_path, variable, there, words):
     file = tmp_path / "other.pem"
     with Simulator(tls="good") as server, Simulator(tls="good") as other:
         if there:
@@ -498,7 +499,7 @@ LOGIN = "me:hidden-word"
         ("", b"SSH-2.0-hello\r\n\r\n", "HTTPS_PROXY"),
     ],
 )
-def test_refusing_proxy_is_told_without_its_login(login, answer, words):
+def test_refusing_proxy_is_reported_without_its_login(login, answer, words):
     with scripted_proxy(answer) as port:
         output = to("https://elsewhere.invalid/v1", run=new_process, HTTPS_PROXY=f"http://{login}127.0.0.1:{port}")
     assert (output.status, output.state("call")) == (1, "FAIL")
@@ -507,7 +508,7 @@ def test_refusing_proxy_is_told_without_its_login(login, answer, words):
     assert "hidden" not in output.words
 
 
-def test_closed_proxy_is_told(closed_port):
+def test_closed_proxy_is_reported(closed_port):
     output = to("https://elsewhere.invalid/v1", run=new_process, HTTPS_PROXY=f"http://127.0.0.1:{closed_port}")
     assert output.status == 1
     assert "Check the proxy in HTTPS_PROXY, too, or except the server in NO_PROXY" in output.words
@@ -536,7 +537,7 @@ def test_call_through_a_proxy_checks_the_servers_certificate(tmp_path):
         ("http://me:hidden-word@nowhere.invalid", "http://nowhere.invalid (ALL_PROXY)"),
     ],
 )
-def test_unusable_proxy_is_told_without_its_login(address, words):
+def test_unusable_proxy_is_reported_without_its_login(address, words):
     output = to("https://elsewhere.invalid/v1", run=new_process, ALL_PROXY=address)
     assert output.status == 1
     assert words in output.words
@@ -589,7 +590,7 @@ def test_proxy_is_not_used_for_this_machine(server):
         ("zhipu", "auth-in-200", "The key was refused"),
     ],
 )
-def test_failed_call_is_told_with_what_to_do(server, provider, fault, words):
+def test_failed_call_is_reported_with_advice(server, provider, fault, words):
     server.fail(fault)
     output = at(server, provider, "--timeout", "0.4")
     assert (output.status, output.state("call")) == (1, "FAIL")
@@ -626,7 +627,7 @@ def test_refused_key_is_tried_at_other_regions_on_request(server, regions):
     assert doctor("siliconflow", "--region", "intl", SILICONFLOW_API_KEY=KEY).status == 0
 
 
-def test_key_that_is_good_in_no_region_is_told(regions):
+def test_key_that_is_good_in_no_region_is_reported(regions):
     output = doctor("siliconflow", "--try-regions", SILICONFLOW_API_KEY="good-for-nothing-at-all", secret="good-for-no")
     assert "intl: refused" in output.words
     assert output.state("regions") == "FAIL"

@@ -24,9 +24,9 @@ import multiembed
 from multiembed import CacheFile, ClientStats, EmbeddingClient
 from multiembed.cli import progress, summary
 from multiembed.cli.corpus import passages
-from multiembed.cli.estimate_run import Seen
-from multiembed.cli.progress import Meter, Rate, duration, told_money, told_tokens
-from multiembed.cli.row_stream import joined
+from multiembed.cli.estimate_run import SeenTexts
+from multiembed.cli.progress import ProgressMeter, Rate, duration, format_cost, format_tokens
+from multiembed.cli.row_stream import embed_chunks
 from multiembed.files import Inputs
 from multiembed.simulator import Simulator
 from multiembed.simulator.tokenizer import count_tokens
@@ -94,7 +94,7 @@ def as_folder(folder):
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl", "npy"])
 @pytest.mark.parametrize("make", [as_text, as_csv, as_tsv, as_jsonl, as_parquet, as_folder])
-def test_every_input_becomes_every_output_with_its_order_and_columns(tmp_path, make, suffix):
+def test_every_input_to_every_output_keeps_order_and_columns(tmp_path, make, suffix):
     source, columns = make(tmp_path)
     out = tmp_path / f"out.{suffix}"
     done = embed(source, "-o", out, "--model", LOCAL, "--dimensions", 8)
@@ -109,7 +109,7 @@ def test_every_input_becomes_every_output_with_its_order_and_columns(tmp_path, m
     assert {name: [row[name] for row in found] for name in columns} == columns
 
 
-def test_parquet_has_a_fixed_size_list_of_float32_and_says_what_it_is(tmp_path):
+def test_parquet_output_has_fixed_size_list_and_metadata(tmp_path):
     done = embed(as_parquet(tmp_path)[0], "-o", tmp_path / "out.parquet", "--model", LOCAL, "--dimensions", 8)
     assert done.exit_code == 0, done.output
     schema = pq.read_schema(tmp_path / "out.parquet")
@@ -130,14 +130,14 @@ def test_standard_input_is_embedded(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
 
-def test_a_remote_model_gets_each_text_once_and_leaves_nothing_but_the_output(tmp_path, remote, simulator):
+def test_remote_run_sends_each_text_once_and_leaves_output_only(tmp_path, remote, simulator):
     done = remote(lines(tmp_path / "in.txt", TEXTS * 2), "-o", tmp_path / "out.npy")
     assert done.exit_code == 0, done.output
     assert np.array_equal(np.load(tmp_path / "out.npy"), vectors_of(TEXTS * 2, 256))
     assert set(sent_texts(simulator)) == set(TEXTS)
     tokens = sum(request.body["input"] != [] and sum(map(count_tokens, request.body["input"])) for request in
                  simulator.requests)  # fmt: skip
-    assert f"{told_tokens(tokens)}, {told_money(tokens * 0.5e-6)} (price of 2026-" in said(done)
+    assert f"{format_tokens(tokens)}, {format_cost(tokens * 0.5e-6)} (price of 2026-" in said(done)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.npy"]
 
 
@@ -159,7 +159,7 @@ def test_the_embedding_options_reach_the_wire(tmp_path, simulator, monkeypatch):
 # ── mistakes, before anything is sent ────────────────────────────────────────────────────────────
 
 
-def test_faulty_rows_are_all_told_at_once_and_nothing_is_sent(tmp_path, remote, simulator):
+def test_faulty_rows_are_all_reported_and_nothing_is_sent(tmp_path, remote, simulator):
     source = rows(tmp_path / "in.jsonl", ["good", "", None, "good"])
     done = remote(source, "-o", tmp_path / "out.jsonl")
     assert done.exit_code == 2
@@ -181,7 +181,7 @@ def test_faulty_rows_are_all_told_at_once_and_nothing_is_sent(tmp_path, remote, 
         (("empty.txt", "-o", "out.npy"), "nothing to embed"),
         (("in.txt", "-o", "out.npy", "--cache", "c.sqlite", "--no-cache"), "do not go together"),
         (("in.txt", "-o", "out.npy", "--model", "dashscope:text-embedding-v4"), "DASHSCOPE_API_KEY"),
-        (("missing.txt", "-o", "out.npy"), "There is no file or folder missing.txt"),
+        (("missing.txt", "-o", "out.npy"), "The file or folder missing.txt does not exist"),
         (("in.txt", "-o", os.devnull, "--output-format", "npy", "--overwrite"), "is no regular file"),
     ],
 )
@@ -196,7 +196,7 @@ def test_a_mistake_ends_with_what_to_do(tmp_path, monkeypatch, arguments, words)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.txt", "in.txt"]
 
 
-def test_an_existing_output_is_not_touched_unless_that_was_said(tmp_path):
+def test_existing_output_is_kept_without_overwrite(tmp_path):
     source, out = lines(tmp_path / "in.txt", ["a"]), tmp_path / "out.jsonl"
     out.write_text("before")
     refused = embed(source, "-o", out, "--model", LOCAL)
@@ -209,7 +209,7 @@ def test_an_existing_output_is_not_touched_unless_that_was_said(tmp_path):
 # ── failures ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_failure_stops_the_run_names_the_line_and_leaves_the_old_output(tmp_path, remote, simulator):
+def test_failed_row_stops_run_names_line_and_keeps_old_output(tmp_path, remote, simulator):
     source, out = rows(tmp_path / "in.jsonl", ["a", "b", TOO_LONG, "c"]), tmp_path / "out.jsonl"
     out.write_text("before")
     done = remote(source, "-o", out, "--overwrite")
@@ -225,7 +225,7 @@ def test_a_failure_stops_the_run_names_the_line_and_leaves_the_old_output(tmp_pa
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl", "npy"])
-def test_rows_that_fail_are_skipped_when_that_was_said_and_told_in_a_side_file(tmp_path, remote, suffix):
+def test_on_error_skip_writes_failed_rows_to_side_file(tmp_path, remote, suffix):
     source, out = rows(tmp_path / "in.jsonl", ["a", "", TOO_LONG, "b"]), tmp_path / f"out.{suffix}"
     done = remote(source, "-o", out, "--on-error", "skip")
     assert done.exit_code == 3
@@ -246,7 +246,7 @@ def test_rows_that_fail_are_skipped_when_that_was_said_and_told_in_a_side_file(t
         assert [(row["n"], row["text"]) for row in rows_of(out)] == [(0, "a"), (3, "b")]
 
 
-def test_a_text_that_fails_is_sent_once_and_told_for_each_of_its_rows(tmp_path, remote, simulator):
+def test_failed_text_is_sent_once_and_reported_for_each_row(tmp_path, remote, simulator):
     texts = [TOO_LONG, *TEXTS[:700], TOO_LONG, "", *TEXTS[:700], TOO_LONG]
     source, out = lines(tmp_path / "in.txt", texts), tmp_path / "out.npy"
     assert remote(source, "-o", out, "--on-error", "skip").exit_code == 3
@@ -258,7 +258,7 @@ def test_a_text_that_fails_is_sent_once_and_told_for_each_of_its_rows(tmp_path, 
     assert np.array_equal(matrix[703:1403], matrix[1:701])
 
 
-def test_what_a_killed_run_left_beside_the_output_is_gone_after_the_next_one(tmp_path):
+def test_partial_files_of_killed_run_are_removed_by_next_run(tmp_path):
     (tmp_path / ".out.npy.partial").write_text("half")
     (tmp_path / ".out.npy.failed.jsonl.partial").write_text("half")
     assert embed(lines(tmp_path / "in.txt", ["a"]), "-o", tmp_path / "out.npy", "--model", LOCAL).exit_code == 0
@@ -273,7 +273,7 @@ def test_a_folder_may_hold_its_own_output(tmp_path, remote):
     assert [row["text"] for row in rows_of(tmp_path / "out.jsonl")] == ["# a", "b"]
 
 
-def test_after_skipped_rows_the_cache_is_kept_and_a_second_run_pays_for_them_alone(tmp_path, remote, simulator):
+def test_second_run_after_skipped_rows_sends_only_these(tmp_path, remote, simulator):
     source, out = rows(tmp_path / "in.jsonl", ["a", TOO_LONG, "b"]), tmp_path / "out.jsonl"
     assert remote(source, "-o", out, "--on-error", "skip").exit_code == 3
     simulator.clear()
@@ -283,7 +283,7 @@ def test_after_skipped_rows_the_cache_is_kept_and_a_second_run_pays_for_them_alo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
-def test_a_wrong_key_stops_the_run_though_rows_may_be_skipped(tmp_path, remote, monkeypatch):
+def test_wrong_key_ends_run_despite_on_error_skip(tmp_path, remote, monkeypatch):
     monkeypatch.setenv("ZHIPUAI_API_KEY", "sk-wrong")
     done = remote(lines(tmp_path / "in.txt", TEXTS), "-o", tmp_path / "out.npy", "--on-error", "skip")
     assert done.exit_code == 1
@@ -292,14 +292,14 @@ def test_a_wrong_key_stops_the_run_though_rows_may_be_skipped(tmp_path, remote, 
     assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
 
 
-def test_a_run_in_which_every_row_fails_writes_nothing(tmp_path, remote):
+def test_run_with_only_failed_rows_writes_nothing(tmp_path, remote):
     done = remote(lines(tmp_path / "in.txt", [TOO_LONG] * 2), "-o", tmp_path / "out.npy", "--on-error", "skip")
     assert done.exit_code == 1
     assert "InputTooLongError" in said(done)
     assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
 
 
-def test_the_first_rows_may_fail_before_anyone_knows_how_long_vectors_are(tmp_path, simulator, monkeypatch):
+def test_failed_rows_before_known_dimensions_become_nan(tmp_path, simulator, monkeypatch):
     monkeypatch.setenv("MULTIEMBED_GATEWAY_API_KEY", simulator.api_key)
     source = lines(tmp_path / "in.txt", [*[""] * 600, *TEXTS])
     done = embed(
@@ -324,7 +324,7 @@ def test_own_server_is_reached_by_its_address_and_key_header(tmp_path, simulator
     assert np.array_equal(matrix, vectors_of(TEXTS, matrix.shape[1]))
 
 
-def test_a_provider_that_is_gone_ends_the_run_though_rows_may_be_skipped(tmp_path, remote, simulator):
+def test_provider_outage_ends_run_despite_on_error_skip(tmp_path, remote, simulator):
     source, out = lines(tmp_path / "in.txt", TEXTS), tmp_path / "out.npy"
     simulator.fail("server-error", after=5)
     with multiembed.no_waits():
@@ -372,7 +372,7 @@ def assert_whole(out):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_an_interrupted_run_says_how_to_go_on_and_pays_for_nothing_twice(stopped, name):
+def test_interrupted_run_prints_resume_and_sends_no_text_twice(stopped, name):
     run, simulator, command, out = stopped
     ended, told = run(name)
     assert ended.returncode == 130, told
@@ -382,14 +382,14 @@ def test_an_interrupted_run_says_how_to_go_on_and_pays_for_nothing_twice(stopped
     assert 0 < len(sent_texts(simulator)) < len(TEXTS)
     again = embed(*command)
     assert again.exit_code == 0, again.output
-    assert "Going on" in again.output
-    assert "texts known already" in again.output
+    assert "Resuming with the vectors in" in again.output
+    assert "texts from the cache" in again.output
     assert sorted(sent_texts(simulator)) == sorted(TEXTS)
     assert_whole(out)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")
-def test_a_killed_run_pays_only_what_was_in_flight_again_and_ends_as_if_nothing_had_been(stopped):
+def test_killed_run_resumes_and_resends_only_texts_in_flight(stopped):
     run, simulator, command, out = stopped
     ended, _ = run("SIGKILL")
     assert ended.returncode == -signal.SIGKILL
@@ -401,7 +401,7 @@ def test_a_killed_run_pays_only_what_was_in_flight_again_and_ends_as_if_nothing_
     assert_whole(out)
 
 
-def test_a_cache_of_ones_own_is_used_and_kept(tmp_path, remote, simulator):
+def test_own_cache_file_is_used_and_kept(tmp_path, remote, simulator):
     source, cache = lines(tmp_path / "in.txt", TEXTS[:10]), tmp_path / "vectors.sqlite"
     assert remote(source, "-o", tmp_path / "a.npy", "--cache", cache).exit_code == 0
     assert [space.vectors for space in CacheFile(cache).namespaces()] == [10]
@@ -411,7 +411,7 @@ def test_a_cache_of_ones_own_is_used_and_kept(tmp_path, remote, simulator):
     assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
 
 
-def test_without_a_cache_a_stopped_run_says_that_nothing_is_kept(tmp_path, remote):
+def test_stopped_run_without_cache_reports_no_kept_vectors(tmp_path, remote):
     done = remote(lines(tmp_path / "in.txt", ["a", TOO_LONG]), "-o", tmp_path / "out.npy", "--no-cache")
     assert done.exit_code == 1
     assert "No vectors were kept." in said(done)
@@ -421,7 +421,7 @@ def test_without_a_cache_a_stopped_run_says_that_nothing_is_kept(tmp_path, remot
 # ── what a run would take ────────────────────────────────────────────────────────────────────────
 
 
-def test_a_dry_run_sends_nothing_needs_no_key_and_leaves_nothing(tmp_path, remote, simulator, monkeypatch):
+def test_dry_run_sends_nothing_and_needs_no_key(tmp_path, remote, simulator, monkeypatch):
     monkeypatch.delenv("ZHIPUAI_API_KEY")
     done = remote(lines(tmp_path / "in.txt", TEXTS), "-o", tmp_path / "out.npy", "--dry-run")
     assert done.exit_code == 0, done.output
@@ -461,28 +461,28 @@ def test_the_estimate_is_within_a_tenth_of_the_bill(tmp_path, remote, simulator,
     assert int(told.split("requests ")[1].split()[0]) == pytest.approx(len(simulator.requests), rel=0.1, abs=1)
 
 
-def test_a_dry_run_counts_what_is_known_already_and_what_stands_twice_as_free(tmp_path, remote):
+def test_dry_run_counts_cached_and_duplicate_texts_as_free(tmp_path, remote):
     cache = tmp_path / "vectors.sqlite"
     first, all_of_them = lines(tmp_path / "a.txt", TEXTS[:650]), lines(tmp_path / "b.txt", TEXTS * 3)
     assert remote(first, "-o", tmp_path / "a.npy", "--cache", cache).exit_code == 0
     told = said(remote(all_of_them, "-o", tmp_path / "b.npy", "--cache", cache, "--dry-run"))
-    assert "texts 3,900, 2,600 of them not for the first time" in told
+    assert "texts 3,900, 2,600 of them duplicates" in told
     requests = int(told.split("requests ")[1].split()[0])
     assert requests == pytest.approx(650 / 64, abs=2)
     assert "time about" in told
 
 
-def test_a_dry_run_of_an_unknown_price_says_so(tmp_path):
+def test_dry_run_of_unknown_price_reports_it(tmp_path):
     source = lines(tmp_path / "in.txt", ["a"])
     done = embed(source, "-o", tmp_path / "out.npy", "--model", "gateway:any", "--base-url", "http://127.0.0.1:9",
                  "--dry-run")  # fmt: skip
     assert "money unknown" in said(done)
 
 
-def test_texts_seen_before_are_known_in_bounded_memory():
-    seen = Seen(bits=20)
-    assert sum(seen.new(f"text {number}") for number in range(20_000)) == pytest.approx(20_000, rel=0.01)
-    assert not any(seen.new(f"text {number}") for number in range(20_000))
+def test_seen_texts_are_recognised_in_bounded_memory():
+    seen = SeenTexts(bits=20)
+    assert sum(seen.add(f"text {number}") for number in range(20_000)) == pytest.approx(20_000, rel=0.01)
+    assert not any(seen.add(f"text {number}") for number in range(20_000))
 
 
 # ── what is shown meanwhile ──────────────────────────────────────────────────────────────────────
@@ -493,11 +493,11 @@ def report(**known):
     return ClientStats(**others | {"requests": 20, "p50": None, "p99": None} | known)
 
 
-def test_a_log_gets_a_line_now_and_then_with_texts_tokens_rate_money_and_time_left(monkeypatch):
-    monkeypatch.setattr(progress, "_LINE_EVERY", 0.01)
+def test_progress_in_log_prints_lines_with_all_figures(monkeypatch):
+    monkeypatch.setattr(progress, "_LINE_INTERVAL", 0.01)
     log = io.StringIO()
-    with Meter(Console(file=log), 4000, lambda: report(texts=700, total_tokens=2_500_000, cost=1.25)) as shown:
-        shown.pass_over(300)
+    with ProgressMeter(Console(file=log), 4000, lambda: report(texts=700, total_tokens=2_500_000, cost=1.25)) as shown:
+        shown.add_unsent(300)
         while log.getvalue().count("\n") < 2:
             assert shown._thread.is_alive()
             time.sleep(0.005)
@@ -507,11 +507,11 @@ def test_a_log_gets_a_line_now_and_then_with_texts_tokens_rate_money_and_time_le
     assert line.endswith(" left")
 
 
-def test_a_terminal_gets_one_bar_that_is_gone_at_the_end(monkeypatch):
-    monkeypatch.setattr(progress, "_LOOK_EVERY", 0.01)
+def test_progress_bar_is_removed_at_the_end(monkeypatch):
+    monkeypatch.setattr(progress, "_BAR_INTERVAL", 0.01)
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80, color_system=None)
-    with Meter(console, 4000, lambda: report(texts=1000, total_tokens=None, cost=None)) as shown:
+    with ProgressMeter(console, 4000, lambda: report(texts=1000, total_tokens=None, cost=None)) as shown:
         while "25 %" not in screen.getvalue():
             assert shown._thread.is_alive()
             time.sleep(0.005)
@@ -520,12 +520,10 @@ def test_a_terminal_gets_one_bar_that_is_gone_at_the_end(monkeypatch):
     assert screen.getvalue().endswith("\x1b[2K")
 
 
-def test_the_bar_moves_with_each_request_though_rows_are_written_in_large_pieces(
-    tmp_path, remote, simulator, monkeypatch
-):
+def test_progress_advances_with_each_request(tmp_path, remote, simulator, monkeypatch):
     shown = []
-    monkeypatch.setattr(progress, "_LINE_EVERY", 0.001)
-    monkeypatch.setattr(Meter, "_said", lambda self, done, report, **_: shown.append(done) or "")
+    monkeypatch.setattr(progress, "_LINE_INTERVAL", 0.001)
+    monkeypatch.setattr(ProgressMeter, "_status", lambda self, done, report, **_: shown.append(done) or "")
     source = lines(tmp_path / "in.txt", [*TEXTS[:500], *TEXTS[:100], *TEXTS[500:]])
     assert remote(source, "-o", tmp_path / "out.npy", "--max-concurrency", 1).exit_code == 0
     assert shown == sorted(shown)
@@ -533,18 +531,18 @@ def test_the_bar_moves_with_each_request_though_rows_are_written_in_large_pieces
     assert shown[-1] <= 1400
 
 
-def test_what_was_known_already_promises_nothing_for_the_time_left(monkeypatch):
-    monkeypatch.setattr(progress, "_LINE_EVERY", 0.01)
+def test_cached_texts_do_not_count_in_the_rate(monkeypatch):
+    monkeypatch.setattr(progress, "_LINE_INTERVAL", 0.01)
     log = io.StringIO()
     known = report(texts=3000, cached_texts=3000, total_tokens=0, cost=0.0)
-    with Meter(Console(file=log), 4000, lambda: known) as shown:
+    with ProgressMeter(Console(file=log), 4000, lambda: known) as shown:
         while log.getvalue().count("\n") < 2:
             assert shown._thread.is_alive()
             time.sleep(0.005)
     assert log.getvalue().splitlines()[1] == "3,000 of 4,000 texts, 0 tokens, 0.00 CNY"
 
 
-def test_the_rate_is_that_of_the_last_half_minute():
+def test_rate_covers_the_last_half_minute():
     rate = Rate()
     assert rate.per_second(0.0) is None
     for second in range(101):
@@ -555,11 +553,11 @@ def test_the_rate_is_that_of_the_last_half_minute():
     assert rate.per_second(200.0) == pytest.approx(5.0)
 
 
-def test_figures_are_told_as_people_say_them():
-    assert [told_tokens(n) for n in (None, 5, 12_345, 1_234_567)] == [
+def test_figures_are_formatted_with_units():
+    assert [format_tokens(n) for n in (None, 5, 12_345, 1_234_567)] == [
         "tokens unknown", "5 tokens", "12.3k tokens", "1.2M tokens",
     ]  # fmt: skip
-    assert [told_money(n) for n in (None, 0.0, 0.01234, 12.5)] == [
+    assert [format_cost(n) for n in (None, 0.0, 0.01234, 12.5)] == [
         "cost unknown",
         "0.00 CNY",
         "0.0123 CNY",
@@ -568,13 +566,13 @@ def test_figures_are_told_as_people_say_them():
     assert [duration(n) for n in (5, 65, 7265)] == ["5 s", "1 min 05 s", "2 h 01 min"]
 
 
-def test_the_command_to_go_on_with_can_be_typed_as_it_stands(monkeypatch):
+def test_resume_command_is_quoted_for_the_shell(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["tools/multiembed", "embed", "my file.txt", "-o", "out.npy"])
     assert summary._command() == "tools/multiembed embed 'my file.txt' -o out.npy"
 
 
-def test_the_rows_of_inputs_are_kept_back_only_as_far_as_the_stream_reads_ahead(tmp_path, monkeypatch):
-    monkeypatch.setattr("multiembed.execution.stream.BLOCK_TEXTS", 256)
+def test_chunks_held_are_bounded_by_what_the_stream_reads_ahead(tmp_path, monkeypatch):
+    monkeypatch.setattr("multiembed.execution.stream.CHUNK_TEXTS", 256)
     source = lines(tmp_path / "in.txt", [str(number) for number in range(6_000)])
     read = []
 
@@ -585,13 +583,13 @@ def test_the_rows_of_inputs_are_kept_back_only_as_far_as_the_stream_reads_ahead(
 
     with Inputs([str(source)]) as inputs, EmbeddingClient(LOCAL, dimensions=4) as client:
         done = 0
-        for part in joined(client, watched(inputs.chunks()), "document"):
+        for part in embed_chunks(client, watched(inputs.chunks()), "document"):
             done += len(part.chunk)
             assert sum(read) - done < 4_000
     assert done == 6_000
 
 
-def test_a_text_that_comes_again_and_again_does_not_let_the_whole_input_be_read(tmp_path):
+def test_duplicates_of_one_text_do_not_read_the_whole_input(tmp_path):
     source = lines(tmp_path / "in.txt", ["always the same"] * 100_000)
     read = []
 
@@ -603,7 +601,7 @@ def test_a_text_that_comes_again_and_again_does_not_let_the_whole_input_be_read(
     with Inputs([str(source)]) as inputs, EmbeddingClient(LOCAL, dimensions=4) as client:
         (vector,) = client.embed(["always the same"]).vectors
         done = 0
-        for part in joined(client, watched(inputs.chunks()), "document"):
+        for part in embed_chunks(client, watched(inputs.chunks()), "document"):
             done += len(part.chunk)
             assert (part.vectors == vector).all()
             assert sum(read) - done < 30_000

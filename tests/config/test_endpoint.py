@@ -7,7 +7,7 @@ import copy
 import pytest
 from llama_index.core.ingestion.pipeline import get_transformation_hash
 from llama_index.core.schema import TextNode
-from support.adapters import DOORS, call, client_of
+from support.adapters import ENTRY_POINTS, call, client_of
 from support.refusals import assert_tells, refused
 from support.scripted_server import dashscope_reply, openai_reply, scripted
 
@@ -153,13 +153,13 @@ WIRES = [
 ]
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS.values(), ids=ENTRY_POINTS)
 @pytest.mark.parametrize(("model", "variable", "base", "path", "answer"), WIRES)
-def test_key_goes_to_the_host_of_the_variable(model, variable, base, path, answer, door, monkeypatch):
+def test_key_goes_to_the_host_of_the_variable(model, variable, base, path, answer, entry_point, monkeypatch):
     with scripted(lambda request: answer(request, 2048 if model == ZHIPU else 1024)) as server:
         monkeypatch.setenv(variable, server.url + base)
-        embedder = door.make(model, api_key=KEY)
-        call(door.embed, embedder, ["a"])
+        embedder = entry_point.make(model, api_key=KEY)
+        call(entry_point.embed, embedder, ["a"])
         client_of(embedder).close()
     [request] = server.requests
     assert request.path == path
@@ -185,7 +185,7 @@ def test_address_of_the_environment_changes_fingerprint_and_hash(model, variable
 
 
 @pytest.mark.parametrize("make", [MultiEmbeddings, MultiEmbedding])
-def test_region_stays_a_region_where_there_is_a_variable(make, monkeypatch):
+def test_region_is_used_despite_an_address_variable(make, monkeypatch):
     monkeypatch.setenv("DASHSCOPE_BASE_URL", "https://other.example/api/v1")
     embedder = make(**{make.model_field: DASHSCOPE}, region="intl", api_key=KEY)
     embedder.timeout = 5.0

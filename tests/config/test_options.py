@@ -1,8 +1,7 @@
-"""The options of all three doors: their types, descriptions and names, and the values that they take."""
+"""Options of the client and both framework classes: types, descriptions, names of other classes, and values."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import pydoc
 import re
@@ -11,15 +10,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
-from langchain_core.documents import Document
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.schema import TextNode
 from pydantic import SecretStr
-from support.adapters import DASHSCOPE, options_for
 
 from langchain_multiembed import MultiEmbeddings
 from llamaindex_multiembed import MultiEmbedding, MultiEmbeddingOptionsDict
-from multiembed import ConfigurationError, EmbeddingClient, EmbeddingOptions, EmbeddingOptionsDict, InvalidRequestError
+from multiembed import ConfigurationError, EmbeddingClient, EmbeddingOptions, EmbeddingOptionsDict
 from multiembed.config.option_names import EXPLAINED, RENAMED, advice_for
 
 MODEL = "zhipu:embedding-3"
@@ -127,7 +123,7 @@ def test_positional_model_is_refused_with_the_right_call(made, example):
 
 # ── names of other classes ───────────────────────────────────────────────────────────────────────
 
-# Parameters of other classes by the versions that multiembed/option_names.py names, without those that we have too.
+# Parameters of other classes by the versions that config/option_names.py names, without those that we have too.
 PEERS = {
     "langchain-openai": "allowed_special api_version async_client azure_ad_async_token_provider azure_ad_token "
     "azure_ad_token_provider azure_deployment azure_endpoint check_embedding_ctx_length chunk_size client "
@@ -177,20 +173,20 @@ def test_no_name_is_explained_twice_or_is_an_option():
 
 @pytest.mark.parametrize("maker", [as_client, as_langchain], ids=["client", "langchain"])
 @pytest.mark.parametrize("name", NAMED)
-def test_other_name_of_an_option_is_answered_with_ours(maker, name):
+def test_option_name_of_another_class_suggests_ours(maker, name):
     [option] = [option for option, names in RENAMED.items() if name in names.split()]
     with pytest.raises(ConfigurationError, match=f"no option '{name}': did you mean '{option}'"):
         maker(**{name: "x"})
 
 
 @pytest.mark.parametrize("name", sorted(EXPLAINED_NAMES.keys() - {"model", "model_name"}))
-def test_option_of_another_class_is_answered_with_what_to_do(name):
+def test_option_of_another_class_gets_advice(name):
     with pytest.raises(ConfigurationError, match=re.escape(f"no option '{name}': {EXPLAINED_NAMES[name]}.")):
         EmbeddingOptions(**{name: "x"})
 
 
 @pytest.mark.parametrize("peer", PEERS)
-def test_every_option_of_a_peer_has_an_answer(peer):
+def test_every_option_of_another_class_has_advice(peer):
     assert [name for name in PEERS[peer].split() if not advice_for(name, OPTIONS)] == []
 
 
@@ -212,7 +208,7 @@ def test_spelling_of_a_name_does_not_matter(name, option):
 
 
 @pytest.mark.parametrize(
-    "name", ["xyzzy", "api", "request", "reuse", "query_vector", "temperature", "key_of_the_house"]
+    "name", ["xyzzy", "api", "request", "reuse", "query_vector", "temperature", "key_of_the_region"]
 )
 def test_name_that_resembles_nothing_gets_no_guess(name):
     assert advice_for(name, OPTIONS) == ""
@@ -357,7 +353,7 @@ def test_impossible_value_is_refused_when_it_is_assigned(maker, option, given):
 
 
 def test_message_for_a_wrong_value_does_not_repeat_it():
-    with pytest.raises(ConfigurationError, match="'dimensions': must be a whole number, for example 512") as caught:
+    with pytest.raises(ConfigurationError, match="'dimensions': must be an integer, for example 512") as caught:
         EmbeddingOptions(dimensions="sk-0123456789abcdef")
     assert "sk-" not in str(caught.value)
 
@@ -379,57 +375,3 @@ def test_coroutine_function_is_refused(option, function):
 
 
 # ── empty texts ──────────────────────────────────────────────────────────────────────────────────
-
-
-def documents_of(texts):
-    return {"documents": [Document(page_content=text) for text in texts]}
-
-
-def nodes_of(texts):
-    return {"nodes": [TextNode(text=text) for text in texts]}
-
-
-def texts_of_documents(names):
-    return [document.page_content for document in names["documents"]]
-
-
-def texts_of_nodes(names):
-    return [node.get_content() for node in names["nodes"]]
-
-
-DROPPING = {
-    "client": (EmbeddingClient, "embed", lambda texts: {"texts": texts}, lambda names: names["texts"]),
-    "langchain": (MultiEmbeddings, "embed_documents", documents_of, texts_of_documents),
-    "llamaindex": (MultiEmbedding, "get_text_embedding_batch", nodes_of, texts_of_nodes),
-}
-
-
-@pytest.mark.parametrize("way", ["", "a"], ids=["sync", "async"])
-@pytest.mark.parametrize("door", DROPPING)
-def test_empty_texts_are_listed_with_a_line_that_drops_them(simulator, door, way):
-    """The line that the message ends with is run: what is left has no empty text, and can be embedded."""
-    made, method, hold, held = DROPPING[door]
-    model = {"model_name" if made is MultiEmbedding else "model": DASHSCOPE}
-    embedder = made(**model, **options_for(simulator))
-    texts = ["one", "", " \n", "two", *[""] * 9, "three"]
-
-    def embed(its_texts):
-        answer = getattr(embedder, way + method)(its_texts)
-        return asyncio.run(answer) if way else answer
-
-    with pytest.raises(InvalidRequestError) as caught:
-        embed(texts)
-    message = caught.value.message
-    assert "11 of 14 texts are empty or blank" in message
-    assert "Positions, counted from 0: 1, 2, 4, 5, 6 and 6 more." in message
-    assert caught.value.indices == (1, 2, *range(4, 13))
-    assert simulator.requests == []
-    names = hold(texts)
-    exec(message.partition("To leave them out: ")[2], names)
-    assert held(names) == ["one", "two", "three"]
-    assert len(getattr(rows := embed(held(names)), "vectors", rows)) == 3
-
-
-def test_only_empty_text_is_named_without_positions(simulator):
-    with pytest.raises(InvalidRequestError, match="The text is empty or blank, and the API refuses such texts"):
-        MultiEmbeddings(model=DASHSCOPE, **options_for(simulator)).embed_query("")

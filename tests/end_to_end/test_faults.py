@@ -1,4 +1,4 @@
-"""Every fault on the wire, through every provider and every door: the right vectors, or an error that says why.
+"""Every fault on the wire, through every provider and entry point: the right vectors, or an error with its reason.
 
 For every text i: the vector of text i, or a MultiEmbedError. Never another text's vector, a None or a shorter list.
 """
@@ -13,7 +13,9 @@ import socket
 import warnings
 
 import pytest
-from support.adapters import ASYNC_DOORS, DOORS, are_right, call, client_of, provider_of
+import support.faults  # noqa: F401 - registers the faults that only tests inject
+from support.adapters import ASYNC_ENTRY_POINTS, ENTRY_POINTS, are_right, call, client_of, provider_of
+from support.providers import REMOTE_MODELS
 
 import multiembed
 from multiembed import MultiEmbedError, PartialFailureError, errors
@@ -24,18 +26,9 @@ from multiembed.simulator import Simulator
 from multiembed.simulator.fault_injection import FAULTS
 
 KEY = "sk-never-to-be-seen-5f1c2a"
-MODELS = (
-    "zhipu:embedding-3",
-    "siliconflow:BAAI/bge-m3",
-    "dashscope:text-embedding-v4",
-    "dashscope-compatible:text-embedding-v4",
-    "openai-compatible:any-model",
-    "gateway:any-model",
-)
-SIZES = {"siliconflow:BAAI/bge-m3": 1024}
-"""The lengths of vectors; 64 where the model leaves the choice, 256 for Zhipu."""
+MODELS = tuple(REMOTE_MODELS.values())
 TEXTS = [f"text {number} 文本" for number in range(12)]
-CULPRIT = 7
+BAD_TEXT = 7
 
 RIGHT = "the right vectors"
 EXPECTED = {
@@ -102,12 +95,30 @@ SETTINGS = {
     "text-too-long": {"characters": 100},
     "gzip-bomb": {"megabytes": 64},
 }
-CASES = [
-    pytest.param(model, name, id=f"{name}-{provider_of(model)}")
-    for name, fault in FAULTS.items()
-    for model in MODELS
-    if provider_of(model) in fault.applies_to
-]
+
+
+def product(names, entry_points):
+    """Faults x their providers x entry points. All but a pairwise sample has the marker `slow`."""
+    cases = []
+    for number, name in enumerate(names):
+        models = [model for model in MODELS if provider_of(model) in FAULTS[name].applies_to]
+        rows = range(max(len(models), len(entry_points)))
+        sample = {(models[row % len(models)], entry_points[(row + number) % len(entry_points)]) for row in rows}
+        cases += [
+            pytest.param(
+                ENTRY_POINTS[entry_point],
+                model,
+                name,
+                id=f"{name}-{provider_of(model)}-{entry_point}",
+                marks=() if (model, entry_point) in sample else pytest.mark.slow,
+            )
+            for model in models
+            for entry_point in entry_points
+        ]
+    return cases
+
+
+SYNC_AND_ASYNC = ["client-sync", "client-async"]
 
 
 @pytest.fixture(scope="module")
@@ -133,22 +144,23 @@ def faulty(server, elsewhere):
     server.heal()
 
 
-def embedder_of(door, model, server, **options):
-    size = {"zhipu": 256, "siliconflow": None}.get(provider_of(model), 64)
+def embedder_of(entry_point, model, server, **options):
+    size = size_of(model)
     address = {"base_url": server.base_url(provider_of(model)), "api_key": KEY}
-    return door.make(model, dimensions=size, **{"max_retries": 1, "timeout": 10.0, **address, **options})
+    return entry_point.make(model, dimensions=size, **{"max_retries": 1, "timeout": 10.0, **address, **options})
 
 
 def size_of(model):
-    return {"zhipu": 256, "siliconflow": 1024}.get(provider_of(model), 64)
+    provider, _, name = model.partition(":")
+    return (PROVIDERS[provider].model(name).dimensions or (64,))[0]
 
 
 def texts_for(name):
     texts = list(TEXTS)
     if name == "text-too-long":
-        texts[CULPRIT] = "long " * 2000  # so long that it may well be too long for the model
+        texts[BAD_TEXT] = "long " * 2000  # so long that it may well be too long for the model
     if name == "moderated":
-        texts[CULPRIT] = "MODERATED"
+        texts[BAD_TEXT] = "MODERATED"
     return texts
 
 
@@ -156,10 +168,10 @@ def settle(name, elsewhere):
     return {"target": elsewhere.url} if name == "redirect-other-host" else SETTINGS.get(name, {})
 
 
-def outcome_of(door, embedder, texts):
+def outcome_of(entry_point, embedder, texts):
     """The vectors, or the error."""
     try:
-        return call(door.embed, embedder, texts)
+        return call(entry_point.embed, embedder, texts)
     except MultiEmbedError as error:
         return error
 
@@ -187,17 +199,16 @@ def assert_speaks(error, model, texts):
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_every_fault_that_the_simulator_makes_is_in_the_table(name):
+def test_every_fault_has_an_expected_result(name):
     assert name in EXPECTED
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS.keys())
-@pytest.mark.parametrize(("model", "name"), CASES)
-def test_a_fault_gives_the_right_vectors_or_its_error(faulty, elsewhere, door, model, name):
+@pytest.mark.parametrize(("entry_point", "model", "name"), product(FAULTS, list(ENTRY_POINTS)))
+def test_fault_returns_vectors_or_its_error(faulty, elsewhere, entry_point, model, name):
     faulty.fail(name, **settle(name, elsewhere))
     texts = texts_for(name)
     options = {"timeout": 0.3, "max_retries": 0} if name in SLOW else {}
-    result = outcome_of(door, embedder_of(door, model, faulty, **options), texts)
+    result = outcome_of(entry_point, embedder_of(entry_point, model, faulty, **options), texts)
     expected = EXCEPTIONS.get((provider_of(model), name), EXPECTED[name])
     assert elsewhere.requests == []  # no key, no text left
     if expected == RIGHT:
@@ -206,57 +217,50 @@ def test_a_fault_gives_the_right_vectors_or_its_error(faulty, elsewhere, door, m
     assert isinstance(result, expected if name not in ONE_TEXT else PartialFailureError), result
     assert_speaks(result, model, texts)
     if name in ONE_TEXT:
-        assert {index: type(error) for index, error in result.failures.items()} == {CULPRIT: expected}
+        assert {index: type(error) for index, error in result.failures.items()} == {BAD_TEXT: expected}
         rows = result.result.vectors
-        others = [index for index in range(len(texts)) if index != CULPRIT]
+        others = [index for index in range(len(texts)) if index != BAD_TEXT]
         assert are_right(rows[others], [texts[index] for index in others], size_of(model))
     else:
         assert result.indices == tuple(range(len(texts)))
 
 
-PASSING = [
-    case
-    for case in CASES
-    if EXPECTED[case.values[1]]
-    in (errors.MalformedResponseError, errors.ServerError, errors.RateLimitError, errors.ConnectionFailedError,
-        errors.RequestTimeoutError)
-    and case.values[1] not in (*SLOW, "proxy-407")
-]  # fmt: skip
+RETRYABLE = (errors.MalformedResponseError, errors.ServerError, errors.RateLimitError, errors.ConnectionFailedError,
+             errors.RequestTimeoutError)  # fmt: skip
+PASSING = [name for name, expected in EXPECTED.items() if expected in RETRYABLE and name not in (*SLOW, "proxy-407")]
 
 
-@pytest.mark.parametrize("door", [DOORS["client-sync"], DOORS["client-async"]], ids=["sync", "async"])
-@pytest.mark.parametrize(("model", "name"), PASSING)
-def test_a_fault_that_passes_is_survived_and_costs_one_request_more(faulty, elsewhere, door, model, name):
-    embedder = embedder_of(door, model, faulty)
-    assert are_right(outcome_of(door, embedder, TEXTS[:1]), TEXTS[:1], size_of(model))  # opens a connection
+@pytest.mark.parametrize(("entry_point", "model", "name"), product(PASSING, SYNC_AND_ASYNC))
+def test_transient_fault_is_retried_once(faulty, elsewhere, entry_point, model, name):
+    embedder = embedder_of(entry_point, model, faulty)
+    assert are_right(outcome_of(entry_point, embedder, TEXTS[:1]), TEXTS[:1], size_of(model))  # opens a connection
     faulty.fail(name, times=1, **settle(name, elsewhere))
-    assert are_right(outcome_of(door, embedder, TEXTS), TEXTS, size_of(model))
+    assert are_right(outcome_of(entry_point, embedder, TEXTS), TEXTS, size_of(model))
     # A request that dies unanswered on a kept connection counts once, though it is sent twice.
     assert client_of(embedder).usage.retries == (name not in ("connection-closed", "connection-reset"))
 
 
 FATAL = (errors.AuthenticationError, errors.PermissionDeniedError, errors.QuotaExhaustedError,
          errors.ModelNotFoundError, errors.APIError)  # fmt: skip
-FINAL = [case for case in CASES if EXPECTED[case.values[1]] in FATAL or case.values[1] == "proxy-407"]
+FINAL = [name for name, expected in EXPECTED.items() if expected in FATAL or name == "proxy-407"]
 
 
-@pytest.mark.parametrize("door", [DOORS["client-sync"], DOORS["client-async"]], ids=["sync", "async"])
-@pytest.mark.parametrize(("model", "name"), FINAL)
-def test_what_no_text_can_survive_costs_one_request_and_no_further_batch(faulty, elsewhere, door, model, name):
+@pytest.mark.parametrize(("entry_point", "model", "name"), product(FINAL, SYNC_AND_ASYNC))
+def test_fatal_error_sends_no_further_request(faulty, elsewhere, entry_point, model, name):
     faulty.fail(name, **settle(name, elsewhere))
-    embedder = embedder_of(door, model, faulty, max_retries=5, headers={"X-Account": "new"})
+    embedder = embedder_of(entry_point, model, faulty, max_retries=5, headers={"X-Account": "new"})
     limiter = limiter_for(account_id(client_of(embedder).target))
     limiter.breaker.is_closed = False  # as at the first contact
     texts = [f"text {number}" for number in range(300)]
-    assert isinstance(outcome_of(door, embedder, texts), EXPECTED[name])
+    assert isinstance(outcome_of(entry_point, embedder, texts), EXPECTED[name])
     assert len(faulty.requests) == 1
 
 
-def test_a_fatal_error_in_the_middle_keeps_what_was_paid(faulty):
-    embedder = embedder_of(DOORS["client-sync"], "dashscope:text-embedding-v4", faulty, max_concurrency=2)
+def test_fatal_error_midway_keeps_paid_vectors(faulty):
+    embedder = embedder_of(ENTRY_POINTS["client-sync"], "dashscope:text-embedding-v4", faulty, max_concurrency=2)
     faulty.fail("money", after=5)
     texts = [f"text {number}" for number in range(200)]
-    error = outcome_of(DOORS["client-sync"], embedder, texts)
+    error = outcome_of(ENTRY_POINTS["client-sync"], embedder, texts)
     assert isinstance(error, PartialFailureError)
     assert {type(each) for each in error.failures.values()} == {errors.QuotaExhaustedError}
     kept = [index for index in range(200) if index not in error.failures]
@@ -268,21 +272,21 @@ def test_a_fatal_error_in_the_middle_keeps_what_was_paid(faulty):
 # ── one text's fault ─────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS.keys())
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS.values(), ids=ENTRY_POINTS.keys())
 @pytest.mark.parametrize("model", [model for model in MODELS if provider_of(model) in FAULTS["moderated"].applies_to])
-@pytest.mark.parametrize("place", [0, 9, 500, 999])
-def test_one_poisoned_text_in_a_thousand_fails_alone_and_costs_few_requests(faulty, door, model, place):
+@pytest.mark.parametrize("position", [0, 9, 500, 999])
+def test_rejected_text_fails_alone_in_few_requests(faulty, entry_point, model, position):
     faulty.fail("moderated")
     texts = [f"text {number}" for number in range(1000)]
-    texts[place] = "MODERATED"
-    embedder = embedder_of(door, model, faulty)
-    error = outcome_of(door, embedder, texts)
-    assert {index: type(each) for index, each in error.failures.items()} == {place: errors.ContentRejectedError}
+    texts[position] = "MODERATED"
+    embedder = embedder_of(entry_point, model, faulty)
+    error = outcome_of(entry_point, embedder, texts)
+    assert {index: type(each) for index, each in error.failures.items()} == {position: errors.ContentRejectedError}
     batch = client_of(embedder).target.limits.max_items
     planned = -(-1000 // batch)
     assert len(faulty.requests) <= planned + 2 * math.log2(batch)
     paid = [text for request in faulty.requests if request.status == 200 for text in texts_in(request)]
-    assert sorted(paid) == sorted(set(texts) - {"MODERATED"})  # the neighbours are paid once
+    assert sorted(paid) == sorted(set(texts) - {"MODERATED"})  # the other texts are paid for once
 
 
 def texts_in(request):
@@ -290,13 +294,15 @@ def texts_in(request):
     return given["texts"] if isinstance(given, dict) else given
 
 
-@pytest.mark.parametrize("door", [DOORS["client-sync"], DOORS["client-async"]], ids=["sync", "async"])
-def test_a_cap_that_is_named_is_learned_for_the_next_call(faulty, door):
+@pytest.mark.parametrize(
+    "entry_point", [ENTRY_POINTS["client-sync"], ENTRY_POINTS["client-async"]], ids=["sync", "async"]
+)
+def test_batch_limit_in_an_error_is_learned(faulty, entry_point):
     faulty.fail("batch-too-large-with-cap", cap=4)
-    embedder = embedder_of(door, "zhipu:embedding-3", faulty)
+    embedder = embedder_of(entry_point, "zhipu:embedding-3", faulty)
     for turn in range(2):
         texts = [f"{turn} {number}" for number in range(64)]
-        assert are_right(outcome_of(door, embedder, texts), texts, 256)
+        assert are_right(outcome_of(entry_point, embedder, texts), texts, 256)
         refused = [request for request in faulty.requests if request.status == 400]
         assert len(refused) == 1 - turn
         faulty.clear()
@@ -305,94 +311,92 @@ def test_a_cap_that_is_named_is_learned_for_the_next_call(faulty, door):
 # ── time ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS.keys())
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS.values(), ids=ENTRY_POINTS.keys())
 @pytest.mark.parametrize("name", ["silence", "trickle-headers", "trickle-body"])
-def test_the_deadline_of_a_call_is_kept_under_trickling(faulty, door, name):
+def test_deadline_holds_while_a_response_trickles(faulty, entry_point, name):
     faulty.fail(name)
-    embedder = embedder_of(door, "dashscope:text-embedding-v4", faulty, timeout=30.0, deadline=0.3, max_retries=50)
-    assert type(outcome_of(door, embedder, TEXTS)) is errors.DeadlineExceededError
+    embedder = embedder_of(
+        entry_point, "dashscope:text-embedding-v4", faulty, timeout=30.0, deadline=0.3, max_retries=50
+    )
+    assert type(outcome_of(entry_point, embedder, TEXTS)) is errors.DeadlineExceededError
     assert len(faulty.requests) <= 2
 
 
-def test_a_wait_beyond_the_deadline_is_an_error_at_once_that_tells_the_wait(server):
+def test_retry_after_beyond_the_deadline_fails_at_once(server):
     server.heal()
     server.fail("retry-after-seconds", delay=100)
-    for door in (DOORS["client-sync"], DOORS["client-async"]):
+    for entry_point in (ENTRY_POINTS["client-sync"], ENTRY_POINTS["client-async"]):
         server.clear()
-        embedder = embedder_of(door, "dashscope:text-embedding-v4", server, deadline=30.0, api_key=KEY)
+        embedder = embedder_of(entry_point, "dashscope:text-embedding-v4", server, deadline=30.0, api_key=KEY)
         limiter_for(account_id(client_of(embedder).target)).breaker.open_until = 0.0
-        error = outcome_of(door, embedder, [f"text {number}" for number in range(200)])
+        error = outcome_of(entry_point, embedder, [f"text {number}" for number in range(200)])
         assert (type(error), error.retry_after) == (errors.RateLimitError, 100.0)
         assert len(server.requests) <= 8  # those that were under way together, and none after the answer
         limiter_for(account_id(client_of(embedder).target)).breaker.open_until = 0.0
     server.heal()
 
 
-async def test_a_cancelled_call_leaves_no_task_and_no_place_taken(faulty):
+async def test_cancelled_call_releases_tasks_and_permits(faulty):
     faulty.fail("silence")
-    door = ASYNC_DOORS["client"]
-    embedder = embedder_of(door, "dashscope:text-embedding-v4", faulty)
+    entry_point = ASYNC_ENTRY_POINTS["client"]
+    embedder = embedder_of(entry_point, "dashscope:text-embedding-v4", faulty)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
-            await door.embed(embedder, [f"text {number}" for number in range(100)])
+            await entry_point.embed(embedder, [f"text {number}" for number in range(100)])
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert limiter_for(account_id(embedder.target)).in_flight == 0
+    assert limiter_for(account_id(embedder.target)).pacer.in_flight == 0
     faulty.heal()
-    assert are_right(await door.embed(embedder, TEXTS), TEXTS, 64)
+    assert are_right(await entry_point.embed(embedder, TEXTS), TEXTS, 64)
 
 
 # ── TLS ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS.keys())
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS.values(), ids=ENTRY_POINTS.keys())
 @pytest.mark.parametrize("wrong", ["self-signed", "expired", "wrong-host"])
-def test_a_certificate_that_is_not_trusted_ends_the_call_at_once(door, wrong):
+def test_untrusted_certificate_ends_the_call(entry_point, wrong):
     with Simulator(api_key=KEY, tls=wrong) as server:
-        error = outcome_of(door, embedder_of(door, "zhipu:embedding-3", server, max_retries=5), TEXTS)
+        error = outcome_of(entry_point, embedder_of(entry_point, "zhipu:embedding-3", server, max_retries=5), TEXTS)
         assert type(error) is errors.ConnectionFailedError
         assert "certificate" in str(error)
         assert_speaks(error, "zhipu:embedding-3", TEXTS)
         assert server.requests == []
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS.keys())
-def test_a_host_that_does_not_exist_is_a_connection_that_failed(door, monkeypatch):
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS.values(), ids=ENTRY_POINTS.keys())
+def test_unknown_host_is_a_connection_failure(entry_point, monkeypatch):
     def no_such_host(*_, **__):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", no_such_host)
     with multiembed.no_waits():
-        embedder = door.make(
+        embedder = entry_point.make(
             "zhipu:embedding-3", api_key=KEY, base_url="https://no-such-host.invalid/v4", max_retries=1
         )
-        error = outcome_of(door, embedder, TEXTS)
+        error = outcome_of(entry_point, embedder, TEXTS)
     assert type(error) is errors.ConnectionFailedError
     assert_speaks(error, "zhipu:embedding-3", TEXTS)
-
-
-def test_the_table_covers_every_remote_provider():
-    assert {provider_of(model) for model in MODELS} == {name for name, one in PROVIDERS.items() if not one.compute}
 
 
 # ── secrets ──────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS.keys())
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS.values(), ids=ENTRY_POINTS.keys())
 @pytest.mark.parametrize("name", ["server-error", "bad-key", "connection-reset", "redirect-other-host", "vector-short"])
-def test_no_log_at_any_level_holds_the_key(faulty, elsewhere, door, name, caplog):
+def test_log_of_any_level_has_no_key(faulty, elsewhere, entry_point, name, caplog):
     faulty.fail(name, **settle(name, elsewhere))
     with caplog.at_level(logging.DEBUG):
-        outcome_of(door, embedder_of(door, "zhipu:embedding-3", faulty), TEXTS)
+        outcome_of(entry_point, embedder_of(entry_point, "zhipu:embedding-3", faulty), TEXTS)
         faulty.heal()
-        outcome_of(door, embedder_of(door, "zhipu:embedding-3", faulty), TEXTS)
+        outcome_of(entry_point, embedder_of(entry_point, "zhipu:embedding-3", faulty), TEXTS)
     assert KEY not in caplog.text
     assert KEY not in "".join(str(vars(record)) for record in caplog.records)
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS.keys())
-def test_no_embedder_shows_its_key(faulty, door):
-    embedder = embedder_of(door, "zhipu:embedding-3", faulty)
-    outcome_of(door, embedder, TEXTS)
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS.values(), ids=ENTRY_POINTS.keys())
+def test_embedder_does_not_show_its_key(faulty, entry_point):
+    embedder = embedder_of(entry_point, "zhipu:embedding-3", faulty)
+    outcome_of(entry_point, embedder, TEXTS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         said = [repr(embedder), str(embedder), repr(pickle.dumps(embedder)), repr(client_of(embedder))]

@@ -14,6 +14,8 @@ import pytest
 from multiembed.cli.corpus import passages, questions
 from multiembed.providers import PROVIDERS
 
+pytestmark = pytest.mark.notebook
+
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 KEYS = {

@@ -1,4 +1,4 @@
-"""A run that is killed pays again only what was in flight, and ends with the right vectors in order."""
+"""Resume: a run that is killed pays again only for requests in flight, and ends with the right vectors in order."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from multiembed.providers.local import embed
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL there")
-@pytest.mark.parametrize(("door", "kills"), [("sync", 10), ("async", 3), ("stream", 3)])
-def test_a_run_that_is_killed_pays_at_most_what_was_in_flight_at_each_kill_again(door, kills, simulator, tmp_path):
-    chance = random.Random(door)
+@pytest.mark.parametrize(("entry_point", "kills"), [("sync", 10), ("async", 3), ("stream", 3)])
+def test_a_run_that_is_killed_pays_at_most_what_was_in_flight_at_each_kill_again(
+    entry_point, kills, simulator, tmp_path
+):
+    chance = random.Random(entry_point)
     out = tmp_path / "vectors.npy"
     command = [
-        sys.executable, "-c", RUN, door, simulator.base_url("dashscope"), str(tmp_path / "cache.sqlite"), str(out),
+        sys.executable, "-c", RUN, entry_point, simulator.base_url("dashscope"),
+        str(tmp_path / "cache.sqlite"), str(out),
     ]  # fmt: skip
     for _ in range(kills):
         killed(command, simulator, at=chance.randrange(40))

@@ -66,8 +66,8 @@ def _aindex(*args, **how):
 
 @pytest.mark.parametrize("options", [None, InMemoryByteStore], ids=["file", "ByteStore"], indirect=True)
 @pytest.mark.parametrize("cleanup", [None, "incremental"])
-@pytest.mark.parametrize("door", [_index, _aindex], ids=["index", "aindex"])
-def test_an_index_that_broke_off_is_finished_for_the_price_of_what_is_missing(simulator, options, door, cleanup):
+@pytest.mark.parametrize("entry_point", [_index, _aindex], ids=["index", "aindex"])
+def test_an_index_that_broke_off_is_finished_for_the_price_of_what_is_missing(simulator, options, entry_point, cleanup):
     """With `cleanup`, what an earlier run had indexed of a source is taken out and indexed again, from our cache."""
     embeddings = MultiEmbeddings(model=DASHSCOPE, **options)
     records, store = InMemoryRecordManager("test"), InMemoryVectorStore(embeddings)
@@ -75,7 +75,7 @@ def test_an_index_that_broke_off_is_finished_for_the_price_of_what_is_missing(si
     documents = [Document(page_content=text, metadata={"source": "a book"}) for text in TEXTS]
 
     def run():
-        return door(documents, records, store, cleanup=cleanup, source_id_key="source")
+        return entry_point(documents, records, store, cleanup=cleanup, source_id_key="source")
 
     for after in (12, 11):
         break_off(simulator, run, after=after)

@@ -1,4 +1,4 @@
-"""Streams: any number of texts in constant memory, in order, by both doors."""
+"""Streams: any number of texts in constant memory, in order, by `stream` and `astream`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import aclosing, closing
 import httpx
 import numpy as np
 import pytest
-from conftest import is_sending
+from support.workers import is_sending
 
 from multiembed import (
     AuthenticationError,
@@ -30,10 +30,10 @@ from multiembed.providers.local import embed
 DIMENSIONS = 64
 LOCAL = "local:any"
 DASHSCOPE = "dashscope:text-embedding-v4"
-PROMISED = stream_of.BLOCK_TEXTS
-BLOCK_TEXTS = 120
-"""Texts of a block, in these tests: shorter ones say the same, sooner."""
-AHEAD = 8 * BLOCK_TEXTS
+PROMISED = stream_of.CHUNK_TEXTS
+CHUNK_TEXTS = 120
+"""Texts of a chunk in these tests: shorter ones are faster."""
+AHEAD = 8 * CHUNK_TEXTS
 """Texts that may have been read and not handed out."""
 PATIENCE = 20.0
 """Seconds after which a test that hangs fails."""
@@ -64,14 +64,14 @@ def _astream(client, texts, role="document", *, until=10**9, **how):
 
 
 @pytest.fixture(params=[_stream, _astream], ids=["sync", "async"])
-def door(request):
-    """`door(client, texts, role="document", until=None, on_error="raise")`: the stream's results."""
+def read(request):
+    """`read(client, texts, role="document", until=None, on_error="raise")`: the results of a stream or an astream."""
     return request.param
 
 
 @pytest.fixture(autouse=True)
-def short_blocks(monkeypatch):
-    monkeypatch.setattr(stream_of, "BLOCK_TEXTS", BLOCK_TEXTS)
+def short_chunks(monkeypatch):
+    monkeypatch.setattr(stream_of, "CHUNK_TEXTS", CHUNK_TEXTS)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def served():
 
     def make(delay, **options):
         server = Server(delay)
-        options = {"limits": {"max_items": BLOCK_TEXTS}, **options}
+        options = {"limits": {"max_items": CHUNK_TEXTS}, **options}
         client = EmbeddingClient(
             "gateway:any-model",
             api_key="sk-any",
@@ -162,52 +162,52 @@ def comes_true(condition):
     return condition()
 
 
-# ── order and blocks ─────────────────────────────────────────────────────────────────────────────
+# ── order and chunks ─────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("count", [1, BLOCK_TEXTS, 2 * BLOCK_TEXTS + 7])
-def test_results_are_of_consecutive_texts_in_order_and_of_a_block_at_most(door, local, count):
+@pytest.mark.parametrize("count", [1, CHUNK_TEXTS, 2 * CHUNK_TEXTS + 7])
+def test_stream_yields_chunks_of_consecutive_texts_in_order(read, local, count):
     texts = texts_of(count)
-    results = door(local, texts)
-    assert [len(result.vectors) for result in results[:-1]] == [BLOCK_TEXTS] * (len(results) - 1)
-    assert 1 <= len(results[-1].vectors) <= BLOCK_TEXTS
+    results = read(local, texts)
+    assert [len(result.vectors) for result in results[:-1]] == [CHUNK_TEXTS] * (len(results) - 1)
+    assert 1 <= len(results[-1].vectors) <= CHUNK_TEXTS
     assert right(results, texts)
     assert all(result.failures == {} and result.vectors.dtype == np.float32 for result in results)
 
 
-def test_a_block_has_a_thousand_and_twenty_four_texts_unless_they_are_long(monkeypatch, local):
-    monkeypatch.setattr(stream_of, "BLOCK_TEXTS", PROMISED)
+def test_chunk_has_1024_texts_unless_they_are_long(monkeypatch, local):
+    monkeypatch.setattr(stream_of, "CHUNK_TEXTS", PROMISED)
     assert [len(result.vectors) for result in local.stream(texts_of(1030))] == [1024, 6]
 
 
-def test_order_is_kept_where_answers_overtake_each_other(door, served):
+def test_stream_keeps_order_if_responses_overtake_each_other(read, served):
     chances = np.random.default_rng(0)
     client = served(lambda _: 0.01 * chances.random(), limits={"max_items": 15})
-    texts = texts_of(2 * BLOCK_TEXTS + 30)
-    assert right(door(client, texts), texts)
+    texts = texts_of(2 * CHUNK_TEXTS + 30)
+    assert right(read(client, texts), texts)
 
 
-def test_an_empty_source_gives_nothing_and_sends_nothing(door, simulator, dashscope):
-    assert door(dashscope, []) == []
-    assert door(dashscope, iter(())) == []
+def test_empty_source_yields_nothing_and_sends_nothing(read, simulator, dashscope):
+    assert read(dashscope, []) == []
+    assert read(dashscope, iter(())) == []
     assert simulator.requests == []
 
 
 @pytest.mark.parametrize(
     "make", [list, tuple, iter, lambda texts: dict.fromkeys(texts).keys(), lambda texts: (text for text in texts)]
 )
-def test_any_iterable_will_do(door, local, make):
+def test_stream_takes_any_iterable(read, local, make):
     texts = texts_of(20)
-    assert right(door(local, make(texts)), texts)
+    assert right(read(local, make(texts)), texts)
 
 
-def test_an_asynchronous_source_will_do_for_the_asynchronous_door(local):
-    texts = texts_of(BLOCK_TEXTS + 5)
+def test_astream_takes_an_asynchronous_source(local):
+    texts = texts_of(CHUNK_TEXTS + 5)
     assert right(_astream(local, slowly(texts)), texts)
 
 
 @pytest.mark.parametrize("texts", ["one text alone", b"bytes", 7, None])
-def test_what_is_no_iterable_of_texts_is_refused_before_anything_is_read(local, texts):
+def test_wrong_source_is_rejected_before_anything_is_read(local, texts):
     with pytest.raises(ConfigurationError, match="list of texts"):
         local.stream(texts)
     with pytest.raises(ConfigurationError, match="list of texts"):
@@ -215,36 +215,36 @@ def test_what_is_no_iterable_of_texts_is_refused_before_anything_is_read(local, 
 
 
 @pytest.mark.parametrize(("role", "how"), [("passage", {}), ("query", {"on_error": "ignore"})])
-def test_a_wrong_choice_is_refused_at_once(local, role, how):
-    for door in (local.stream, local.astream):
+def test_wrong_role_or_on_error_is_rejected_at_once(local, role, how):
+    for read in (local.stream, local.astream):
         with pytest.raises(ConfigurationError):
-            door(["text"], role, **how)
+            read(["text"], role, **how)
 
 
-def test_a_text_that_stands_twice_in_a_block_is_sent_once(door, simulator, dashscope):
+def test_equal_texts_of_a_chunk_are_sent_once(read, simulator, dashscope):
     texts = ["same", "other"] * 40
-    assert right(door(dashscope, texts), texts)
+    assert right(read(dashscope, texts), texts)
     assert [request.body["input"]["texts"] for request in simulator.requests] == [["same", "other"]]
 
 
-def test_the_role_goes_along(door, simulator, dashscope):
-    door(dashscope, ["text"], "query")
+def test_stream_sends_the_role(read, simulator, dashscope):
+    read(dashscope, ["text"], "query")
     assert simulator.requests[0].body["parameters"]["text_type"] == "query"
 
 
-def test_sparse_vectors_come_along(door, connect):
+def test_stream_yields_sparse_vectors(read, connect):
     client = connect(DASHSCOPE, dimensions=DIMENSIONS, output="dense&sparse")
-    texts = texts_of(BLOCK_TEXTS + 12)
-    results = door(client, texts)
-    assert [len(result.sparse) for result in results] == [BLOCK_TEXTS, 12]
+    texts = texts_of(CHUNK_TEXTS + 12)
+    results = read(client, texts)
+    assert [len(result.sparse) for result in results] == [CHUNK_TEXTS, 12]
     assert right(results, texts)
     (alone,) = client.embed([texts[-1]]).sparse
     assert results[-1].sparse[-1] == alone
 
 
-def test_characters_end_a_block_too(door, local, monkeypatch):
-    monkeypatch.setattr(stream_of, "_BLOCK_CHARACTERS", 20_000)
-    results = door(local, ["long " * 1500] * 5)
+def test_characters_end_a_chunk(read, local, monkeypatch):
+    monkeypatch.setattr(stream_of, "_CHUNK_CHARACTERS", 20_000)
+    results = read(local, ["long " * 1500] * 5)
     assert [len(result.vectors) for result in results] == [3, 2]
 
 
@@ -266,8 +266,8 @@ class Source:
             yield f"{number}"
 
 
-def test_the_source_is_never_read_far_ahead_and_in_the_callers_thread(local):
-    source, handed = Source(14 * BLOCK_TEXTS), 0
+def test_source_is_read_a_little_ahead_in_the_callers_thread(local):
+    source, handed = Source(14 * CHUNK_TEXTS), 0
     for result in local.stream(source):
         assert source.read - handed <= AHEAD
         handed += len(result.vectors)
@@ -275,8 +275,8 @@ def test_the_source_is_never_read_far_ahead_and_in_the_callers_thread(local):
     assert source.readers == {threading.get_ident()}
 
 
-async def test_so_it_is_read_by_the_asynchronous_door(local):
-    source, handed = Source(14 * BLOCK_TEXTS), 0
+async def test_astream_reads_a_little_ahead_in_the_callers_thread(local):
+    source, handed = Source(14 * CHUNK_TEXTS), 0
     async for result in local.astream(source):
         assert source.read - handed <= AHEAD
         handed += len(result.vectors)
@@ -284,8 +284,8 @@ async def test_so_it_is_read_by_the_asynchronous_door(local):
     assert source.readers == {threading.get_ident()}
 
 
-def test_one_slow_answer_holds_up_what_is_behind_it_and_reading_stops(served):
-    released, source = threading.Event(), Source(40 * BLOCK_TEXTS)
+def test_slow_response_stops_reading_ahead(served):
+    released, source = threading.Event(), Source(40 * CHUNK_TEXTS)
     client = served(lambda texts: released.wait(PATIENCE) and 0.0 if "0" in texts else 0.0)
     client.embed(["the account is known"])
     first = threading.Thread(target=lambda: _stream(client, source, until=1), daemon=True)
@@ -298,7 +298,7 @@ def test_one_slow_answer_holds_up_what_is_behind_it_and_reading_stops(served):
     assert not first.is_alive()
 
 
-def test_nothing_is_read_before_the_first_result_is_asked_for(local):
+def test_source_is_not_read_before_the_first_result(local):
     source = Source(10)
     stream, later = local.stream(source), local.astream(source)
     assert source.read == 0
@@ -319,16 +319,16 @@ def breaking(count):
     raise BrokenError
 
 
-@pytest.mark.parametrize("count", [0, 5, BLOCK_TEXTS, BLOCK_TEXTS + 5])
-def test_an_error_of_the_source_is_raised_after_all_before_it_was_handed_out(door, local, count):
+@pytest.mark.parametrize("count", [0, 5, CHUNK_TEXTS, CHUNK_TEXTS + 5])
+def test_error_of_the_source_comes_after_all_results_before_it(read, local, count):
     results = []
     with pytest.raises(BrokenError):
-        door(Noting(local, results), breaking(count))
+        read(Noting(local, results), breaking(count))
     assert sum(len(result.vectors) for result in results) == count
     assert not results or right(results, texts_of(count))
 
 
-async def test_so_is_an_error_of_an_asynchronous_source(local):
+async def test_error_of_an_async_source_comes_after_the_results(local):
     async def source():
         for text in texts_of(5):
             yield text
@@ -359,68 +359,68 @@ class Noting:
 
 
 @pytest.mark.parametrize("on_error", ["raise", "keep"])
-def test_what_is_no_text_is_raised_after_all_before_it_was_handed_out(door, local, on_error):
-    results, texts = [], texts_of(BLOCK_TEXTS + 3)
-    with pytest.raises(ConfigurationError, match=f"position {BLOCK_TEXTS + 3} is int") as caught:
-        door(Noting(local, results), [*texts, 7, "never read"], on_error=on_error)
-    assert caught.value.indices == (BLOCK_TEXTS + 3,)
+def test_error_of_a_non_text_comes_after_all_results_before_it(read, local, on_error):
+    results, texts = [], texts_of(CHUNK_TEXTS + 3)
+    with pytest.raises(ConfigurationError, match=f"position {CHUNK_TEXTS + 3} is int") as caught:
+        read(Noting(local, results), [*texts, 7, "never read"], on_error=on_error)
+    assert caught.value.indices == (CHUNK_TEXTS + 3,)
     assert right(results, texts)
 
 
-def test_a_blank_text_fails_alone(door, dashscope):
+def test_blank_text_fails_alone(read, dashscope):
     texts = ["one", "", "three"]
-    (result,) = door(dashscope, texts, on_error="keep")
+    (result,) = read(dashscope, texts, on_error="keep")
     assert {index: type(error) for index, error in result.failures.items()} == {1: InvalidRequestError}
     assert result.failures[1].indices == (1,)
     assert np.isnan(result.vectors[1]).all()
     np.testing.assert_array_equal(result.vectors[[0, 2]], embed(["one", "three"], DIMENSIONS))
     with pytest.raises(PartialFailureError) as caught:
-        door(dashscope, texts)
+        read(dashscope, texts)
     assert set(caught.value.failures) == {1}
     np.testing.assert_array_equal(caught.value.result.vectors[[0, 2]], embed(["one", "three"], DIMENSIONS))
 
 
-def test_blank_texts_alone_are_kept_or_raised_and_send_nothing(door, simulator, dashscope):
-    (result,) = door(dashscope, ["", ""], on_error="keep")
+def test_chunk_of_blank_texts_fails_and_sends_nothing(read, simulator, dashscope):
+    (result,) = read(dashscope, ["", ""], on_error="keep")
     assert set(result.failures) == {0, 1}
     assert result.vectors.shape == (2, DIMENSIONS)
     with pytest.raises(InvalidRequestError):
-        door(dashscope, ["", ""])
+        read(dashscope, ["", ""])
     assert simulator.requests == []
 
 
-def test_a_text_refused_by_moderation_fails_alone_and_the_stream_goes_on(door, simulator, dashscope):
-    texts = texts_of(BLOCK_TEXTS + 50)
-    bad = BLOCK_TEXTS + 20
+def test_moderated_text_fails_alone_and_the_stream_goes_on(read, simulator, dashscope):
+    texts = texts_of(CHUNK_TEXTS + 50)
+    bad = CHUNK_TEXTS + 20
     texts[bad] = "this is MODERATED"
     simulator.fail("moderated")
     try:
-        first, second = door(dashscope, texts, on_error="keep")
+        first, second = read(dashscope, texts, on_error="keep")
         assert first.failures == {}
         assert {index: type(error) for index, error in second.failures.items()} == {20: ContentRejectedError}
         others = [index for index in range(50) if index != 20]
         np.testing.assert_array_equal(
-            second.vectors[others], embed([texts[BLOCK_TEXTS + index] for index in others], DIMENSIONS)
+            second.vectors[others], embed([texts[CHUNK_TEXTS + index] for index in others], DIMENSIONS)
         )
         results = []
         with pytest.raises(PartialFailureError) as caught:
-            door(Noting(dashscope, results), [*texts, *texts_of(BLOCK_TEXTS, "later")])
+            read(Noting(dashscope, results), [*texts, *texts_of(CHUNK_TEXTS, "later")])
     finally:
         simulator.heal()
-    assert right(results, texts[:BLOCK_TEXTS])
+    assert right(results, texts[:CHUNK_TEXTS])
     assert set(caught.value.failures) == {20}
 
 
 @pytest.mark.parametrize("on_error", ["raise", "keep"])
-def test_what_no_text_can_escape_is_raised_after_one_request(door, simulator, connect, on_error):
+def test_fatal_error_ends_the_stream_after_one_request(read, simulator, connect, on_error):
     client = connect(DASHSCOPE, api_key="sk-wrong")
     with pytest.raises(AuthenticationError):
-        door(client, Source(10**6), on_error=on_error)
+        read(client, Source(10**6), on_error=on_error)
     assert len(simulator.requests) == 1
 
 
 @pytest.mark.parametrize("on_error", ["raise", "keep"])
-def test_a_deadline_ends_even_a_stream_without_end(door, served, on_error):
+def test_deadline_ends_an_endless_stream(read, served, on_error):
     client = served(lambda _: 0.02, deadline=0.2)
 
     def endless():
@@ -430,25 +430,23 @@ def test_a_deadline_ends_even_a_stream_without_end(door, served, on_error):
             yield f"text {number}"
 
     with pytest.raises(DeadlineExceededError):
-        door(client, endless(), on_error=on_error, until=500)
+        read(client, endless(), on_error=on_error, until=500)
 
 
-def test_an_exception_in_one_batch_leaves_the_other_batches(door, served):
-    """FINDINGS A2."""
-
+def test_exception_in_one_batch_fails_that_batch_only(read, served):
     def delay(texts):
         if "text 3" in texts:
             raise ZeroDivisionError
         return 0.0
 
-    first, second = door(served(delay), texts_of(2 * BLOCK_TEXTS), on_error="keep")  # a block is one request
-    assert set(first.failures) == set(range(BLOCK_TEXTS))
+    first, second = read(served(delay), texts_of(2 * CHUNK_TEXTS), on_error="keep")  # a chunk is one request
+    assert set(first.failures) == set(range(CHUNK_TEXTS))
     assert all("ZeroDivisionError" in str(error) for error in first.failures.values())
     assert not second.failures
     assert comes_true(lambda: not is_sending())
 
 
-def test_where_no_thread_can_be_started_the_texts_are_embedded_all_the_same(served, monkeypatch):
+def test_stream_works_if_no_thread_can_be_started(served, monkeypatch):
     real = threading.Thread.start
 
     def start(thread):
@@ -456,28 +454,27 @@ def test_where_no_thread_can_be_started_the_texts_are_embedded_all_the_same(serv
             raise RuntimeError("can't start new thread at interpreter shutdown")
         real(thread)
 
-    client, texts, results = served(lambda _: 0.0), texts_of(2 * BLOCK_TEXTS + 3), []
+    client, texts, results = served(lambda _: 0.0), texts_of(2 * CHUNK_TEXTS + 3), []
     caller = threading.Thread(target=lambda: results.extend(client.stream(texts)), daemon=True)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", start)
-        patched.setattr(io_thread, "_current", None)
+        patched.setattr(io_thread, "_io_threads", {})
         caller.start()
         caller.join(PATIENCE)
-        io = io_thread._current
+        io = io_thread.started_io_thread()
     io.loop.close()
     assert not caller.is_alive(), "it waits for a thread that never comes"
     assert right(results, texts)
-    io_thread._of_parents.append(io_thread._current)  # kept, so that its loop is not collected before it is closed
 
 
 def test_stream_begun_outside_a_loop_read_on_within_it(dashscope):
     """The stream blocks the loop, whose own calls hold the account meanwhile."""
-    results, texts = [], texts_of(12 * BLOCK_TEXTS)
+    results, texts = [], texts_of(12 * CHUNK_TEXTS)
     stream = dashscope.stream(texts)
     results.append(next(stream))
 
     async def within():
-        calls = [asyncio.ensure_future(dashscope.aembed(texts_of(5 * BLOCK_TEXTS, "another"))) for _ in range(3)]
+        calls = [asyncio.ensure_future(dashscope.aembed(texts_of(5 * CHUNK_TEXTS, "another"))) for _ in range(3)]
         await asyncio.sleep(0.003)
         results.extend(stream)
         await asyncio.gather(*calls)
@@ -492,10 +489,10 @@ def test_stream_begun_outside_a_loop_read_on_within_it(dashscope):
 # ── its end ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_stream_that_is_closed_early_sends_no_more_and_leaves_no_thread(served):
+def test_stream_closed_early_sends_nothing_more(served):
     client = served(lambda _: 0.01, limits={"max_items": 15})
-    for result in client.stream(Source(100 * BLOCK_TEXTS)):
-        assert len(result.vectors) == BLOCK_TEXTS
+    for result in client.stream(Source(100 * CHUNK_TEXTS)):
+        assert len(result.vectors) == CHUNK_TEXTS
         break
     gc.collect()
     assert comes_true(lambda: not is_sending())
@@ -506,11 +503,11 @@ def test_a_stream_that_is_closed_early_sends_no_more_and_leaves_no_thread(served
 
 
 @pytest.mark.parametrize("closes", [True, False])
-async def test_an_asynchronous_stream_that_is_closed_or_forgotten_leaves_no_task(served, closes):
+async def test_astream_closed_or_dropped_leaves_no_task(served, closes):
     client = served(lambda _: 0.01, limits={"max_items": 15})
-    stream = client.astream(Source(100 * BLOCK_TEXTS))
+    stream = client.astream(Source(100 * CHUNK_TEXTS))
     async for result in stream:
-        assert len(result.vectors) == BLOCK_TEXTS
+        assert len(result.vectors) == CHUNK_TEXTS
         break
     if closes:
         await stream.aclose()
@@ -525,11 +522,11 @@ async def test_an_asynchronous_stream_that_is_closed_or_forgotten_leaves_no_task
     assert len(client.server.sent) == sent
 
 
-async def test_a_cancelled_task_leaves_nothing_behind(served):
+async def test_cancelled_astream_leaves_no_task(served):
     client, started = served(lambda _: 0.01, limits={"max_items": 15}), asyncio.Event()
 
     async def consume():
-        async with aclosing(client.astream(Source(100 * BLOCK_TEXTS))) as stream:
+        async with aclosing(client.astream(Source(100 * CHUNK_TEXTS))) as stream:
             async for _ in stream:
                 started.set()
 
@@ -546,12 +543,12 @@ async def test_a_cancelled_task_leaves_nothing_behind(served):
 # ── where it runs ────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_stream_runs_under_a_running_loop(dashscope):
-    texts = texts_of(BLOCK_TEXTS + 5)
+async def test_stream_runs_under_a_running_loop(dashscope):
+    texts = texts_of(CHUNK_TEXTS + 5)
     assert right(list(dashscope.stream(texts)), texts)
 
 
-async def test_an_asynchronous_stream_lets_the_loop_do_other_things(dashscope):
+async def test_astream_lets_other_tasks_run(dashscope):
     turns = 0
 
     async def others():
@@ -567,14 +564,14 @@ async def test_an_asynchronous_stream_lets_the_loop_do_other_things(dashscope):
     assert turns > 20
 
 
-def test_streams_of_several_threads_and_loops_use_one_client_at_once(dashscope):
+def test_streams_of_threads_and_loops_use_one_client_at_once(dashscope):
     answers = {}
 
-    def use(door, label):
+    def use(read, label):
         texts = texts_of(300, label)
-        answers[label] = right(door(dashscope, texts), texts)
+        answers[label] = right(read(dashscope, texts), texts)
 
-    threads = [threading.Thread(target=use, args=(door, f"{n}")) for n, door in enumerate([_stream, _astream] * 3)]
+    threads = [threading.Thread(target=use, args=(read, f"{n}")) for n, read in enumerate([_stream, _astream] * 3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -582,37 +579,20 @@ def test_streams_of_several_threads_and_loops_use_one_client_at_once(dashscope):
     assert list(answers.values()) == [True] * 6
 
 
-def test_two_streams_are_read_in_turns(local):
-    one, other = texts_of(BLOCK_TEXTS + 9, "one"), texts_of(BLOCK_TEXTS + 9, "other")
+def test_two_streams_can_be_read_in_turns(local):
+    one, other = texts_of(CHUNK_TEXTS + 9, "one"), texts_of(CHUNK_TEXTS + 9, "other")
     pairs = list(zip(local.stream(one), local.stream(other), strict=True))
     assert right([mine for mine, _ in pairs], one)
     assert right([others for _, others in pairs], other)
 
 
-def test_usage_grows_while_it_runs(simulator, dashscope):
+def test_usage_grows_while_a_stream_runs(simulator, dashscope):
     seen = [dashscope.usage.requests]
     total = 0
-    for result in dashscope.stream(texts_of(3 * BLOCK_TEXTS)):
+    for result in dashscope.stream(texts_of(3 * CHUNK_TEXTS)):
         seen.append(dashscope.usage.requests)
         total += result.usage.total_tokens
         assert dashscope.usage.total_tokens >= total
     assert seen == sorted(seen)
     assert seen[0] < seen[1] <= seen[-1] == len(simulator.requests)
     assert dashscope.usage.total_tokens == total
-
-
-def test_a_stream_does_not_end_while_its_source_has_more():
-    """Blocks whose texts wait for those of another block may be handed out before the crew has looked at them."""
-
-    class EmbedCall:
-        unsent, opened = 5, 0
-
-        def pop_whole(self):
-            return None
-
-    class Reading:
-        ended = False
-
-    assert stream_of._turn(EmbedCall(), Reading()) == "read"
-    Reading.ended = True
-    assert stream_of._turn(EmbedCall(), Reading()) == "end"

@@ -16,16 +16,17 @@ from operator import add
 
 import numpy as np
 import pytest
+import support.faults  # noqa: F401 - registers the faults that only tests inject
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.stores import InMemoryByteStore
 from langchain_core.vectorstores import InMemoryVectorStore
 from llama_index.core import Document, VectorStoreIndex
 from support.adapters import (
-    ASYNC_DOORS,
+    ALL_ENTRY_POINTS,
+    ASYNC_ENTRY_POINTS,
     DASHSCOPE,
-    DOORS,
-    EVERY_DOOR,
-    SYNC_DOORS,
+    ENTRY_POINTS,
+    SYNC_ENTRY_POINTS,
     call,
     client_of,
     options_for,
@@ -106,64 +107,64 @@ def results_of(client, way, texts, **options):
 
 
 @pytest.mark.parametrize("model", [DASHSCOPE, "local:char-ngrams"])
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
-def test_each_call_reports_its_usage_once(simulator, door, model):
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS.values(), ids=ENTRY_POINTS)
+def test_each_call_reports_its_usage_once(simulator, entry_point, model):
     spent = Spent()
-    embedder = door.make(model, on_usage=spent, **options_for(simulator, model))
-    call(door.embed, embedder, [*texts_of(35), *texts_of(5)])
-    call(door.embed_query, embedder, "a question")
+    embedder = entry_point.make(model, on_usage=spent, **options_for(simulator, model))
+    call(entry_point.embed, embedder, [*texts_of(35), *texts_of(5)])
+    call(entry_point.embed_query, embedder, "a question")
     assert len(spent.usages) == 2
     assert [usage.requests for usage in spent.usages] == ([4, 1] if model == DASHSCOPE else [0, 0])
     assert spent.total == client_of(embedder).usage
 
 
-@pytest.mark.parametrize("door", EVERY_DOOR.values(), ids=EVERY_DOOR)
-def test_retries_are_in_the_usage(simulator, options, door):
+@pytest.mark.parametrize("entry_point", ALL_ENTRY_POINTS.values(), ids=ALL_ENTRY_POINTS)
+def test_retries_are_in_the_usage(simulator, options, entry_point):
     spent = Spent()
-    embedder = door.make(DASHSCOPE, on_usage=spent, **options)
+    embedder = entry_point.make(DASHSCOPE, on_usage=spent, **options)
     simulator.fail("server-error-empty", times=2)
     with no_waits():
-        call(door.embed, embedder, texts_of(5))
+        call(entry_point.embed, embedder, texts_of(5))
     assert [(usage.requests, usage.retries) for usage in spent.usages] == [(3, 2)]
     assert spent.total == client_of(embedder).usage
 
 
-@pytest.mark.parametrize("door", EVERY_DOOR.values(), ids=EVERY_DOOR)
-def test_cached_texts_are_in_the_usage(options, door):
+@pytest.mark.parametrize("entry_point", ALL_ENTRY_POINTS.values(), ids=ALL_ENTRY_POINTS)
+def test_cached_texts_are_in_the_usage(options, entry_point):
     spent = Spent()
-    embedder = door.make(DASHSCOPE, on_usage=spent, cache=InMemoryByteStore(), **options)
+    embedder = entry_point.make(DASHSCOPE, on_usage=spent, cache=InMemoryByteStore(), **options)
     for _ in range(2):
-        call(door.embed, embedder, texts_of(5))
+        call(entry_point.embed, embedder, texts_of(5))
     assert [(usage.requests, usage.cached_texts) for usage in spent.usages] == [(1, 0), (0, 5)]
     assert spent.total == client_of(embedder).usage
 
 
-@pytest.mark.parametrize("door", EVERY_DOOR.values(), ids=EVERY_DOOR)
-def test_call_that_fails_in_part_reports_what_it_spent(options, door):
+@pytest.mark.parametrize("entry_point", ALL_ENTRY_POINTS.values(), ids=ALL_ENTRY_POINTS)
+def test_call_that_fails_in_part_reports_its_usage(options, entry_point):
     spent = Spent()
-    embedder = door.make(DASHSCOPE, on_usage=spent, **options)
+    embedder = entry_point.make(DASHSCOPE, on_usage=spent, **options)
     with pytest.raises(PartialFailureError):
-        call(door.embed, embedder, [*texts_of(25), TOO_LONG])
+        call(entry_point.embed, embedder, [*texts_of(25), TOO_LONG])
     assert len(spent.usages) == 1
     assert spent.total == client_of(embedder).usage
     assert spent.total.total_tokens > 0
 
 
-@pytest.mark.parametrize("door", EVERY_DOOR.values(), ids=EVERY_DOOR)
-def test_call_that_fails_as_a_whole_reports_its_requests(options, door):
+@pytest.mark.parametrize("entry_point", ALL_ENTRY_POINTS.values(), ids=ALL_ENTRY_POINTS)
+def test_call_that_fails_as_a_whole_reports_its_requests(options, entry_point):
     spent = Spent()
-    embedder = door.make(DASHSCOPE, on_usage=spent, **{**options, "api_key": "sk-wrong"})
+    embedder = entry_point.make(DASHSCOPE, on_usage=spent, **{**options, "api_key": "sk-wrong"})
     with pytest.raises(AuthenticationError):
-        call(door.embed, embedder, texts_of(25))
+        call(entry_point.embed, embedder, texts_of(25))
     assert [usage.requests for usage in spent.usages] == [1]
     assert spent.total == client_of(embedder).usage
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
-def test_call_that_is_refused_before_it_begins_reports_nothing(options, door):
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS.values(), ids=ENTRY_POINTS)
+def test_call_that_is_rejected_unsent_reports_nothing(options, entry_point):
     spent = Spent()
     with pytest.raises(ConfigurationError):
-        call(door.embed, door.make(DASHSCOPE, on_usage=spent, **options), ["a", 7])
+        call(entry_point.embed, entry_point.make(DASHSCOPE, on_usage=spent, **options), ["a", 7])
     assert spent.usages == []
 
 
@@ -179,7 +180,7 @@ def test_stream_reports_the_usage_of_each_result(options, way):
 
 
 @pytest.mark.parametrize("way", STREAMS)
-def test_stream_that_fails_reports_everything_it_spent(options, way):
+def test_stream_that_fails_reports_all_its_usage(options, way):
     spent = Spent()
     client = EmbeddingClient(DASHSCOPE, on_usage=spent, dimensions=64, **options)
     results, error = results_of(client, way, [*texts_of(1500), TOO_LONG, *texts_of(1500, "later")])
@@ -190,7 +191,7 @@ def test_stream_that_fails_reports_everything_it_spent(options, way):
 
 
 @pytest.mark.parametrize("way", STREAMS)
-def test_stream_that_is_left_early_reports_everything_it_spent(options, way):
+def test_stream_that_is_left_early_reports_all_its_usage(options, way):
     spent = Spent()
     client = EmbeddingClient(DASHSCOPE, on_usage=spent, dimensions=64, **options)
 
@@ -207,8 +208,8 @@ def test_stream_that_is_left_early_reports_everything_it_spent(options, way):
     spent.wait_until(lambda total: total.requests == client.usage.requests and total.total_tokens > 0)
 
 
-async def test_cancelled_call_reports_what_it_had_sent(options):
-    """A request that is broken off is a request, as in `client.usage`; what it costs, nobody knows."""
+async def test_cancelled_call_reports_its_requests(options):
+    """A request that is interrupted is counted, as in `client.usage`; its cost stays unknown."""
     spent, arrived, let_go = Spent(), threading.Event(), threading.Event()
 
     def answer(request):
@@ -228,7 +229,7 @@ async def test_cancelled_call_reports_what_it_had_sent(options):
     assert spent.total == client.usage == Usage(requests=1)
 
 
-def test_ctrl_c_reports_late_answers_too(simulator, options):
+def test_ctrl_c_reports_late_responses(simulator, options):
     """Two requests are under way when Ctrl-C comes, and are answered after the call has raised."""
     spent, let_go, came = Spent(), threading.Event(), []
 
@@ -280,16 +281,18 @@ def test_index_reports_its_documents_and_its_query(options, method):
 # ── threads and loops ────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("door", SYNC_DOORS.values(), ids=SYNC_DOORS)
-def test_sync_call_reports_in_the_callers_thread(options, door):
+@pytest.mark.parametrize("entry_point", SYNC_ENTRY_POINTS.values(), ids=SYNC_ENTRY_POINTS)
+def test_sync_call_reports_in_the_callers_thread(options, entry_point):
     spent = Spent()
-    door.embed(door.make(DASHSCOPE, on_usage=spent, **options), texts_of(25))
+    entry_point.embed(entry_point.make(DASHSCOPE, on_usage=spent, **options), texts_of(25))
     assert spent.threads == [threading.get_ident()]
 
 
 @pytest.mark.parametrize("failing", [False, True], ids=["success", "failure"])
-@pytest.mark.parametrize("door", [*ASYNC_DOORS.values(), EVERY_DOOR["astream"]], ids=[*ASYNC_DOORS, "astream"])
-async def test_function_that_blocks_does_not_block_the_loop(options, door, failing):
+@pytest.mark.parametrize(
+    "entry_point", [*ASYNC_ENTRY_POINTS.values(), ALL_ENTRY_POINTS["astream"]], ids=[*ASYNC_ENTRY_POINTS, "astream"]
+)
+async def test_function_that_blocks_does_not_block_the_loop(options, entry_point, failing):
     """The function returns only after the loop has run, and the call returns only after the function."""
     loop, entered, may_return, done = asyncio.get_running_loop(), asyncio.Event(), threading.Event(), []
 
@@ -298,8 +301,8 @@ async def test_function_that_blocks_does_not_block_the_loop(options, door, faili
         done.append(may_return.wait(30))
 
     key = "sk-wrong" if failing else options["api_key"]
-    embedder = door.make(DASHSCOPE, on_usage=block, **{**options, "api_key": key})
-    task = asyncio.create_task(door.embed(embedder, texts_of(5)))
+    embedder = entry_point.make(DASHSCOPE, on_usage=block, **{**options, "api_key": key})
+    task = asyncio.create_task(entry_point.embed(embedder, texts_of(5)))
     await entered.wait()
     assert not task.done()
     may_return.set()
@@ -318,22 +321,22 @@ def raising(_):
     raise ZeroDivisionError("of the user")
 
 
-@pytest.mark.parametrize("door", EVERY_DOOR.values(), ids=EVERY_DOOR)
-def test_error_of_the_function_is_warned_of_once_and_loses_no_vector(options, door):
-    embedder = door.make(DASHSCOPE, on_usage=raising, **options)
+@pytest.mark.parametrize("entry_point", ALL_ENTRY_POINTS.values(), ids=ALL_ENTRY_POINTS)
+def test_error_of_on_usage_is_one_warning_and_loses_no_vector(options, entry_point):
+    embedder = entry_point.make(DASHSCOPE, on_usage=raising, **options)
     with pytest.warns(UserWarning, match="on_usage raised ZeroDivisionError") as caught:
-        rows = [len(call(door.embed, embedder, texts_of(15, f"{turn}"))) for turn in range(3)]
+        rows = [len(call(entry_point.embed, embedder, texts_of(15, f"{turn}"))) for turn in range(3)]
     assert rows == [15, 15, 15]
     assert len(caught) == 1
     assert client_of(embedder).usage.requests == 6
 
 
-@pytest.mark.parametrize("door", EVERY_DOOR.values(), ids=EVERY_DOOR)
-def test_error_of_the_function_loses_no_vector_where_warnings_are_errors(options, door, caplog):
-    embedder = door.make(DASHSCOPE, on_usage=raising, **options)
+@pytest.mark.parametrize("entry_point", ALL_ENTRY_POINTS.values(), ids=ALL_ENTRY_POINTS)
+def test_error_of_on_usage_is_logged_if_warnings_are_errors(options, entry_point, caplog):
+    embedder = entry_point.make(DASHSCOPE, on_usage=raising, **options)
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING, "multiembed"):
         warnings.simplefilter("error")
-        assert len(call(door.embed, embedder, texts_of(15))) == 15
+        assert len(call(entry_point.embed, embedder, texts_of(15))) == 15
     [record] = caplog.records
     assert "on_usage raised ZeroDivisionError" in record.message
 
@@ -347,31 +350,31 @@ def report(usage):
     REPORTED.append(usage)
 
 
-@pytest.mark.parametrize("door", SYNC_DOORS.values(), ids=SYNC_DOORS)
-def test_function_of_a_module_travels_in_a_pickle(monkeypatch, options, door):
+@pytest.mark.parametrize("entry_point", SYNC_ENTRY_POINTS.values(), ids=SYNC_ENTRY_POINTS)
+def test_function_of_a_module_is_pickled(monkeypatch, options, entry_point):
     monkeypatch.setenv("DASHSCOPE_API_KEY", options["api_key"])
-    copied = pickle.loads(pickle.dumps(door.make(DASHSCOPE, on_usage=report, **options)))
+    copied = pickle.loads(pickle.dumps(entry_point.make(DASHSCOPE, on_usage=report, **options)))
     REPORTED.clear()
-    door.embed(copied, ["a"])
+    entry_point.embed(copied, ["a"])
     assert [usage.requests for usage in REPORTED] == [1]
 
 
 @pytest.mark.parametrize("function", [lambda usage: None, [].append, Spent()], ids=["lambda", "method", "object"])
-@pytest.mark.parametrize("door", SYNC_DOORS.values(), ids=SYNC_DOORS)
-def test_other_function_stays_behind_with_a_warning(monkeypatch, options, door, function):
+@pytest.mark.parametrize("entry_point", SYNC_ENTRY_POINTS.values(), ids=SYNC_ENTRY_POINTS)
+def test_other_function_is_not_pickled_but_warned_of(monkeypatch, options, entry_point, function):
     monkeypatch.setenv("DASHSCOPE_API_KEY", options["api_key"])
-    embedder = door.make(DASHSCOPE, on_usage=function, **options)
+    embedder = entry_point.make(DASHSCOPE, on_usage=function, **options)
     with pytest.warns(UserWarning, match="on_usage cannot be pickled"):
         pickled = pickle.dumps(embedder)
-    assert len(door.embed(pickle.loads(pickled), ["a"])) == 1
+    assert len(entry_point.embed(pickle.loads(pickled), ["a"])) == 1
 
 
 @pytest.mark.parametrize("copying", [copy.copy, copy.deepcopy])
-@pytest.mark.parametrize("door", SYNC_DOORS.values(), ids=SYNC_DOORS)
-def test_copy_reports_to_the_same_function(options, door, copying):
+@pytest.mark.parametrize("entry_point", SYNC_ENTRY_POINTS.values(), ids=SYNC_ENTRY_POINTS)
+def test_copy_reports_to_the_same_function(options, entry_point, copying):
     spent = Spent()
-    copied = copying(door.make(DASHSCOPE, on_usage=spent, **options))
-    door.embed(copied, ["a"])
+    copied = copying(entry_point.make(DASHSCOPE, on_usage=spent, **options))
+    entry_point.embed(copied, ["a"])
     assert len(spent.usages) == 1
 
 
@@ -395,7 +398,7 @@ def test_assigned_function_is_called_from_then_on(options, made):
 
 
 @pytest.mark.parametrize("way", ["aembed", "astream"])
-def test_a_cancelled_batch_counts_what_it_has_cost(way):
+def test_cancelled_batch_counts_its_cost(way):
     """Of three requests of one batch, one was refused, one answered, and one is broken off."""
     third, over, spent = threading.Event(), threading.Event(), Spent()
 

@@ -1,4 +1,4 @@
-"""The room of a block's vectors: filled in any order, as an array or as lists, and never with rows of two lengths."""
+"""Vector buffer of a chunk: filled in any order, as an array or as lists, with rows of one length only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from multiembed import PartialFailureError
 from multiembed.cache.base import CacheLookup
-from multiembed.execution.vector_buffer import VectorBuffer
+from multiembed.execution.chunk import VectorBuffer
 
 
 @pytest.fixture(params=[False, True], ids=["array", "lists"])
@@ -20,70 +20,70 @@ def lists(request):
     return request.param
 
 
-def as_array(room, dimensions):
-    made = room.lists
-    return room.vectors(dimensions) if made is None else np.array(made, dtype=np.float32)
+def as_array(buffer, dimensions):
+    made = buffer.lists
+    return buffer.vectors(dimensions) if made is None else np.array(made, dtype=np.float32)
 
 
 @st.composite
 def fillings(draw):
-    """Vectors, and their places in batches, in any order."""
+    """Vectors, and their positions in batches, in any order."""
     texts, dimensions = draw(st.integers(1, 30)), draw(st.integers(1, 5))
     order = draw(st.permutations(range(texts)))
     cuts = [0, *sorted(draw(st.sets(st.integers(1, texts), max_size=5))), texts]
     rows = np.random.default_rng(0).standard_normal((texts, dimensions)).astype(np.float32)
     batches = [order[start:end] for start, end in pairwise(cuts)]
-    return rows, [sorted(places) if draw(st.booleans()) else places for places in batches]
+    return rows, [sorted(positions) if draw(st.booleans()) else positions for positions in batches]
 
 
 @pytest.mark.parametrize("as_lists", [False, True])
 @given(filling=fillings())
-def test_each_vector_stands_in_its_place_whatever_the_order(as_lists, filling):
+def test_buffer_keeps_each_vector_at_its_position(as_lists, filling):
     rows, batches = filling
-    room = VectorBuffer(len(rows), lists=as_lists)
-    for places in batches:
-        assert room.put(places, rows[places])
-    assert np.array_equal(as_array(room, 7), rows)
-    assert np.array_equal(room.vectors(7), rows)
-    assert room.dimensions == rows.shape[1]
+    buffer = VectorBuffer(len(rows), lists=as_lists)
+    for positions in batches:
+        assert buffer.put(positions, rows[positions])
+    assert np.array_equal(as_array(buffer, 7), rows)
+    assert np.array_equal(buffer.vectors(7), rows)
+    assert buffer.dimensions == rows.shape[1]
 
 
-def test_what_is_put_there_again_stands_in_the_place_of_what_was(lists):
-    room = VectorBuffer(2, lists=lists)
+def test_buffer_replaces_a_vector_that_is_put_again(lists):
+    buffer = VectorBuffer(2, lists=lists)
     for number in (1.0, 2.0):
-        room.put([0, 1], np.full((2, 3), number, dtype=np.float32))
-    assert as_array(room, 3).tolist() == [[2.0] * 3] * 2
+        buffer.put([0, 1], np.full((2, 3), number, dtype=np.float32))
+    assert as_array(buffer, 3).tolist() == [[2.0] * 3] * 2
 
 
 @pytest.mark.parametrize("dtype", ["<f8", ">f4", "<f2"])
-def test_other_numbers_than_float32_become_such(lists, dtype):
-    room = VectorBuffer(1, lists=lists)
-    room.put([0], np.array([[0.5, -2.0]], dtype=dtype))
-    assert as_array(room, 2).tolist() == [[0.5, -2.0]]
+def test_buffer_converts_other_numbers_to_float32(lists, dtype):
+    buffer = VectorBuffer(1, lists=lists)
+    buffer.put([0], np.array([[0.5, -2.0]], dtype=dtype))
+    assert as_array(buffer, 2).tolist() == [[0.5, -2.0]]
 
 
-def test_vectors_of_another_length_are_refused(lists):
-    room = VectorBuffer(3, lists=lists)
-    assert room.put([0], np.ones((1, 4), dtype=np.float32))
-    assert not room.put([1], np.ones((1, 1), dtype=np.float32))
-    assert not room.put([2], np.ones((1, 5), dtype=np.float32))
-    assert room.vectors(5).shape == (3, 4)
+def test_buffer_rejects_vectors_of_other_dimensions(lists):
+    buffer = VectorBuffer(3, lists=lists)
+    assert buffer.put([0], np.ones((1, 4), dtype=np.float32))
+    assert not buffer.put([1], np.ones((1, 1), dtype=np.float32))
+    assert not buffer.put([2], np.ones((1, 5), dtype=np.float32))
+    assert buffer.vectors(5).shape == (3, 4)
 
 
-def test_an_array_made_of_lists_leaves_out_who_has_none():
-    room = VectorBuffer(3, lists=True)
-    room.put([1], np.array([[1.0, 2.0]], dtype=np.float32))
-    assert room.vectors(2)[1].tolist() == [1.0, 2.0]
-    assert room.lists == [[], [1.0, 2.0], []]
+def test_array_made_of_lists_skips_empty_lists():
+    buffer = VectorBuffer(3, lists=True)
+    buffer.put([1], np.array([[1.0, 2.0]], dtype=np.float32))
+    assert buffer.vectors(2)[1].tolist() == [1.0, 2.0]
+    assert buffer.lists == [[], [1.0, 2.0], []]
 
 
-def test_a_room_that_nobody_came_to_has_the_dimensions_that_are_told(lists):
+def test_empty_buffer_has_the_given_dimensions(lists):
     assert VectorBuffer(2, lists=lists).vectors(6).shape == (2, 6)
     assert VectorBuffer(0, lists=lists).vectors(6).shape == (0, 6)
 
 
 @pytest.mark.parametrize("when", ["sync", "async"])
-def test_who_wants_lists_gets_no_array_and_the_same_numbers(connect, when):
+def test_lists_option_returns_the_same_numbers_and_no_array(connect, when):
     client = connect("zhipu:embedding-3", dimensions=256)
     texts = [f"text {number}" for number in range(130)] + ["text 7"]
     asked = client.embed(texts, lists=True) if when == "sync" else asyncio.run(client.aembed(texts, lists=True))
@@ -92,7 +92,7 @@ def test_who_wants_lists_gets_no_array_and_the_same_numbers(connect, when):
 
 
 @pytest.mark.parametrize("output", ["sparse", "dense&sparse"])
-def test_lists_stand_for_dense_vectors_only(connect, output):
+def test_lists_option_is_for_dense_vectors_only(connect, output):
     result = connect("dashscope:text-embedding-v4", dimensions=64, output=output).embed(["a", "b"], lists=True)
     assert (result.texts, len(result.sparse)) == (2, 2)
     if output == "sparse":
@@ -102,7 +102,7 @@ def test_lists_stand_for_dense_vectors_only(connect, output):
         assert [len(row) for row in result.to_list()] == [64, 64]
 
 
-def test_where_a_text_fails_the_others_stand_in_an_array_though_lists_were_wanted(connect):
+def test_lists_option_returns_an_array_if_a_text_fails(connect):
     client = connect("zhipu:embedding-2")
     with pytest.raises(PartialFailureError) as raised:
         client.embed(["a", "0123456789 " * 200, "b", "a"], lists=True)
@@ -112,7 +112,7 @@ def test_where_a_text_fails_the_others_stand_in_an_array_though_lists_were_wante
     assert np.array_equal(result.vectors[[0, 2, 3]], client.embed(["a", "b", "a"]).vectors)
 
 
-def test_a_cache_that_finds_texts_in_another_order_gives_each_its_own_vector(connect, lists):
+def test_cache_lookup_in_another_order_keeps_each_text_vector(connect, lists):
     texts = ["a", "b", "c", "d"]
     kept = connect("zhipu:embedding-3", dimensions=256).embed(texts).vectors
 

@@ -1,4 +1,4 @@
-"""The workers of a call: no more than the account has room for, and what becomes of the others when one fails."""
+"""Worker pool of a call: its size, failures of one batch, large responses, and its end."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import time
 from dataclasses import replace
 
 import pytest
-from conftest import is_sending
-from support.workers import Batches, until
+from support.workers import Batches, is_sending, until
 
 from multiembed import EmbeddingClient, EmbeddingOptions
 from multiembed.batching.token_count import estimate_tokens
 from multiembed.config.request_config import resolve_config
 from multiembed.execution.workers import WorkerPool
 from multiembed.flow.context import Batch, CallContext, LearnedLimits
-from multiembed.ratelimit.limiter import AccountLimiter
-from multiembed.ratelimit.pacer import FIRST_IN_FLIGHT, MOST_IN_FLIGHT, AccountLimits
+from multiembed.ratelimit.limiter import AccountLimiter, Permit
+from multiembed.ratelimit.pacer import INITIAL_IN_FLIGHT, MAX_IN_FLIGHT, AccountLimits
 from multiembed.simulator import Simulator
 from multiembed.transport.types import HttpResponse
 
@@ -28,8 +27,8 @@ PATIENCE = 20.0
 """Seconds after which a test that hangs fails."""
 
 
-def job_of(*, in_flight=None, trusted=True):
-    """A job with a limiter of its own; its account has answered once, unless it is not trusted."""
+def context_of(*, in_flight=None, trusted=True):
+    """A context with a limiter of its own; its account has answered once, unless it is not trusted."""
     limiter = AccountLimiter()
     if trusted:
         limiter.permit(AccountLimits()).report_success()
@@ -68,14 +67,14 @@ async def answer_at_once(request):
 class Run:
     """Runs batches in a pool, counts its workers, and keeps the outcomes."""
 
-    def __init__(self, job, count, *, max_workers=MOST_IN_FLIGHT, breaks_at=None):
-        self.most_workers = self.most_sending = 0
+    def __init__(self, context, count, *, max_workers=MAX_IN_FLIGHT, breaks_at=None):
+        self.max_workers_seen = self.max_sending_seen = 0
         self.sent = []
         self.done = []
         self._taken = self._sending = 0
         self._plan = iter(batches(count))
         self._breaks_at = breaks_at
-        source = Batches(job, self._take, max_workers=max_workers, done=lambda *pair: self.done.append(pair))
+        source = Batches(context, self._take, max_workers=max_workers, done=lambda *pair: self.done.append(pair))
         asyncio.run(WorkerPool(source, self._send).run(bool))
 
     def _take(self):
@@ -86,8 +85,8 @@ class Run:
     async def _send(self, request):
         self._sending += 1
         self.sent.append(request)
-        self.most_sending = max(self.most_sending, self._sending)
-        self.most_workers = max(self.most_workers, self._taken - len(self.done))  # each has a batch
+        self.max_sending_seen = max(self.max_sending_seen, self._sending)
+        self.max_workers_seen = max(self.max_workers_seen, self._taken - len(self.done))  # each has a batch
         if len(self.sent) == self._breaks_at:
             raise ZeroDivisionError
         await asyncio.sleep(0.005)
@@ -100,20 +99,20 @@ class Run:
 
 @pytest.mark.parametrize("limit", [1, 3, 8])
 def test_pool_sends_up_to_the_limit_with_one_worker_waiting(limit):
-    run = Run(job_of(in_flight=limit), 12 * limit)
-    assert run.most_sending == limit
-    assert run.most_workers <= limit + 1
-    assert sorted(place for batch, _ in run.done for place in batch.positions) == list(range(12 * limit))
+    run = Run(context_of(in_flight=limit), 12 * limit)
+    assert run.max_sending_seen == limit
+    assert run.max_workers_seen <= limit + 1
+    assert sorted(position for batch, _ in run.done for position in batch.positions) == list(range(12 * limit))
 
 
 def test_pool_without_a_limit_starts_with_the_adaptive_one():
-    run = Run(job_of(), 12 * FIRST_IN_FLIGHT)
-    assert FIRST_IN_FLIGHT <= run.most_sending <= FIRST_IN_FLIGHT + 12
-    assert run.most_workers <= run.most_sending + 1
+    run = Run(context_of(), 12 * INITIAL_IN_FLIGHT)
+    assert INITIAL_IN_FLIGHT <= run.max_sending_seen <= INITIAL_IN_FLIGHT + 12
+    assert run.max_workers_seen <= run.max_sending_seen + 1
 
 
 def test_cold_account_gets_one_request_before_the_first_answer():
-    job, sending, waits = job_of(trusted=False, in_flight=4), [], []
+    context, sending, waits = context_of(trusted=False, in_flight=4), [], []
 
     async def send(request):
         sending.append(request)
@@ -122,32 +121,32 @@ def test_cold_account_gets_one_request_before_the_first_answer():
         return answer(request)
 
     plan = iter(batches(12))
-    asyncio.run(WorkerPool(Batches(job, lambda: next(plan, None)), send).run(bool))
+    asyncio.run(WorkerPool(Batches(context, lambda: next(plan, None)), send).run(bool))
     assert waits[0] == 1
     assert len(sending) == 12
 
 
 @pytest.mark.parametrize(("count", "max_workers"), [(3, 100), (50, 5)])
 def test_pool_has_no_more_workers_than_batches_or_allowed(count, max_workers):
-    run = Run(job_of(in_flight=100), count, max_workers=max_workers)
-    assert run.most_workers == min(count, max_workers)
+    run = Run(context_of(in_flight=100), count, max_workers=max_workers)
+    assert run.max_workers_seen == min(count, max_workers)
     assert len(run.done) == count
 
 
 def test_pool_without_batches_ends_at_once():
-    assert Run(job_of(), 0).done == []
+    assert Run(context_of(), 0).done == []
 
 
 @pytest.mark.parametrize("limit", [1, 4, 32])
-def test_configured_concurrency_is_reached_over_the_wire(door, limit):
-    with Simulator(latency=0.2) as server:
+def test_configured_concurrency_is_reached_over_the_wire(entry_point, limit):
+    with Simulator(latency=0.5) as server:  # long enough for a busy machine to send them all
         client = EmbeddingClient(
             "dashscope:text-embedding-v4",
             api_key=server.api_key,
             base_url=server.base_url("dashscope"),
             max_concurrency=limit,
         )
-        door(client, [f"text {number}" for number in range(10 * (3 * limit + 1))])
+        entry_point(client, [f"text {number}" for number in range(10 * (2 * limit + 1))])
         assert server.peak_in_flight == limit
         client.close()
 
@@ -157,40 +156,40 @@ def test_configured_concurrency_is_reached_over_the_wire(door, limit):
 
 @pytest.mark.parametrize("breaks_at", [1, 2, 20])
 def test_exception_in_one_batch_fails_that_batch_only(breaks_at):
-    job = job_of(in_flight=4)
-    run = Run(job, 200, breaks_at=breaks_at)
+    context = context_of(in_flight=4)
+    run = Run(context, 200, breaks_at=breaks_at)
     assert len(run.sent) == len(run.done) == 200
     ((batch, outcome),) = [(batch, outcome) for batch, outcome in run.done if outcome.failures]
     assert list(outcome.failures) == batch.positions
     assert "ZeroDivisionError" in str(outcome.failures[batch.positions[0]])
-    assert job.limiter.in_flight == 0
-    assert job.fatal_error is None
+    assert context.limiter.pacer.in_flight == 0
+    assert context.fatal_error is None
 
 
 def test_exception_in_complete_batch_ends_the_call():
-    job, plan = job_of(in_flight=3), iter(batches(30))
+    context, plan = context_of(in_flight=3), iter(batches(30))
 
     def done(*_):
         raise ZeroDivisionError
 
-    source = Batches(job, lambda: next(plan, None), max_workers=8, done=done)
+    source = Batches(context, lambda: next(plan, None), max_workers=8, done=done)
     asyncio.run(WorkerPool(source, answer_at_once).run(bool))
-    assert "ZeroDivisionError" in str(job.fatal_error)
+    assert "ZeroDivisionError" in str(context.fatal_error)
     assert source.failed_rest
-    assert set(source.failed_rest) == {job.fatal_error}
-    assert job.limiter.in_flight == 0
+    assert set(source.failed_rest) == {context.fatal_error}
+    assert context.limiter.pacer.in_flight == 0
 
 
 def test_exception_in_next_batch_ends_the_call():
-    job = job_of()
+    context = context_of()
 
     def take():
         raise ZeroDivisionError
 
-    source = Batches(job, take)
+    source = Batches(context, take)
     asyncio.run(WorkerPool(source, answer_at_once).run(bool))
-    assert "ZeroDivisionError" in str(job.fatal_error)
-    assert source.failed_rest == [job.fatal_error]
+    assert "ZeroDivisionError" in str(context.fatal_error)
+    assert source.failed_rest == [context.fatal_error]
     assert source.woken
 
 
@@ -203,7 +202,7 @@ def test_exit_raised_in_a_batch_is_raised_by_the_call(error):
         await asyncio.sleep(0)
         raise error
 
-    source = Batches(job_of(in_flight=3), lambda: next(plan, None))
+    source = Batches(context_of(in_flight=3), lambda: next(plan, None))
     pool = WorkerPool(source, send)
 
     async def run():
@@ -222,7 +221,7 @@ async def test_task_cancelled_by_others_ends_the_call():
         await asyncio.sleep(0.005)
         return answer(request)
 
-    source = Batches(job_of(in_flight=8), lambda: next(plan, None), max_workers=8)
+    source = Batches(context_of(in_flight=8), lambda: next(plan, None), max_workers=8)
     pool = WorkerPool(source, send)
     call = asyncio.ensure_future(pool.run(bool))
     await asyncio.sleep(0.001)
@@ -236,21 +235,21 @@ async def test_task_cancelled_by_others_ends_the_call():
 # ── batches that take long to take or to complete ────────────────────────────────────────────────
 
 
-async def test_batches_complete_side_by_side():
-    plan, meeting, job = iter(batches(2)), asyncio.Barrier(2), job_of(in_flight=2)
+async def test_batches_complete_concurrently():
+    plan, meeting, context = iter(batches(2)), asyncio.Barrier(2), context_of(in_flight=2)
 
     class Meeting(Batches):
         async def complete_batch(self, batch, outcome):
             async with asyncio.timeout(PATIENCE):  # ends only if both are there together
                 await meeting.wait()
 
-    await WorkerPool(Meeting(job, lambda: next(plan, None), max_workers=8), answer_at_once).run(bool)
-    assert job.fatal_error is None
+    await WorkerPool(Meeting(context, lambda: next(plan, None), max_workers=8), answer_at_once).run(bool)
+    assert context.fatal_error is None
 
 
-def test_workers_that_complete_a_batch_leave_room_for_others():
+def test_workers_that_complete_a_batch_let_others_send():
     """A slow cache must not cost concurrency."""
-    plan, job = iter(batches(6)), job_of(in_flight=3)
+    plan, context = iter(batches(6)), context_of(in_flight=3)
     sending, most, let_go = 0, 0, asyncio.Event()
 
     class Slow(Batches):
@@ -267,15 +266,15 @@ def test_workers_that_complete_a_batch_leave_room_for_others():
 
     async def run():
         async with asyncio.timeout(PATIENCE):
-            await WorkerPool(Slow(job, lambda: next(plan, None), max_workers=6), send).run(bool)
+            await WorkerPool(Slow(context, lambda: next(plan, None), max_workers=6), send).run(bool)
 
     asyncio.run(run())
     assert most == 6
 
 
-def test_requests_go_out_before_large_answers_are_read():
+def test_requests_go_out_before_large_responses_are_read():
     """Four answers come at once: the next four requests do not wait until they are read."""
-    plan, job, sent, together = iter(batches(8)), job_of(in_flight=4), [], asyncio.Barrier(4)
+    plan, context, sent, together = iter(batches(8)), context_of(in_flight=4), [], asyncio.Barrier(4)
     sent_when_done = []
 
     async def send(request):
@@ -287,16 +286,16 @@ def test_requests_go_out_before_large_answers_are_read():
     def done(*_):
         sent_when_done.append(len(sent))
 
-    source = Batches(job, lambda: next(plan, None), max_workers=8, done=done)
+    source = Batches(context, lambda: next(plan, None), max_workers=8, done=done)
     asyncio.run(WorkerPool(source, send).run(bool))
     assert sent_when_done[0] == 8
     assert len(sent_when_done) == 8
-    assert job.limiter.in_flight == 0
+    assert context.limiter.pacer.in_flight == 0
 
 
-def test_no_request_goes_out_before_a_large_failure_is_reported():
-    plan, job, sent, together = iter(batches(8)), job_of(in_flight=4), [], asyncio.Barrier(4)
-    report, sent_when_failed = job.limiter.report_failure, []
+def test_no_request_goes_out_before_a_large_failure_is_reported(monkeypatch):
+    plan, context, sent, together = iter(batches(8)), context_of(in_flight=4), [], asyncio.Barrier(4)
+    report, sent_when_failed = Permit.report_failure, []
 
     async def send(request):
         sent.append(request)
@@ -308,14 +307,14 @@ def test_no_request_goes_out_before_a_large_failure_is_reported():
         sent_when_failed.append(len(sent))
         report(*args)
 
-    job.limiter.report_failure = noting
-    job.max_retries = 0
-    asyncio.run(WorkerPool(Batches(job, lambda: next(plan, None), max_workers=8), send).run(bool))
+    monkeypatch.setattr(Permit, "report_failure", noting)
+    context.max_retries = 0
+    asyncio.run(WorkerPool(Batches(context, lambda: next(plan, None), max_workers=8), send).run(bool))
     assert sent_when_failed[0] == 4
 
 
-async def test_worker_cancelled_before_its_turn_to_read_holds_nobody_up():
-    plan, job, sent = iter(batches(40)), job_of(in_flight=4), []
+async def test_worker_cancelled_before_it_reads_releases_the_lock():
+    plan, context, sent = iter(batches(40)), context_of(in_flight=4), []
 
     async def send(request):
         sent.append(request)
@@ -323,14 +322,14 @@ async def test_worker_cancelled_before_its_turn_to_read_holds_nobody_up():
         reply = answer(request)
         return replace(reply, body=reply.body + b" " * 100_000)
 
-    pool = WorkerPool(Batches(job, lambda: next(plan, None), max_workers=8), send)
+    pool = WorkerPool(Batches(context, lambda: next(plan, None), max_workers=8), send)
     run = asyncio.ensure_future(pool.run(bool))
     await until(lambda: len(sent) > 8)
     run.cancel()
     async with asyncio.timeout(PATIENCE):
         await asyncio.gather(run, return_exceptions=True)
-    assert not pool._reading.locked()
-    assert job.limiter.in_flight == 0
+    assert not pool._read_lock.locked()
+    assert context.limiter.pacer.in_flight == 0
 
 
 def test_users_token_counter_runs_in_a_thread_one_call_at_a_time():
@@ -343,12 +342,12 @@ def test_users_token_counter_runs_in_a_thread_one_call_at_a_time():
         inside.release()
         return next(plan, None)
 
-    job, done = job_of(in_flight=8), []
-    source = Batches(job, take, done=lambda batch, _: done.extend(batch.positions), counts_in_thread=True)
+    context, done = context_of(in_flight=8), []
+    source = Batches(context, take, done=lambda batch, _: done.extend(batch.positions), counts_in_thread=True)
     asyncio.run(WorkerPool(source, answer_at_once).run(bool))
     assert sorted(done) == list(range(40))
     assert here not in seen
-    assert job.fatal_error is None
+    assert context.fatal_error is None
 
 
 # ── work that comes later, and the end ───────────────────────────────────────────────────────────
@@ -357,7 +356,7 @@ def test_users_token_counter_runs_in_a_thread_one_call_at_a_time():
 async def test_pool_works_on_batches_that_come_later():
     plan, done = [], []
     source = Batches(
-        job_of(in_flight=2),
+        context_of(in_flight=2),
         lambda: plan.pop() if plan else None,
         max_workers=8,
         done=lambda batch, _: done.append(batch.positions[0]),
@@ -373,26 +372,26 @@ async def test_pool_works_on_batches_that_come_later():
 
 
 async def test_stopped_pool_leaves_the_queue_and_uses_no_quota():
-    job, plan, sent = job_of(), iter(batches(1000)), []
-    job.account_limits = AccountLimits(requests_per_minute=3)
+    context, plan, sent = context_of(), iter(batches(1000)), []
+    context.account_limits = AccountLimits(requests_per_minute=3)
 
     async def send(request):
         sent.append(request)
         return answer(request)
 
-    pool = WorkerPool(Batches(job, lambda: next(plan, None), max_workers=8), send)
+    pool = WorkerPool(Batches(context, lambda: next(plan, None), max_workers=8), send)
     run = asyncio.ensure_future(pool.run(bool))
     await until(lambda: len(sent) == 3)
     pool.stop()
     async with asyncio.timeout(PATIENCE):
         await run
     assert len(sent) == 3
-    assert job.limiter.in_flight == 0
-    assert not job.limiter._queue
+    assert context.limiter.pacer.in_flight == 0
+    assert not context.limiter._queue
 
 
-async def test_stopped_pool_hears_answers_to_the_end():
-    job, plan, let_go, done = job_of(in_flight=3), iter(batches(20)), asyncio.Event(), []
+async def test_stopped_pool_handles_outstanding_responses():
+    context, plan, let_go, done = context_of(in_flight=3), iter(batches(20)), asyncio.Event(), []
     sent = []
 
     async def send(request):
@@ -400,7 +399,7 @@ async def test_stopped_pool_hears_answers_to_the_end():
         await let_go.wait()
         return answer(request)
 
-    pool = WorkerPool(Batches(job, lambda: next(plan, None), done=lambda *pair: done.append(pair)), send)
+    pool = WorkerPool(Batches(context, lambda: next(plan, None), done=lambda *pair: done.append(pair)), send)
     run = asyncio.ensure_future(pool.run(bool))
     await until(lambda: len(sent) == 3)
     pool.stop()
@@ -411,39 +410,39 @@ async def test_stopped_pool_hears_answers_to_the_end():
 
 
 async def test_cancelled_pool_counts_what_was_sent():
-    job, plan, sent = job_of(in_flight=3), iter(batches(20)), []
+    context, plan, sent = context_of(in_flight=3), iter(batches(20)), []
 
     async def send(request):
         sent.append(request)
         await asyncio.Event().wait()
 
-    source = Batches(job, lambda: next(plan, None))
+    source = Batches(context, lambda: next(plan, None))
     run = asyncio.ensure_future(WorkerPool(source, send).run(bool))
     await until(lambda: len(sent) == 3)
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run
     assert len(source.cancelled) >= 3
-    assert job.limiter.in_flight == 0
+    assert context.limiter.pacer.in_flight == 0
 
 
-async def test_stopped_pool_ends_a_back_off_at_once():
-    job, plan, sent = job_of(in_flight=1), iter(batches(1)), []
+async def test_stopped_pool_ends_a_backoff_at_once():
+    context, plan, sent = context_of(in_flight=1), iter(batches(1)), []
 
     async def send(request):
         sent.append(request)
         return HttpResponse(503, {"retry-after": "19"}, b"")
 
-    pool = WorkerPool(Batches(job, lambda: next(plan, None)), send)
+    pool = WorkerPool(Batches(context, lambda: next(plan, None)), send)
     run = asyncio.ensure_future(pool.run(bool))
-    await until(lambda: sent and not job.limiter.in_flight)
+    await until(lambda: sent and not context.limiter.pacer.in_flight)
     pool.stop()
     async with asyncio.timeout(5):
         await run
     assert len(sent) == 1
 
 
-def test_no_call_is_left_on_the_io_thread(connect):
+def test_finished_calls_leave_no_task_on_the_io_thread(connect):
     client = connect("dashscope:text-embedding-v4")
     for number in range(20):
         client.embed([f"text {number}"])

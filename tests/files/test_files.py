@@ -1,4 +1,4 @@
-"""Files of texts: each kind is read row by row, each fault told with its place, each output whole or absent."""
+"""Input files: read row by row, each fault with its location. Outputs: whole or absent."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ def as_parquet(tmp_path):
 
 
 @pytest.mark.parametrize("make", [as_csv, as_tsv, as_jsonl, as_parquet])
-def test_a_table_gives_its_texts_and_the_types_of_its_columns(tmp_path, make):
+def test_table_is_read_with_the_types_of_its_columns(tmp_path, make):
     path = make(tmp_path)
     assert read(path) == TEXTS
     assert columns(path) == {"id": pa.int64(), "text": pa.string()}
 
 
-def test_a_text_file_gives_a_text_a_line_whatever_else_unicode_calls_a_line(tmp_path):
+def test_text_file_is_split_at_newlines_only(tmp_path):
     path = write(tmp_path / "a.txt", "first\r\nsecond\u2028still second\nthird")
     assert read(path) == ["first", "second\u2028still second", "third"]
     assert columns(path) == {"text": pa.string()}
 
 
-def test_a_folder_gives_each_text_file_whole_with_its_path_in_order(tmp_path):
+def test_folder_is_read_file_by_file_in_order(tmp_path):
     for name in ("b.md", "a.txt", "deep/c.markdown", ".hidden.md", ".git/d.md", "e.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write(tmp_path / name, f"text\nof {name}\n")
@@ -75,11 +75,11 @@ def test_a_folder_gives_each_text_file_whole_with_its_path_in_order(tmp_path):
     assert chunk.columns.values("path") == [str(tmp_path / name) for name in ("a.txt", "b.md", "deep/c.markdown")]
 
 
-def test_a_markdown_file_alone_is_one_text(tmp_path):
+def test_markdown_file_is_one_text(tmp_path):
     assert read(write(tmp_path / "a.md", "# Title\n\ntext\n")) == ["# Title\n\ntext\n"]
 
 
-def test_several_inputs_follow_each_other_and_share_one_column(tmp_path):
+def test_several_inputs_share_one_column(tmp_path):
     first = write(tmp_path / "a.jsonl", jsonl({"body": "one", "n": 1}))
     second = write(tmp_path / "b.csv", "n,body\n2.5,two\n")
     assert read(first, second) == ["one", "two"]
@@ -89,14 +89,14 @@ def test_several_inputs_follow_each_other_and_share_one_column(tmp_path):
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, pa.Codec("zstd").compress])
-def test_compressed_files_are_known_by_their_bytes(tmp_path, pack):
+def test_compressed_files_are_recognised_by_their_bytes(tmp_path, pack):
     packed = pack(jsonl(*ROWS).encode())
     packed = packed if isinstance(packed, bytes) else packed.to_pybytes()
     assert read(write(tmp_path / "rows.jsonl", packed)) == TEXTS
     assert read(write(tmp_path / "rows.jsonl.gz", packed)) == TEXTS
 
 
-def test_a_compressed_file_that_ends_too_early_is_told(tmp_path):
+def test_truncated_compressed_file_is_an_error(tmp_path):
     path = write(tmp_path / "rows.jsonl.gz", gzip.compress(jsonl(*ROWS * 1000).encode())[:-20])
     with pytest.raises(InputError, match=r"rows\.jsonl\.gz:\d+: cannot be read"):
         read(path)
@@ -104,14 +104,14 @@ def test_a_compressed_file_that_ends_too_early_is_told(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize("make", [as_csv, as_jsonl])
-def test_a_byte_order_mark_tells_the_encoding_and_is_no_text(tmp_path, make, encoding):
+def test_byte_order_mark_names_the_encoding(tmp_path, make, encoding):
     path = make(tmp_path)
     path.write_bytes(path.read_bytes().decode().encode(encoding))
     assert read(path) == read(path) == TEXTS
     assert set(columns(path)) == {"id", "text"}
 
 
-def test_another_encoding_is_read_when_it_is_said_and_told_when_it_is_not(tmp_path):
+def test_other_encoding_is_read_if_named_and_else_a_fault(tmp_path):
     path = write(tmp_path / "a.txt", "ascii\n中文\n".encode("gb18030"))
     assert read(path, encoding="gb18030") == ["ascii", "中文"]
     assert list(faults(path)) == [f"{path}:2"]
@@ -126,7 +126,7 @@ def test_another_encoding_is_read_when_it_is_said_and_told_when_it_is_not(tmp_pa
         read(path, encoding="gbx")
 
 
-def test_standard_input_is_read_once_and_its_texts_twice(tmp_path):
+def test_standard_input_is_copied_and_read_twice(tmp_path):
     stdin = io.BytesIO(jsonl(*ROWS).encode())
     with Inputs(["-"], form="jsonl", stdin=stdin, spool=tmp_path) as inputs:
         assert inputs.survey(columns=False).rows == 3
@@ -135,7 +135,7 @@ def test_standard_input_is_read_once_and_its_texts_twice(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
-def test_a_named_pipe_is_read_as_standard_input_is(tmp_path):
+def test_named_pipe_is_copied_and_read(tmp_path):
     pipe = tmp_path / "rows.jsonl"
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_text, args=(jsonl(*ROWS),))
@@ -144,18 +144,18 @@ def test_a_named_pipe_is_read_as_standard_input_is(tmp_path):
     writer.join()
 
 
-def test_a_quotation_mark_may_be_a_character_like_any_other(tmp_path):
+def test_tsv_without_quoting_keeps_quotation_marks(tmp_path):
     path = write(tmp_path / "a.tsv", 'text\tn\n"Hello" he said\t1\n')
     with pytest.raises(InputError, match=r"a\.tsv:2: the row cannot be read.*--no-quotes"):
         read(path)
     assert read(path, quoted=False) == ['"Hello" he said']
 
 
-def test_another_delimiter_is_used_when_it_is_said(tmp_path):
+def test_csv_delimiter_option_is_used(tmp_path):
     assert read(write(tmp_path / "a.csv", "text;n\na,b;1\n"), delimiter=";") == ["a,b"]
 
 
-def test_the_texts_may_stand_in_an_inner_object(tmp_path):
+def test_jsonl_text_in_an_inner_object_is_read(tmp_path):
     path = write(tmp_path / "a.jsonl", jsonl({"data": {"body": "inner"}, "text": "outer"}))
     assert read(path, column="data.body") == ["inner"]
     assert "data.body" in faults(path, column="data")[f"{path}:1"]
@@ -168,7 +168,7 @@ def test_the_texts_may_stand_in_an_inner_object(tmp_path):
         )
     )
 )
-def test_any_rows_survive_jsonl_to_jsonl(tmp_path_factory, rows):
+def test_any_rows_are_unchanged_from_jsonl_to_jsonl(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("rows")
     rows = [{**row, "text": "x"} for row in rows] or [{"text": "x"}]
     source = write(folder / "in.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
@@ -188,7 +188,7 @@ def test_any_rows_survive_jsonl_to_jsonl(tmp_path_factory, rows):
         ({"title": "t", "content": "x"}, "content"),
     ],
 )
-def test_the_column_is_the_only_one_of_text_or_one_that_is_called_so(tmp_path, row, column):
+def test_column_is_the_only_text_or_the_one_with_its_name(tmp_path, row, column):
     for path in (write(tmp_path / "a.jsonl", jsonl(row)), tmp_path / "a.parquet"):
         if path.suffix == ".parquet":
             pq.write_table(pa.Table.from_pylist([row]), path)
@@ -197,18 +197,18 @@ def test_the_column_is_the_only_one_of_text_or_one_that_is_called_so(tmp_path, r
 
 
 @pytest.mark.parametrize(
-    ("row", "words"),
+    ("row", "message"),
     [
         ({"title": "t", "body": "b"}, r"several columns hold text: say with --column.*title \(text\), body \(text\)"),
         ({"id": 1, "tags": ["a"]}, r"no column holds text.*id \(integer\), tags \(list\)"),
     ],
 )
-def test_a_column_that_cannot_be_told_is_asked_for(tmp_path, row, words):
-    with pytest.raises(InputError, match=words):
+def test_ambiguous_column_is_an_error(tmp_path, row, message):
+    with pytest.raises(InputError, match=message):
         read(write(tmp_path / "a.jsonl", jsonl(row)))
 
 
-def test_a_column_that_is_not_there_or_holds_no_text_lists_the_columns(tmp_path):
+def test_wrong_column_is_an_error_that_lists_the_columns(tmp_path):
     path = as_parquet(tmp_path)
     with pytest.raises(InputError, match=r"no column 'txt'\. Its columns: id \(int64\), text \(text\)"):
         read(path, column="txt")
@@ -216,7 +216,7 @@ def test_a_column_that_is_not_there_or_holds_no_text_lists_the_columns(tmp_path)
         read(path, column="id")
 
 
-def test_an_input_whose_kind_cannot_be_told_is_asked_for(tmp_path):
+def test_unknown_input_format_is_an_error(tmp_path):
     with pytest.raises(InputError, match=r"--format what .*rows\.dat holds: text, document, csv"):
         read(write(tmp_path / "rows.dat", "x"))
     with pytest.raises(InputError, match="--format what standard input holds"):
@@ -225,7 +225,7 @@ def test_an_input_whose_kind_cannot_be_told_is_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "words"),
+    ("name", "data", "message"),
     [
         ("a.csv", "", "it has no header"),
         ("a.csv", "text,text\na,b\n", "names 'text' twice"),
@@ -234,14 +234,14 @@ def test_an_input_whose_kind_cannot_be_told_is_asked_for(tmp_path):
         ("empty", None, r"no file in this folder ends with \.txt"),
     ],
 )
-def test_a_file_that_is_broken_as_a_whole_is_an_error(tmp_path, name, data, words):
+def test_broken_file_is_an_error(tmp_path, name, data, message):
     path = tmp_path / name
     path.mkdir() if data is None else path.write_text(data)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=message):
         read(path)
 
 
-def test_a_file_that_changes_between_two_readings_is_an_error(tmp_path):
+def test_file_changed_between_readings_is_an_error(tmp_path):
     path = as_jsonl(tmp_path)
     with Inputs([str(path)]) as inputs:
         inputs.survey(columns=False)
@@ -270,12 +270,12 @@ def test_a_file_that_changes_between_two_readings_is_an_error(tmp_path):
                "not JSON over several lines")),
     ],
 )  # fmt: skip
-def test_a_line_of_jsonl_that_cannot_be_embedded_is_told_with_its_number(tmp_path, line, why):
+def test_jsonl_faults_have_line_and_reason(tmp_path, line, why):
     path = write(tmp_path / "a.jsonl", f'{{"text": "good"}}\n\n{line}\n{{"text": "good"}}\n')
     assert faults(path) == {f"{path}:3": why}
 
 
-def test_what_python_writes_and_strict_json_does_not_know_is_read_all_the_same(tmp_path):
+def test_jsonl_nan_and_lone_surrogates_are_read(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"text": "half \\ud83d", "score": NaN}\n')
     assert read(path) == ["half \ufffd"]
     copied([path], tmp_path / "out.jsonl")
@@ -283,12 +283,12 @@ def test_what_python_writes_and_strict_json_does_not_know_is_read_all_the_same(t
     assert (out["text"], out["score"]) == ("half \ufffd", None)
 
 
-def test_an_empty_line_of_text_is_a_row_with_a_fault(tmp_path):
+def test_empty_line_of_text_is_a_fault(tmp_path):
     path = write(tmp_path / "a.txt", "first\n\n  \nlast\n")
     assert faults(path) == {f"{path}:2": "the text is empty", f"{path}:3": "the text is empty"}
 
 
-def test_a_row_of_csv_is_told_by_the_line_on_which_it_begins(tmp_path):
+def test_csv_faults_have_the_line_where_the_row_begins(tmp_path):
     path = write(tmp_path / "a.csv", 'id,text\n\n1,"two\nlines"\n2,\n3,a,b\n4\n')
     assert faults(path) == {
         f"{path}:5": "the text is empty",
@@ -297,13 +297,13 @@ def test_a_row_of_csv_is_told_by_the_line_on_which_it_begins(tmp_path):
     }
 
 
-def test_nulls_and_empty_texts_of_parquet_are_told_by_their_row(tmp_path):
+def test_parquet_nulls_and_empty_texts_are_faults(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": ["good", None, ""]}), path)
     assert faults(path) == {f"{path}:2": "'text' is null", f"{path}:3": "the text is empty"}
 
 
-def test_a_survey_counts_all_faults_and_names_the_first(tmp_path):
+def test_survey_counts_all_faults_and_names_the_first(tmp_path):
     path = write(tmp_path / "a.txt", "good\n" + "\n" * 2000)
     with Inputs([str(path)]) as inputs:
         survey = inputs.survey(columns=False)
@@ -315,7 +315,7 @@ def test_a_survey_counts_all_faults_and_names_the_first(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "kind"),
+    ("fields", "kind"),
     [
         (["1", "-20", ""], pa.int64()),
         (["1", "2.5", "1e3"], pa.float64()),
@@ -329,9 +329,11 @@ def test_a_survey_counts_all_faults_and_names_the_first(tmp_path):
     ],
 )
 @pytest.mark.parametrize("gap", [0, 1000])
-def test_a_column_of_csv_has_the_type_of_all_its_values(tmp_path, words, kind, gap):
-    filler = [words[0]] * gap  # so that the last value stands in another chunk than the first
-    path = write(tmp_path / "a.csv", "n,text\n" + "".join(f"{word},x\n" for word in [*words[:1], *filler, *words[1:]]))
+def test_csv_column_has_the_type_of_all_its_values(tmp_path, fields, kind, gap):
+    filler = [fields[0]] * gap  # so that the last value stands in another chunk than the first
+    path = write(
+        tmp_path / "a.csv", "n,text\n" + "".join(f"{field},x\n" for field in [*fields[:1], *filler, *fields[1:]])
+    )
     assert columns(path, column="text")["n"] == kind
 
 
@@ -351,7 +353,7 @@ def test_a_column_of_csv_has_the_type_of_all_its_values(tmp_path, words, kind, g
     ],
 )
 @pytest.mark.parametrize("gap", [0, 1000])
-def test_a_field_of_jsonl_has_the_type_of_all_its_values(tmp_path, first, last, kind, gap):
+def test_jsonl_field_has_the_type_of_all_its_values(tmp_path, first, last, kind, gap):
     rows = [{"text": "x", "v": first}] * (1 + gap) + [{"text": "x", "v": last}]
     path = write(tmp_path / "a.jsonl", jsonl(*rows))
     assert columns(path)["v"] == kind
@@ -359,13 +361,13 @@ def test_a_field_of_jsonl_has_the_type_of_all_its_values(tmp_path, first, last, 
     assert pq.read_table(tmp_path / "out.parquet").num_rows == len(rows)
 
 
-def test_values_without_a_common_type_are_written_as_text(tmp_path):
+def test_jsonl_values_without_common_type_become_text(tmp_path):
     path = write(tmp_path / "a.jsonl", jsonl(*({"text": "x", "v": v} for v in (1, "a", None, {"b": [True]}))))
     copied([path], tmp_path / "out.parquet")
     assert pq.read_table(tmp_path / "out.parquet")["v"].to_pylist() == ["1", "a", None, '{"b":[true]}']
 
 
-def test_whole_numbers_beyond_floats_among_floats_are_no_error(tmp_path):
+def test_jsonl_large_integers_among_floats_become_floats(tmp_path):
     path = write(tmp_path / "a.jsonl", jsonl(*[{"text": "x", "v": 2**60 + 1}] * 512, {"text": "x", "v": 0.5}))
     copied([path], tmp_path / "out.parquet")
     assert pq.read_table(tmp_path / "out.parquet")["v"][0].as_py() == float(2**60)
@@ -386,7 +388,7 @@ WIDE = pa.table(
 )
 
 
-def test_parquet_out_of_parquet_keeps_every_column_with_its_type(tmp_path):
+def test_parquet_to_parquet_keeps_columns_and_types(tmp_path):
     pq.write_table(WIDE, tmp_path / "in.parquet")
     copied([tmp_path / "in.parquet"], tmp_path / "out.parquet", dimensions=3)
     out = pq.read_table(tmp_path / "out.parquet")
@@ -395,7 +397,7 @@ def test_parquet_out_of_parquet_keeps_every_column_with_its_type(tmp_path):
     assert out["embedding"].to_pylist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
 
 
-def test_jsonl_out_of_parquet_writes_what_json_does_not_know_as_text(tmp_path):
+def test_parquet_to_jsonl_writes_other_types_as_text(tmp_path):
     pq.write_table(WIDE, tmp_path / "in.parquet")
     copied([tmp_path / "in.parquet"], tmp_path / "out.jsonl")
     first = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
@@ -411,7 +413,7 @@ def test_jsonl_out_of_parquet_writes_what_json_does_not_know_as_text(tmp_path):
     }
 
 
-def test_jsonl_out_of_jsonl_keeps_each_line_as_it_stood(tmp_path):
+def test_jsonl_to_jsonl_keeps_each_line_unchanged(tmp_path):
     path = write(tmp_path / "in.jsonl", '{ "text":"a", "n": 1.50, "big": 123456789012345678901234567890 } \r\n')
     copied([path], tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == (
@@ -419,14 +421,14 @@ def test_jsonl_out_of_jsonl_keeps_each_line_as_it_stood(tmp_path):
     )
 
 
-def test_numbers_of_csv_are_numbers_in_jsonl(tmp_path):
+def test_csv_to_jsonl_writes_numbers_as_numbers(tmp_path):
     copied([write(tmp_path / "in.csv", "id,zip,text\n1,007,a\n,008,b\n")], tmp_path / "out.jsonl", column="text")
     out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [(row["id"], row["zip"]) for row in out] == [(1, "007"), (None, "008")]
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
-def test_rows_that_do_not_count_are_left_out(tmp_path, suffix):
+def test_rows_that_are_not_kept_are_left_out(tmp_path, suffix):
     source = write(tmp_path / "in.jsonl", jsonl(*({"text": "x", "n": n} for n in range(1500))))
     copied([source], tmp_path / f"out.{suffix}", kept=[3, 700, 701])
     if suffix == "jsonl":
@@ -436,7 +438,7 @@ def test_rows_that_do_not_count_are_left_out(tmp_path, suffix):
     assert [(row["n"], row["embedding"]) for row in out] == [(n, [n, n]) for n in (3, 700, 701)]
 
 
-def test_a_matrix_has_a_row_of_nan_where_a_row_does_not_count(tmp_path):
+def test_npy_has_nan_where_a_row_is_not_kept(tmp_path):
     source = write(tmp_path / "in.jsonl", jsonl(*({"text": "x"} for _ in range(1500))))
     copied([source], tmp_path / "out.npy", kept=[700, 1499], dimensions=3)
     matrix = np.load(tmp_path / "out.npy", mmap_mode="r")
@@ -445,8 +447,8 @@ def test_a_matrix_has_a_row_of_nan_where_a_row_does_not_count(tmp_path):
     assert matrix[1499].tolist() == [1499] * 3
 
 
-def test_large_inputs_become_several_row_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(outputs, "_ROW_GROUP", 1 << 20)
+def test_parquet_of_many_rows_has_several_row_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(outputs, "_ROW_GROUP_BYTES", 1 << 20)
     source = write(tmp_path / "in.txt", "x\n" * 5000)
     copied([source], tmp_path / "out.parquet", dimensions=128)
     file = pq.ParquetFile(tmp_path / "out.parquet")
@@ -454,14 +456,14 @@ def test_large_inputs_become_several_row_groups(tmp_path, monkeypatch):
     assert [row[0].as_py() for row in file.read()["embedding"]] == list(range(5000))
 
 
-def test_a_column_of_the_vectors_name_is_never_written_over(tmp_path):
+def test_output_refuses_an_existing_embedding_column(tmp_path):
     source = write(tmp_path / "in.jsonl", jsonl(*[{"text": "x"}] * 600, {"text": "x", "embedding": 1}))
     for suffix in ("parquet", "jsonl"):
         with pytest.raises(ConfigurationError, match=r"a column 'embedding' already.*--embedding-column"):
             copied([source], tmp_path / f"out.{suffix}")
 
 
-def test_a_name_that_tells_no_format_is_an_error(tmp_path):
+def test_output_name_without_known_suffix_is_an_error(tmp_path):
     with pytest.raises(ConfigurationError, match=r"end it with \.parquet, \.jsonl or \.npy"):
         output_format(tmp_path / "out.csv")
 
@@ -469,7 +471,7 @@ def test_a_name_that_tells_no_format_is_an_error(tmp_path):
 # ── whole or not at all ──────────────────────────────────────────────────────────────────────────
 
 
-def test_nothing_is_seen_before_the_end_and_nothing_is_left_without_it(tmp_path):
+def test_whole_file_appears_only_when_finished(tmp_path):
     path = tmp_path / "out"
     with WholeFile(path) as file:
         file.stream.write(b"half")
@@ -481,7 +483,7 @@ def test_nothing_is_seen_before_the_end_and_nothing_is_left_without_it(tmp_path)
     assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [("out", b"whole")]
 
 
-def test_an_existing_file_is_replaced_only_when_that_was_said(tmp_path):
+def test_whole_file_replaces_only_with_overwrite(tmp_path):
     path = write(tmp_path / "out", "before")
     with pytest.raises(ConfigurationError, match="exists already: --overwrite"):
         WholeFile(path)
@@ -494,21 +496,21 @@ def test_an_existing_file_is_replaced_only_when_that_was_said(tmp_path):
     assert path.read_text() == "after"
 
 
-def test_a_file_that_appears_meanwhile_is_not_written_over(tmp_path):
+def test_whole_file_keeps_a_file_that_appears_meanwhile(tmp_path):
     path = tmp_path / "out"
     with WholeFile(path) as file:
-        write(path, "of somebody else")
+        write(path, "of another program")
         with pytest.raises(ConfigurationError, match="exists already"):
             file.finish()
-    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("out", "of somebody else")]
+    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("out", "of another program")]
 
 
-def test_two_programs_never_write_one_file_at_once(tmp_path):
+def test_whole_file_is_refused_to_a_second_writer(tmp_path):
     with WholeFile(tmp_path / "out"), pytest.raises(ConfigurationError, match="Another program"):
         WholeFile(tmp_path / "out")
 
 
-def test_what_a_killed_program_left_is_written_over(tmp_path):
+def test_whole_file_reuses_the_file_of_a_killed_program(tmp_path):
     write(tmp_path / ".out.partial", "x" * 100)
     with WholeFile(tmp_path / "out") as file:
         file.stream.write(b"new")
@@ -517,12 +519,12 @@ def test_what_a_killed_program_left_is_written_over(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["missing/out", "."])
-def test_a_place_where_no_file_can_stand_is_an_error(tmp_path, name):
+def test_whole_file_in_a_missing_folder_is_an_error(tmp_path, name):
     with pytest.raises(ConfigurationError, match="folder"):
         WholeFile(tmp_path / name)
 
 
-def test_pyarrow_is_asked_for_only_where_it_is_needed(monkeypatch, tmp_path):
+def test_pyarrow_is_required_only_for_parquet(monkeypatch, tmp_path):
     from multiembed.files import arrow
 
     arrow.arrow.cache_clear()
@@ -534,7 +536,7 @@ def test_pyarrow_is_asked_for_only_where_it_is_needed(monkeypatch, tmp_path):
     assert Column("a", None).name == "a"
 
 
-def test_what_replaces_a_file_has_its_permissions_and_stands_where_a_link_to_it_leads(tmp_path):
+def test_whole_file_keeps_permissions_and_links(tmp_path):
     (tmp_path / "there").mkdir()
     path = write(tmp_path / "there" / "out", "before")
     path.chmod(0o600)
@@ -546,13 +548,13 @@ def test_what_replaces_a_file_has_its_permissions_and_stands_where_a_link_to_it_
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("after", 0o600)
 
 
-def test_a_device_is_never_replaced():
+def test_whole_file_refuses_a_device():
     with pytest.raises(ConfigurationError, match="is no regular file"):
         WholeFile(Path(os.devnull), overwrite=True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
-def test_a_program_that_comes_while_another_finishes_does_not_touch_what_that_one_wrote(tmp_path, monkeypatch):
+def test_whole_file_opened_while_another_finishes_is_safe(tmp_path, monkeypatch):
     first = WholeFile(tmp_path / "out", overwrite=True)
     first.stream.write(b"first")
     begun = os.open
@@ -571,7 +573,7 @@ def test_a_program_that_comes_while_another_finishes_does_not_touch_what_that_on
 # ── what a file may also be ──────────────────────────────────────────────────────────────────────
 
 
-def test_parquet_that_is_no_utf_8_is_told_by_its_row_and_written_as_far_as_it_goes(tmp_path):
+def test_parquet_text_that_is_not_utf_8_is_a_fault(tmp_path):
     text = pa.array([b"good", b"\xff bad", b"good"]).view(pa.binary()).cast(pa.string(), safe=False)
     pq.write_table(pa.table({"text": text, "note": text}), tmp_path / "in.parquet")
     assert faults(tmp_path / "in.parquet", column="text") == {
@@ -581,14 +583,14 @@ def test_parquet_that_is_no_utf_8_is_told_by_its_row_and_written_as_far_as_it_go
     assert [json.loads(line)["note"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == ["good"] * 2
 
 
-def test_long_texts_of_parquet_come_in_small_chunks(tmp_path):
+def test_parquet_of_long_texts_is_read_in_small_chunks(tmp_path):
     pq.write_table(pa.table({"text": [f"{n}" + "x" * 500_000 for n in range(40)]}), tmp_path / "in.parquet")
     with Inputs([str(tmp_path / "in.parquet")]) as inputs:
         assert max(map(len, inputs.chunks())) < 10
 
 
 @pytest.mark.parametrize("kind", ["large", "dictionary", "view"])
-def test_text_of_parquet_may_be_of_any_of_arrow_s_kinds(tmp_path, kind):
+def test_parquet_text_of_any_string_type_is_read(tmp_path, kind):
     plain = pa.array(["a", None, "b", "a"])
     made = {
         "large": lambda: plain.cast(pa.large_string()),
@@ -599,20 +601,20 @@ def test_text_of_parquet_may_be_of_any_of_arrow_s_kinds(tmp_path, kind):
     assert read(tmp_path / "in.parquet") == ["a", "", "b", "a"]
 
 
-def test_a_compressed_document_is_read_as_what_it_holds(tmp_path):
+def test_compressed_document_is_read(tmp_path):
     assert read(write(tmp_path / "a.md.gz", gzip.compress(b"# Title\n"))) == ["# Title\n"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
-def test_a_name_that_is_no_utf_8_is_written_as_far_as_it_goes(tmp_path, suffix):
+def test_file_name_that_is_not_utf_8_is_written(tmp_path, suffix):
     (tmp_path / "in").mkdir()
     Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/\xff.txt")).write_text("text")
     copied([tmp_path / "in"], tmp_path / f"out.{suffix}")
     assert (tmp_path / f"out.{suffix}").exists()
 
 
-def test_files_of_a_folder_may_change_meanwhile_and_the_output_may_stand_among_them(tmp_path):
+def test_folder_may_hold_the_output(tmp_path):
     write(tmp_path / "a.md", "text")
     with Inputs([str(tmp_path)]) as inputs:
         inputs.survey(columns=False)
@@ -620,21 +622,21 @@ def test_files_of_a_folder_may_change_meanwhile_and_the_output_may_stand_among_t
         assert [len(chunk) for chunk in inputs.chunks()] == [1]
 
 
-def test_rows_without_any_field_are_faults_and_those_behind_them_tell_the_column(tmp_path):
+def test_jsonl_empty_objects_are_faults(tmp_path):
     path = write(tmp_path / "a.jsonl", "{}\n" * 600 + '{"id": 1, "body": "x"}\n')
     assert read(path)[-1] == "x"
     assert len(faults(path)) == 600
     assert faults(write(tmp_path / "b.jsonl", "{}\n")) == {f"{tmp_path / 'b.jsonl'}:1": "the line has no field"}
 
 
-def test_an_object_too_deep_to_be_written_is_a_fault_and_no_crash(tmp_path):
+def test_jsonl_deep_object_with_nan_is_a_fault(tmp_path):
     deep = '{"text": "x", "score": NaN, "v": ' + "[" * 600 + "]" * 600 + "}"
     path = write(tmp_path / "a.jsonl", f'{{"text": "good"}}\n{deep}\n')
     assert list(faults(path)) == [f"{path}:2"]
 
 
-def test_an_input_that_is_not_there_or_may_not_be_read_is_said_before_anything_else(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match=r"There is no file or folder .*none\.txt"):
+def test_missing_or_unreadable_input_is_an_error(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"The file or folder .*none\.txt"):
         read(tmp_path / "none.txt")
     path = write(tmp_path / "a.txt", "x")
     monkeypatch.setattr(os, "access", lambda *_: False)

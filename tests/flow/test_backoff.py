@@ -1,4 +1,4 @@
-"""How long to wait: jitter over a growing interval, and what a server asks for, when it makes sense."""
+"""Backoff delay with jitter, and the Retry-After header."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from hypothesis import strategies as st
 
 from multiembed.flow.backoff import backoff_delay, retry_after
 
+pytestmark = pytest.mark.unit
+
 NOON = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 NOW = NOON.timestamp()
 
 
 @pytest.mark.parametrize(
-    ("attempt", "chance", "seconds"),
+    ("attempt", "rng", "seconds"),
     [(1, 1.0, 0.5), (2, 1.0, 1.0), (3, 1.0, 2.0), (6, 1.0, 16.0), (7, 1.0, 20.0), (1, 0.0, 0.0), (3, 0.25, 0.5)],
 )
-def test_each_failure_doubles_the_interval_up_to_twenty_seconds(attempt, chance, seconds):
-    assert backoff_delay(attempt, chance) == seconds
+def test_backoff_interval_doubles_up_to_20_seconds(attempt, rng, seconds):
+    assert backoff_delay(attempt, rng) == seconds
 
 
 @given(st.integers(1, 10**9), st.floats(0, 1, exclude_max=True))
-def test_a_wait_is_never_negative_nor_longer_than_twenty_seconds(attempt, chance):
-    assert 0 <= backoff_delay(attempt, chance) < 20.0
+def test_backoff_delay_is_between_0_and_20_seconds(attempt, rng):
+    assert 0 <= backoff_delay(attempt, rng) < 20.0
 
 
 @given(st.integers(1, 100), st.floats(0, 1), st.floats(0, 1))
-def test_the_wait_is_spread_over_the_whole_interval(attempt, low, high):
+def test_backoff_jitter_covers_the_whole_interval(attempt, low, high):
     shorter, longer = sorted((low, high))
     assert backoff_delay(attempt, shorter) <= backoff_delay(attempt, longer)
     assert backoff_delay(attempt, 0.0) == 0.0
@@ -73,7 +75,7 @@ def test_the_wait_is_spread_over_the_whole_interval(attempt, low, high):
     ids=str,
 )
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Shanghai"])
-def test_a_servers_wish_is_read_and_nonsense_is_no_wish(headers, seconds, zone, monkeypatch):
+def test_retry_after_is_parsed_or_ignored(headers, seconds, zone, monkeypatch):
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
@@ -89,8 +91,8 @@ def test_retry_after_on_another_status_is_ignored(status):
 
 
 @pytest.mark.parametrize("minutes", [-10, 10, 600])
-def test_a_date_is_relative_to_the_clock_of_the_server(minutes):
-    """FINDINGS A4: a server's clock that was ten minutes ahead made a second's pause one of two minutes."""
+def test_retry_after_date_is_relative_to_the_server_clock(minutes):
+    """A server's clock that was ten minutes ahead made a pause of one second one of two minutes."""
     sent = NOW + 60 * minutes
     headers = {
         "date": format_datetime(datetime.fromtimestamp(sent, UTC), usegmt=True),
@@ -101,12 +103,12 @@ def test_a_date_is_relative_to_the_clock_of_the_server(minutes):
 
 
 @given(st.integers(-(10**6), 10**6))
-def test_a_date_is_as_many_seconds_away_as_it_lies_ahead(ahead):
+def test_retry_after_date_gives_the_seconds_until_it(ahead):
     date = format_datetime(datetime.fromtimestamp(NOW + ahead, UTC), usegmt=True)
     assert retry_after(503, {"retry-after": date}, NOW) == (max(0, ahead) if ahead <= 3600 else None)
 
 
 @given(st.text(), st.text())
-def test_no_header_however_strange_breaks_the_reading(one, other):
-    wish = retry_after(429, {"retry-after": one, "retry-after-ms": other}, NOW)
-    assert wish is None or 0 <= wish < float("inf")
+def test_retry_after_with_any_text_raises_nothing(one, other):
+    seconds = retry_after(429, {"retry-after": one, "retry-after-ms": other}, NOW)
+    assert seconds is None or 0 <= seconds < float("inf")

@@ -1,4 +1,4 @@
-"""What a server or a callable does in one batch leaves the others alone (FINDINGS A2, A6, A7, A8, B5, B9)."""
+"""What a server or a callable does in one batch does not affect the others, over real sockets and all methods."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from typing import ClassVar
 
 import pytest
-from support.flow_driver import Play, always, good, reply
+from support.flow_driver import FlowDriver, always, good, reply
 from support.scripted_server import DIMENSIONS, Reply, openai_reply, scripted, vector_of
 
 from langchain_multiembed import MultiEmbeddings
@@ -20,7 +20,7 @@ from multiembed import (
     PartialFailureError,
     no_waits,
 )
-from multiembed.flow.context import CAP_SECONDS
+from multiembed.flow.context import MAX_ITEMS_TTL
 from multiembed.responses.duplicate_responses import DuplicateGuard
 from multiembed.transport.types import HttpRequest, HttpResponse
 
@@ -51,7 +51,7 @@ def _astream(client, texts):
 
 
 @pytest.fixture(params=[_embed, _aembed, _stream, _astream], ids=["embed", "aembed", "stream", "astream"])
-def door(request):
+def call(request):
     return request.param
 
 
@@ -65,7 +65,7 @@ def assert_right(result, texts, *, but=()):
             assert result.vectors[position].tolist() == vector_of(text)
 
 
-# ── A2: one batch's surprise ─────────────────────────────────────────────────────────────────────
+# ── unexpected responses ─────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -86,19 +86,19 @@ def assert_right(result, texts, *, but=()):
     ids=["digits", "superscript", "wide digits", "deep", "unclosed", "nested code", "index", "number", "usage",
          "surrogate", "teapot"],
 )  # fmt: skip
-def test_a_surprise_in_one_answer_fails_no_other_batch(door, surprise):
+def test_unexpected_response_fails_no_other_batch(call, surprise):
     def answer(request):
         return surprise if "text 13" in request.texts else openai_reply(request)
 
     with scripted(answer) as server, no_waits(), pytest.raises(PartialFailureError) as caught:
-        door(client_of(server, max_retries=1), TEXTS)
+        call(client_of(server, max_retries=1), TEXTS)
     failed = set(caught.value.failures)
     assert 13 in failed
     assert failed <= set(range(10, 20))
     assert_right(caught.value.result, TEXTS, but=failed)
 
 
-def test_a_token_counter_that_raises_keeps_what_is_embedded(door):
+def test_token_counter_that_raises_keeps_embedded_texts(call):
     """An exception while batches are packed: what was sent before is answered and kept."""
 
     def count(text):
@@ -111,7 +111,7 @@ def test_a_token_counter_that_raises_keeps_what_is_embedded(door):
     with scripted(openai_reply) as server, no_waits():
         client = client_of(server, token_counter=count, limits=limits, max_concurrency=1)
         with pytest.raises(MultiEmbedError) as caught:
-            door(client, texts)
+            call(client, texts)
         sent = {text for request in server.requests for text in request.texts}
     if isinstance(caught.value, PartialFailureError):
         failed = set(caught.value.failures)
@@ -123,23 +123,23 @@ def test_a_token_counter_that_raises_keeps_what_is_embedded(door):
 
 
 @pytest.mark.parametrize("name", ["\ud800", "m\x1b[31m", "m\n", "a\x00b"])
-def test_a_model_name_that_cannot_be_sent_is_refused(name):
+def test_model_name_that_cannot_be_sent_is_rejected(name):
     with pytest.raises(ConfigurationError, match="characters") as caught:
         EmbeddingClient(f"gateway:m{name}m", api_key=KEY, base_url="http://127.0.0.1:9")
     assert str(caught.value).isprintable()
 
 
-def test_a_call_without_asyncio_says_what_it_needs():
+def test_call_without_asyncio_raises_configuration_error():
     coroutine = EmbeddingClient("local:char-ngrams").aembed(["text"])
     with pytest.raises(ConfigurationError, match="trio"):
         coroutine.send(None)
 
 
-# ── A6: one wrong number ─────────────────────────────────────────────────────────────────────────
+# ── wrong numbers ────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("tokens", [10**10, 2**63, 10_000])
-def test_a_bill_above_what_the_texts_allow_changes_no_batch(door, tokens):
+def test_implausible_token_count_changes_no_batch(call, tokens):
     def answer(request):
         right = openai_reply(request)
         if len(server.requests) == 1:
@@ -148,15 +148,15 @@ def test_a_bill_above_what_the_texts_allow_changes_no_batch(door, tokens):
 
     with scripted(answer) as server:
         client = client_of(server, limits={"max_items": 10, "max_tokens_per_request": 200})
-        result = door(client, TEXTS)
-        again = door(client, [f"more {text}" for text in TEXTS])
+        result = call(client, TEXTS)
+        again = call(client, [f"more {text}" for text in TEXTS])
     assert_right(result, TEXTS)
     assert result.usage.total_tokens is None  # what was billed is not known
     assert again.usage.total_tokens == 40
     assert len(server.requests) == 8
 
 
-def test_a_bill_that_the_texts_allow_is_kept():
+def test_plausible_token_count_is_kept():
     with scripted(openai_reply) as server:
         assert client_of(server).embed(["你好"]).usage.total_tokens == 1
 
@@ -169,43 +169,43 @@ def test_a_bill_that_the_texts_allow_is_kept():
         assert client_of(server).embed(["你好"]).usage.total_tokens == 6
 
 
-def test_a_learned_cap_is_forgotten_after_some_minutes():
+def test_learned_max_items_expire_after_some_minutes():
     def one(texts):
         words = "batch size is invalid, it should not be larger than 1"
         return good(texts) if len(texts) == 1 else reply(400, {"error": {"message": words}})
 
-    play, texts = Play(), ["a", "b", "c", "d"]
-    play.run(texts, one)
-    assert play.sent == [texts, ["a"], ["b"], ["c"], ["d"]]
-    play.sent.clear()
-    play.run(texts, one)
-    assert play.sent == [["a"], ["b"], ["c"], ["d"]]
-    play.sent.clear()
-    play.now += CAP_SECONDS
-    play.run(texts, good)
-    assert play.sent == [texts]
+    driver, texts = FlowDriver(), ["a", "b", "c", "d"]
+    driver.run(texts, one)
+    assert driver.sent == [texts, ["a"], ["b"], ["c"], ["d"]]
+    driver.sent.clear()
+    driver.run(texts, one)
+    assert driver.sent == [["a"], ["b"], ["c"], ["d"]]
+    driver.sent.clear()
+    driver.now += MAX_ITEMS_TTL
+    driver.run(texts, good)
+    assert driver.sent == [texts]
 
 
-def test_a_cap_above_what_was_sent_is_not_learned():
-    play = Play()
-    play.run(["a", "b"], [lambda _: reply(400, {"error": {"message": "maximum allowed batch size 64"}}), good, good])
-    assert play.learned.max_items_at(play.now) is None
+def test_max_items_above_the_batch_are_not_learned():
+    driver = FlowDriver()
+    driver.run(["a", "b"], [lambda _: reply(400, {"error": {"message": "maximum allowed batch size 64"}}), good, good])
+    assert driver.learned.max_items_at(driver.now) is None
 
 
-# ── A7: equal texts ──────────────────────────────────────────────────────────────────────────────
+# ── dedup ────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("door", [_embed, _aembed])
-def test_20000_equal_texts_are_paid_once(door):
+@pytest.mark.parametrize("call", [_embed, _aembed])
+def test_20000_equal_texts_are_sent_once(call):
     with scripted(openai_reply) as server:
-        result = door(client_of(server), ["the same"] * 20_000)
+        result = call(client_of(server), ["the same"] * 20_000)
         assert len(result.vectors) == 20_000
         assert sum(len(request.texts) for request in server.requests) == 1
 
 
 @pytest.mark.parametrize("way", ["stream", "astream"])
 @pytest.mark.parametrize("different", [1, 7])
-def test_a_stream_of_equal_texts_pays_each_once(way, different):
+def test_stream_of_equal_texts_sends_each_once(way, different):
     texts = [f"text {number % different}" for number in range(20_000)]
     with scripted(openai_reply) as server:
         client = client_of(server)
@@ -224,7 +224,7 @@ def test_a_stream_of_equal_texts_pays_each_once(way, different):
     assert sum(result.usage.requests for result in results) == len(server.requests)
 
 
-def test_a_text_in_flight_that_fails_fails_where_it_is_waited_for():
+def test_shared_text_in_flight_fails_in_every_chunk():
     def answer(request):
         if "bad" in request.texts:
             return Reply({"error": {"message": "content policy", "code": "content_filter"}}, 400)
@@ -247,7 +247,7 @@ def test_a_text_in_flight_that_fails_fails_where_it_is_waited_for():
     assert position == len(texts)
 
 
-# ── A8: late duplicates, and a model that changes ────────────────────────────────────────────────
+# ── late duplicates, and a model that changes ────────────────────────────────────────────────────
 
 
 class Doubler:
@@ -272,7 +272,7 @@ async def _each(call, texts):
 
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("way", ["embed", "aembed", "LangChain", "LangChain async", "LlamaIndex", "LlamaIndex async"])
-def test_a_late_copy_of_an_answer_is_never_another_texts_vector(way, every):
+def test_late_duplicate_response_is_not_used(way, every):
     texts = [f"text {number}" for number in range(60)]
     with scripted(Doubler(every)) as server:
         options = {"api_key": KEY, "base_url": server.url}
@@ -296,13 +296,13 @@ def test_a_late_copy_of_an_answer_is_never_another_texts_vector(way, every):
 
 
 @pytest.mark.parametrize("way", [_embed, _aembed], ids=["embed", "aembed"])
-def test_late_copies_with_many_in_flight_give_no_wrong_vector(way):
+def test_late_duplicates_with_many_in_flight_are_not_used(way):
     texts = [f"text {number}" for number in range(400)]
     with scripted(Doubler(2)) as server:
         assert_right(way(client_of(server, limits={"max_items": 1}, max_concurrency=16), texts), texts)
 
 
-def test_a_server_that_repeats_itself_by_nature_is_used():
+def test_server_with_constant_vectors_is_used():
     """A test double that gives every text the same vector."""
 
     def constant(request):
@@ -317,7 +317,7 @@ def test_a_server_that_repeats_itself_by_nature_is_used():
 
 
 @pytest.mark.parametrize("way", [_embed, _aembed], ids=["embed", "aembed"])
-def test_an_equal_answer_on_a_fresh_connection_is_used(way):
+def test_equal_response_on_a_fresh_connection_is_used(way):
     """There, nothing can come twice: two clients, and options that change no vector."""
     with scripted(openai_reply) as server:
         for parameters in ({}, {"user": "a"}):
@@ -326,7 +326,7 @@ def test_an_equal_answer_on_a_fresh_connection_is_used(way):
         assert len(server.requests) == 2
 
 
-def test_the_duplicate_guard_tells_answers_by_request():
+def test_duplicate_guard_compares_the_requests():
     guard = DuplicateGuard()
     answer = HttpResponse(200, {}, b'{"data": [{"embedding": [1]}]}')
     assert not guard.is_duplicate(b"a", answer)
@@ -342,7 +342,7 @@ def test_the_duplicate_guard_tells_answers_by_request():
     assert not guard.is_duplicate(b"c", answer)
 
 
-def test_the_duplicate_guard_tells_bodies_of_equal_ends():
+def test_duplicate_guard_compares_the_middle_of_bodies():
     guard, ends = DuplicateGuard(), b'"embedding"' + b" " * 20_000
     assert not guard.is_duplicate(b"a", HttpResponse(200, {}, ends + b"1" * 100 + ends))
     assert not guard.is_duplicate(b"b", HttpResponse(200, {}, ends + b"2" * 100 + ends))
@@ -351,7 +351,7 @@ def test_the_duplicate_guard_tells_bodies_of_equal_ends():
     assert guard.is_duplicate(other, HttpResponse(200, {}, ends))
 
 
-def test_a_duplicate_is_counted_where_the_next_fails():
+def test_duplicate_is_counted_when_the_resend_fails():
     answers = []
 
     def answer(request):
@@ -367,7 +367,7 @@ def test_a_duplicate_is_counted_where_the_next_fails():
         assert client.usage.requests == len(server.requests)
 
 
-def test_a_duplicate_and_what_follows_share_a_timeout():
+def test_duplicate_and_its_resend_share_a_timeout():
     class Wire:
         sent: ClassVar = []
 
@@ -393,20 +393,20 @@ FAILURES = {
 
 @pytest.mark.parametrize("how", FAILURES)
 @pytest.mark.parametrize("max_retries", [0, 1, 5, 8])
-def test_equal_failures_take_no_more_than_the_retries(door, how, max_retries):
+def test_equal_failures_take_no_more_than_the_retries(call, how, max_retries):
     """An answer that came before, and is retried anyway, is not asked for once more besides."""
     with scripted(lambda _: FAILURES[how]) as server, no_waits(), pytest.raises(MultiEmbedError):
-        door(client_of(server, max_retries=max_retries), TEXTS[:10])
+        call(client_of(server, max_retries=max_retries), TEXTS[:10])
     assert len(server.requests) == 1 + max_retries
 
 
-def test_an_answer_of_another_model_within_a_call_is_refused(door):
+def test_response_of_another_model_is_rejected(call):
     def answer(request):
         model = "fallback" if "text 25" in request.texts else "m"
         return openai_reply(request, model=model)
 
     with scripted(answer) as server, no_waits(), pytest.raises(PartialFailureError) as caught:
-        door(client_of(server, max_concurrency=1), TEXTS)
+        call(client_of(server, max_concurrency=1), TEXTS)
     assert set(caught.value.failures) == set(range(20, 30))
     error = caught.value.failures[25]
     assert isinstance(error, MalformedResponseError)
@@ -415,15 +415,15 @@ def test_an_answer_of_another_model_within_a_call_is_refused(door):
     assert_right(caught.value.result, TEXTS, but=range(20, 30))
 
 
-def test_an_answer_of_another_model_that_was_an_accident_is_retried(door):
+def test_response_of_another_model_is_retried(call):
     def answer(request):
         return openai_reply(request, model="fallback" if len(server.requests) == 2 else "m")
 
     with scripted(answer) as server, no_waits():
-        assert_right(door(client_of(server), TEXTS), TEXTS)
+        assert_right(call(client_of(server), TEXTS), TEXTS)
 
 
-# ── B5, B9: the form of an answer ────────────────────────────────────────────────────────────────
+# ── response formats ────────────────────────────────────────────────────────────────────────────
 
 
 def without_index(request):
@@ -459,37 +459,37 @@ def html(request):
 
 
 @pytest.mark.parametrize("form", [without_index, null_index])
-def test_one_vector_for_one_text_needs_no_index(door, form):
+def test_single_vector_needs_no_index(call, form):
     with scripted(form) as server:
-        assert door(client_of(server), ["text"]).vectors.tolist() == [vector_of("text")]
+        assert call(client_of(server), ["text"]).vectors.tolist() == [vector_of("text")]
 
 
 @pytest.mark.parametrize("form", [without_index, null_index, one_based, nested, html])
 @pytest.mark.parametrize("count", [2, 200])
-def test_a_fault_of_form_is_retried_once(door, form, count):
+def test_format_error_is_retried_once(call, form, count):
     texts = [f"text {number}" for number in range(count)]
     with scripted(form) as server, no_waits(), pytest.raises(MalformedResponseError):
-        door(client_of(server, max_concurrency=1), texts)
+        call(client_of(server, max_concurrency=1), texts)
     assert len(server.requests) <= 4
 
 
 @pytest.mark.parametrize("form", [one_based, nested, html])
-def test_a_fault_of_form_for_one_text_is_retried_once(door, form):
+def test_format_error_of_one_text_is_retried_once(call, form):
     with scripted(form) as server, no_waits(), pytest.raises(MalformedResponseError):
-        door(client_of(server), ["text"])
+        call(client_of(server), ["text"])
     assert len(server.requests) == 2
 
 
-def test_an_answer_without_a_vector_is_still_retried():
-    """Unlike a fault of form, it may be complete the next time."""
-    play = Play(max_retries=3)
+def test_response_without_vectors_is_retried():
+    """Unlike a failure of form, it may be complete the next time."""
+    driver = FlowDriver(max_retries=3)
     short = always(reply(200, {"data": []}))
-    assert play.run(["a"], [short, short, short, good]).failures == {}
+    assert driver.run(["a"], [short, short, short, good]).failures == {}
 
 
-def test_a_byte_order_mark_before_an_answer_is_accepted(door):
+def test_byte_order_mark_is_accepted(call):
     def answer(request):
         return Reply(b"\xef\xbb\xbf" + json.dumps(openai_reply(request).body).encode())
 
     with scripted(answer) as server:
-        assert_right(door(client_of(server), TEXTS), TEXTS)
+        assert_right(call(client_of(server), TEXTS), TEXTS)

@@ -1,4 +1,4 @@
-"""MultiEmbeddings as LangChain and its users treat it: four methods, options, keys, copies and the caller's clients."""
+"""MultiEmbeddings: four methods, options, keys, copies, pickles and own clients."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def embeddings(options):
 
 
 def call_with(embeddings, method, text="some text"):
-    """The answer of one of the four methods for one text, as one vector."""
+    """Result of one of the four methods for one text, as one vector."""
     answer = call(getattr(embeddings, method), [text] if METHODS[method] == "document" else text)
     return answer[0] if METHODS[method] == "document" else answer
 
@@ -64,7 +64,7 @@ def call_with(embeddings, method, text="some text"):
 
 @pytest.mark.parametrize("method", FOR_DOCUMENTS)
 @pytest.mark.parametrize("model", MODELS)
-def test_documents_get_their_own_vectors_in_order_and_a_text_that_stands_twice_is_sent_once(simulator, model, method):
+def test_documents_get_vectors_and_duplicates_are_sent_once(simulator, model, method):
     embeddings = MultiEmbeddings(model=model, **options_for(simulator, model))
     texts = [*texts_of(150), *reversed(texts_of(50))]
     vectors = call(getattr(embeddings, method), texts)
@@ -75,7 +75,7 @@ def test_documents_get_their_own_vectors_in_order_and_a_text_that_stands_twice_i
 
 @pytest.mark.parametrize("method", ["embed_query", "aembed_query"])
 @pytest.mark.parametrize("model", MODELS)
-def test_a_query_gets_its_own_vector(simulator, model, method):
+def test_query_gets_its_own_vector(simulator, model, method):
     embeddings = MultiEmbeddings(model=model, **options_for(simulator, model))
     vector = call(getattr(embeddings, method), "敏捷的棕色狐狸")
     assert are_right([vector], ["敏捷的棕色狐狸"], DIMENSIONS[model])
@@ -106,25 +106,25 @@ def test_no_documents_give_no_vectors_and_no_request(simulator, model, method):
 
 
 @pytest.mark.parametrize(("method", "role"), METHODS.items())
-def test_the_native_api_is_told_whether_a_text_is_a_query(simulator, embeddings, method, role):
+def test_native_api_gets_the_role(simulator, embeddings, method, role):
     call_with(embeddings, method)
     assert [request.body["parameters"]["text_type"] for request in simulator.requests] == [role]
 
 
 @pytest.mark.parametrize(("method", "role"), METHODS.items())
 @pytest.mark.parametrize("model", [DASHSCOPE, "siliconflow:Qwen/Qwen3-Embedding-0.6B"])
-def test_an_instruction_goes_with_queries_only(simulator, model, method, role):
+def test_instruction_goes_with_queries_only(simulator, model, method, role):
     embeddings = MultiEmbeddings(model=model, instruct="Find recipes", **options_for(simulator, model))
     call_with(embeddings, method)
     assert ("Find recipes" in json.dumps(simulator.requests[0].body)) == (role == "query")
 
 
-def test_it_is_an_embeddings_class_of_langchain(embeddings):
+def test_class_is_a_langchain_embeddings_class(embeddings):
     assert isinstance(embeddings, Embeddings)
 
 
 @pytest.mark.parametrize("method", FOR_DOCUMENTS)
-def test_a_text_that_is_too_long_raises_and_is_named_instead_of_shortening_the_list(simulator, method):
+def test_too_long_text_raises_an_error_with_its_index(simulator, method):
     model = "zhipu:embedding-2"
     embeddings = MultiEmbeddings(model=model, **options_for(simulator, model))
     texts = ["before", "0123456789 " * 200, "after"]
@@ -135,7 +135,7 @@ def test_a_text_that_is_too_long_raises_and_is_named_instead_of_shortening_the_l
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_refused_key_is_one_request_and_one_error_that_does_not_show_it(simulator, options, method):
+def test_refused_key_is_one_request_and_is_not_shown(simulator, options, method):
     embeddings = MultiEmbeddings(model=DASHSCOPE, **{**options, "api_key": "sk-wrong-2718281828"})
     with pytest.raises(AuthenticationError) as raised:
         call_with(embeddings, method)
@@ -151,17 +151,17 @@ def test_a_refused_key_is_one_request_and_one_error_that_does_not_show_it(simula
     ("wrong", "right"),
     [("dimension", "dimensions"), ("time_out", "timeout"), ("apikey", "api_key"), ("max_retry", "max_retries")],
 )
-def test_an_unknown_option_is_refused_and_the_nearest_name_is_shown(options, wrong, right):
+def test_unknown_option_is_refused_with_the_nearest_name(options, wrong, right):
     with pytest.raises(ConfigurationError, match=f"{wrong!r}: did you mean {right!r}"):
         MultiEmbeddings(model=DASHSCOPE, **options, **{wrong: 1})
 
 
-def test_a_missing_model_is_named(options):
+def test_missing_model_is_named(options):
     with pytest.raises(ConfigurationError, match="'model' is missing"):
         MultiEmbeddings(**options)
 
 
-def test_dimensions_the_model_has_not_are_refused_before_anything_is_sent(simulator, options):
+def test_unsupported_dimensions_are_refused_before_sending(simulator, options):
     with pytest.raises(ConfigurationError, match="1000 dimensions"):
         MultiEmbeddings(model=DASHSCOPE, dimensions=1000, **options)
     assert simulator.requests == []
@@ -169,12 +169,12 @@ def test_dimensions_the_model_has_not_are_refused_before_anything_is_sent(simula
 
 @pytest.mark.parametrize("wrong", ["not a client", 5, object()])
 @pytest.mark.parametrize("option", ["http_client", "http_async_client"])
-def test_a_client_that_is_none_is_refused_at_construction(options, option, wrong):
+def test_own_client_of_a_wrong_type_is_refused_at_construction(options, option, wrong):
     with pytest.raises(ConfigurationError, match=option):
         MultiEmbeddings(model=DASHSCOPE, **options, **{option: wrong})
 
 
-def test_an_async_client_in_the_place_of_the_sync_one_is_refused_at_construction(options):
+def test_async_client_as_the_sync_one_is_refused(options):
     with pytest.raises(ConfigurationError, match="http_client"):
         MultiEmbeddings(model=DASHSCOPE, http_client=httpx.AsyncClient(), **options)
 
@@ -191,7 +191,7 @@ def test_dense_and_sparse_output_gives_the_dense_vectors(simulator, options, met
     assert simulator.requests[0].body["parameters"]["output_type"] == "dense&sparse"
 
 
-def test_an_assigned_option_is_heeded_by_the_next_call(simulator, embeddings):
+def test_assigned_option_is_used_by_the_next_call(simulator, embeddings):
     assert are_right([embeddings.embed_query("a")], ["a"])
     embeddings.dimensions = 64
     assert are_right([embeddings.embed_query("a")], ["a"], 64)
@@ -217,7 +217,7 @@ def test_an_assigned_option_is_heeded_by_the_next_call(simulator, embeddings):
         ("max_concurrency", 0),
     ],
 )
-def test_a_refused_assignment_leaves_the_embedder_as_it_was(embeddings, option, value):
+def test_refused_assignment_does_not_change_the_embedder(embeddings, option, value):
     before = repr(embeddings), embeddings.model_dump(), embeddings.model_dump(exclude_unset=True)
     with pytest.raises(ConfigurationError):
         setattr(embeddings, option, value)
@@ -225,19 +225,19 @@ def test_a_refused_assignment_leaves_the_embedder_as_it_was(embeddings, option, 
     assert are_right([embeddings.embed_query("a")], ["a"])
 
 
-def test_an_unknown_attribute_cannot_be_assigned(embeddings):
+def test_unknown_attribute_cannot_be_assigned(embeddings):
     with pytest.raises(ValueError, match="dimension"):
         embeddings.dimension = 64
 
 
-def test_a_copy_with_an_update_uses_the_new_option_and_leaves_the_old_one_alone(embeddings):
+def test_copy_with_an_update_does_not_change_the_original(embeddings):
     embeddings.embed_query("a")
     smaller = embeddings.model_copy(update={"dimensions": 256})
     assert are_right([smaller.embed_query("a")], ["a"], 256)
     assert are_right([embeddings.embed_query("a")], ["a"], 1024)
 
 
-def test_a_copy_with_an_update_that_cannot_work_says_so_at_its_first_use(simulator, embeddings):
+def test_copy_with_an_invalid_update_fails_at_its_first_use(simulator, embeddings):
     with pytest.raises(ConfigurationError, match="7 dimensions"):
         embeddings.model_copy(update={"dimensions": 7}).embed_query("a")
     assert simulator.requests == []
@@ -248,14 +248,14 @@ def test_a_copy_with_an_update_that_cannot_work_says_so_at_its_first_use(simulat
 
 @pytest.mark.parametrize("form", [str, SecretStr, lambda key: lambda: key, lambda key: f"  {key}\n"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_key_may_be_text_a_secret_or_a_function(simulator, options, form, method):
+def test_key_may_be_text_a_secret_or_a_function(simulator, options, form, method):
     embeddings = MultiEmbeddings(model=DASHSCOPE, **{**options, "api_key": form(SECRET)})
     assert are_right([call_with(embeddings, method)], ["some text"])
     assert simulator.requests[0].headers["authorization"] == f"Bearer {SECRET}"
 
 
 @pytest.mark.parametrize("method", FOR_DOCUMENTS)
-def test_a_key_function_is_asked_for_every_request(options, method):
+def test_key_function_is_called_for_every_request(options, method):
     seen = []
 
     def handler(request):
@@ -274,14 +274,14 @@ def test_a_key_function_is_asked_for_every_request(options, method):
 
 
 @pytest.mark.parametrize("model", REMOTE_MODELS)
-def test_the_key_is_found_in_the_environment(simulator, monkeypatch, model):
+def test_key_is_found_in_the_environment(simulator, monkeypatch, model):
     provider = PROVIDERS[provider_of(model)]
     monkeypatch.setenv(provider.key_env[0], SECRET)
     embeddings = MultiEmbeddings(model=model, base_url=simulator.base_url(provider.id))
     assert are_right([embeddings.embed_query("a")], ["a"], DIMENSIONS[model])
 
 
-def test_a_variable_that_is_set_to_nothing_counts_as_missing(simulator, monkeypatch):
+def test_empty_key_variable_counts_as_missing(simulator, monkeypatch):
     monkeypatch.setenv("ZHIPUAI_API_KEY", "")
     with pytest.raises(ConfigurationError, match="ZHIPUAI_API_KEY or ZAI_API_KEY"):
         MultiEmbeddings(model="zhipu:embedding-3", base_url=simulator.base_url("zhipu"))
@@ -321,7 +321,7 @@ def test_no_key_is_shown(simulator, monkeypatch, options, source, show):
     assert SECRET not in shown
 
 
-def test_headers_which_may_hold_secrets_are_in_no_repr_and_no_dump(options):
+def test_headers_are_in_no_repr_and_no_dump(options):
     embeddings = MultiEmbeddings(model=DASHSCOPE, headers={"X-Route": "secret-route"}, **options)
     assert "secret-route" not in f"{embeddings!r} {embeddings} {embeddings.model_dump()} {dumps(embeddings)}"
 
@@ -331,7 +331,7 @@ def test_headers_which_may_hold_secrets_are_in_no_repr_and_no_dump(options):
 
 @pytest.mark.parametrize("copying", [copy.copy, copy.deepcopy, MultiEmbeddings.model_copy])
 @pytest.mark.parametrize("used", [False, True])
-def test_a_copy_keeps_the_key(embeddings, copying, used):
+def test_copy_keeps_the_key(embeddings, copying, used):
     if used:
         embeddings.embed_query("a")
     assert are_right(copying(embeddings).embed_documents(texts_of(30)), texts_of(30))
@@ -349,12 +349,12 @@ class Vault:
             return self._key
 
 
-def test_a_deep_copy_asks_the_same_key_function(options):
+def test_deep_copy_asks_the_same_key_function(options):
     embeddings = MultiEmbeddings(model=DASHSCOPE, **{**options, "api_key": Vault(SECRET).key})
     assert are_right([copy.deepcopy(embeddings).embed_query("a")], ["a"])
 
 
-def test_a_deep_copy_shares_the_callers_client(options):
+def test_deep_copy_shares_the_callers_client(options):
     with httpx.Client() as mine:
         embeddings = MultiEmbeddings(model=DASHSCOPE, http_client=mine, **options)
         assert copy.deepcopy(embeddings).http_client is mine
@@ -362,7 +362,7 @@ def test_a_deep_copy_shares_the_callers_client(options):
 
 @pytest.mark.parametrize("used", [False, True])
 @pytest.mark.parametrize("method", METHODS)
-def test_an_unpickled_embedder_reads_the_environment_at_its_first_use(monkeypatch, embeddings, used, method):
+def test_unpickled_embedder_reads_the_environment_at_first_use(monkeypatch, embeddings, used, method):
     if used:
         embeddings.embed_query("a")
     unpickled = pickle.loads(pickle.dumps(embeddings))
@@ -373,12 +373,12 @@ def test_an_unpickled_embedder_reads_the_environment_at_its_first_use(monkeypatc
     assert are_right([call_with(unpickled, method)], ["some text"])
 
 
-def test_a_key_travels_in_a_pickle_where_it_was_allowed(options):
+def test_key_is_pickled_with_key_in_pickle(options):
     embeddings = MultiEmbeddings(model=DASHSCOPE, key_in_pickle=True, **options)
     assert are_right([pickle.loads(pickle.dumps(embeddings)).embed_query("a")], ["a"])
 
 
-def test_pickling_leaves_the_pickled_embedder_as_it_was(embeddings):
+def test_pickling_does_not_change_the_embedder(embeddings):
     embeddings.embed_query("a")
     before = embeddings.client
     pickle.dumps(embeddings)
@@ -386,7 +386,7 @@ def test_pickling_leaves_the_pickled_embedder_as_it_was(embeddings):
     assert are_right([embeddings.embed_query("a")], ["a"])
 
 
-def test_options_travel_in_a_pickle(monkeypatch, options):
+def test_options_are_pickled(monkeypatch, options):
     embeddings = MultiEmbeddings(model=DASHSCOPE, dimensions=256, timeout=7.0, instruct="Find recipes", **options)
     monkeypatch.setenv("DASHSCOPE_API_KEY", SECRET)
     unpickled = pickle.loads(pickle.dumps(embeddings))
@@ -395,7 +395,7 @@ def test_options_travel_in_a_pickle(monkeypatch, options):
     assert are_right([unpickled.embed_query("a")], ["a"], 256)
 
 
-def test_a_pickle_says_that_the_callers_client_stays_behind(options):
+def test_pickle_warns_that_the_own_client_is_dropped(options):
     with httpx.Client() as mine:
         embeddings = MultiEmbeddings(model=DASHSCOPE, http_client=mine, key_in_pickle=True, **options)
         with pytest.warns(UserWarning, match="http_client cannot be pickled"):
@@ -403,11 +403,11 @@ def test_a_pickle_says_that_the_callers_client_stays_behind(options):
     assert are_right([pickle.loads(pickled).embed_query("a")], ["a"])
 
 
-# -- the caller's own clients
+# -- own clients
 
 
 class CountingTransport(httpx.BaseTransport):
-    """Hands through to real sockets, and counts."""
+    """Transport over real sockets that counts its requests."""
 
     def __init__(self):
         self._inner = httpx.HTTPTransport()
@@ -434,7 +434,7 @@ class CountingAsyncTransport(httpx.AsyncBaseTransport):
         await self._inner.aclose()
 
 
-def test_the_callers_sync_client_is_used_and_stays_open(simulator, options):
+def test_own_sync_client_is_used_and_not_closed(simulator, options):
     transport = CountingTransport()
     with httpx.Client(transport=transport) as mine:
         embeddings = MultiEmbeddings(model=DASHSCOPE, http_client=mine, **options)
@@ -446,7 +446,7 @@ def test_the_callers_sync_client_is_used_and_stays_open(simulator, options):
     assert transport.requests == len(simulator.requests) == 6
 
 
-async def test_the_callers_async_client_is_used_and_stays_open(simulator, options):
+async def test_own_async_client_is_used_and_not_closed(simulator, options):
     transport = CountingAsyncTransport()
     async with httpx.AsyncClient(transport=transport) as mine:
         embeddings = MultiEmbeddings(model=DASHSCOPE, http_async_client=mine, **options)
@@ -459,7 +459,7 @@ async def test_the_callers_async_client_is_used_and_stays_open(simulator, option
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_mock_transport_serves_without_a_socket(simulator, options, method):
+def test_mock_transport_serves_without_a_socket(simulator, options, method):
     seen = []
 
     def handler(request):
@@ -479,7 +479,7 @@ def test_a_mock_transport_serves_without_a_socket(simulator, options, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_client_that_its_owner_has_closed_is_an_error_of_ours(options, method):
+def test_closed_own_client_is_a_multiembed_error(options, method):
     mine, mine_async = httpx.Client(), httpx.AsyncClient()
     mine.close()
     asyncio.run(mine_async.aclose())
@@ -488,7 +488,7 @@ def test_a_client_that_its_owner_has_closed_is_an_error_of_ours(options, method)
         call_with(embeddings, method)
 
 
-def test_the_callers_async_client_in_a_second_loop_gives_right_vectors_or_an_error_of_ours(options):
+def test_own_async_client_in_a_second_loop_is_right_or_refused(options):
     mine = httpx.AsyncClient()
     embeddings = MultiEmbeddings(model=DASHSCOPE, http_async_client=mine, max_retries=0, max_concurrency=20, **options)
     texts = texts_of(200)
@@ -504,7 +504,7 @@ def test_the_callers_async_client_in_a_second_loop_gives_right_vectors_or_an_err
     assert right
 
 
-# -- in LangChain's hands
+# -- in vector stores and retrievers
 
 
 PASSAGES = [
@@ -515,7 +515,7 @@ PASSAGES = [
 ]
 
 
-def test_a_vector_store_finds_the_nearest_document(simulator, embeddings):
+def test_vector_store_finds_the_nearest_document(simulator, embeddings):
     store = InMemoryVectorStore(embeddings)
     store.add_documents([Document(page_content=passage, id=str(i)) for i, passage in enumerate(PASSAGES)])
     found = store.similarity_search_with_score("oil for a bicycle chain", k=4)
@@ -525,14 +525,14 @@ def test_a_vector_store_finds_the_nearest_document(simulator, embeddings):
     assert [request.body["parameters"]["text_type"] for request in simulator.requests] == ["document", "query"]
 
 
-async def test_a_vector_store_finds_the_nearest_document_async(simulator, embeddings):
+async def test_vector_store_finds_the_nearest_document_async(simulator, embeddings):
     store = await InMemoryVectorStore.afrom_texts(PASSAGES, embeddings)
     found = await store.asimilarity_search("春天的鸟", k=1)
     assert [document.page_content for document in found] == [PASSAGES[3]]
     assert [request.body["parameters"]["text_type"] for request in simulator.requests] == ["document", "query"]
 
 
-def test_a_retriever_may_be_asked_from_many_threads_at_once(simulator, embeddings):
+def test_retriever_serves_many_threads_at_once(simulator, embeddings):
     retriever = InMemoryVectorStore.from_texts(PASSAGES, embeddings).as_retriever(search_kwargs={"k": 1})
     simulator.clear()
     answers = retriever.batch(PASSAGES * 5, config={"max_concurrency": 8})
@@ -540,7 +540,7 @@ def test_a_retriever_may_be_asked_from_many_threads_at_once(simulator, embedding
     assert len(simulator.requests) == 20
 
 
-async def test_a_retriever_may_be_asked_by_many_tasks_at_once(embeddings):
+async def test_retriever_serves_many_tasks_at_once(embeddings):
     store = await InMemoryVectorStore.afrom_texts(PASSAGES, embeddings)
     answers = await store.as_retriever(search_kwargs={"k": 1}).abatch(PASSAGES * 5)
     assert [[document.page_content for document in found] for found in answers] == [[p] for p in PASSAGES * 5]

@@ -8,6 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
+import support.faults  # noqa: F401 - registers the faults that only tests inject
 
 from multiembed.providers.local import embed
 from multiembed.simulator import FAULTS

@@ -1,4 +1,4 @@
-"""What is logged, at which level, and what never is (FINDINGS E1)."""
+"""Log lines by level; none holds a key or a text."""
 
 from __future__ import annotations
 
@@ -57,29 +57,41 @@ def test_refusals_pauses_and_retries_are_logged(lines):
     assert sum(line.startswith("INFO gateway:m: paused for ") and "rate_limit" in line for line in logged) == 2
 
 
-def test_a_learned_limit_is_logged(lines):
+def test_learned_limit_is_logged(lines):
     numbers = itertools.count()
 
     def answer(request):
         busy = Reply({"error": {"message": "too many requests per minute"}}, 429)
         return busy if next(numbers) in (60, 61, 62) else openai_reply(request)
 
-    logged = lines(answer, [f"secret text {number}" for number in range(120)], logging.INFO, limits={"max_items": 1})
+    logged = lines(
+        answer,
+        [f"secret text {number}" for number in range(120)],
+        logging.INFO,
+        limits={"max_items": 1},
+        max_concurrency=1,
+    )
     assert any("slowed down to" in line and "requests per second" in line for line in logged)
 
 
-def test_an_outage_and_its_end_are_logged(lines):
+def test_outage_and_its_end_are_logged(lines):
     numbers = itertools.count()
 
     def answer(request):
         return Reply(b"", 503) if 3 <= next(numbers) < 7 else openai_reply(request)
 
-    logged = lines(answer, [f"secret text {number}" for number in range(8)], logging.INFO, limits={"max_items": 1})
+    logged = lines(
+        answer,
+        [f"secret text {number}" for number in range(8)],
+        logging.INFO,
+        limits={"max_items": 1},
+        max_concurrency=1,
+    )
     assert any("circuit breaker open" in line for line in logged)
     assert any("works again" in line for line in logged)
 
 
-def test_a_text_that_is_given_up_is_a_warning(lines):
+def test_text_that_is_given_up_is_a_warning(lines):
     def answer(request):
         return Reply(b"", 500) if "secret text 3" in request.texts else openai_reply(request)
 
@@ -87,7 +99,7 @@ def test_a_text_that_is_given_up_is_a_warning(lines):
     assert logged == ["WARNING gateway:m: one text makes requests fail (server) and is given up"]
 
 
-def test_a_learned_cap_is_logged(lines):
+def test_learned_cap_is_logged(lines):
     def answer(request):
         if len(request.texts) > 3:
             return Reply({"error": {"message": "maximum allowed batch size 3"}}, 413)
@@ -101,7 +113,7 @@ def test_nothing_is_logged_above_the_level(lines):
     assert lines(openai_reply, ["secret text"], logging.WARNING) == []
 
 
-def test_a_program_without_logging_is_shown_nothing():
+def test_unconfigured_logging_prints_nothing():
     code = "import multiembed.observability.log; multiembed.observability.log.logger.warning('a warning')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")

@@ -1,4 +1,4 @@
-"""Progress: a bar that moves in small steps by every door, right in a terminal, in a notebook and in a log."""
+"""Progress bar: its steps for every way to embed, and its form in a terminal, a notebook and a log."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ import threading
 from contextlib import closing
 
 import pytest
-from support.adapters import DASHSCOPE, DOORS, REPOSITORY, SYNC_DOORS, call, client_of, options_for, texts_of
+from support.adapters import (
+    DASHSCOPE,
+    ENTRY_POINTS,
+    REPOSITORY,
+    SYNC_ENTRY_POINTS,
+    call,
+    client_of,
+    options_for,
+    texts_of,
+)
 
 from llamaindex_multiembed import MultiEmbedding
 from multiembed import EmbeddingClient, PartialFailureError
-from multiembed.execution.stream import BLOCK_TEXTS
+from multiembed.execution.stream import CHUNK_TEXTS
 from multiembed.observability import progress
 
 PER_REQUEST = 10
@@ -23,7 +32,7 @@ PER_REQUEST = 10
 
 
 class Bar:
-    """Takes tqdm's place and keeps what it is told."""
+    """Replacement of tqdm that keeps its settings and updates."""
 
     made: list[Bar]
 
@@ -31,6 +40,7 @@ class Bar:
         self.total, self.desc, self.unit, self.settings = total, desc, unit, settings
         self.steps = []
         self.totals = []
+        self.first_total = total
         self.closed = False
         self.made.append(self)
 
@@ -49,20 +59,20 @@ class Bar:
 
 @pytest.fixture(autouse=True)
 def no_notebook(monkeypatch):
-    """This process is no notebook, though nbclient imports ipykernel into it."""
+    """Hide ipykernel, which nbclient imports into this process."""
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
 
 
 @pytest.fixture
 def bars(monkeypatch):
-    """The bars that were made."""
+    """All bars of the test."""
     monkeypatch.setattr(Bar, "made", [], raising=False)
     monkeypatch.setattr("tqdm.auto.tqdm", Bar)
     return Bar.made
 
 
-@pytest.fixture(params=DOORS.values(), ids=DOORS.keys())
-def door(request):
+@pytest.fixture(params=ENTRY_POINTS.values(), ids=ENTRY_POINTS.keys())
+def entry_point(request):
     return request.param
 
 
@@ -71,12 +81,12 @@ def options(simulator):
     return options_for(simulator)
 
 
-# ── what a bar is told ───────────────────────────────────────────────────────────────────────────
+# ── updates of a bar ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_bar_moves_with_each_request_to_its_end_and_counts_a_text_as_often_as_it_stands(bars, options, door):
+def test_bar_moves_with_each_request_and_counts_repeated_texts(bars, options, entry_point):
     texts = [*texts_of(45), *texts_of(5)]
-    call(door.embed, door.make(DASHSCOPE, show_progress=True, **options), texts)
+    call(entry_point.embed, entry_point.make(DASHSCOPE, show_progress=True, **options), texts)
     [bar] = bars
     assert (bar.desc, bar.unit, bar.total, bar.done, bar.closed) == (DASHSCOPE, "text", 50, 50, True)
     assert len([step for step in bar.steps if step]) == 5
@@ -84,28 +94,28 @@ def test_a_bar_moves_with_each_request_to_its_end_and_counts_a_text_as_often_as_
 
 
 @pytest.mark.usefixtures("simulator")
-def test_nothing_is_shown_unless_it_is_asked_for(bars, options, door, capfd):
-    embedder = door.make(DASHSCOPE, **options)
-    call(door.embed, embedder, texts_of(25))
-    call(door.embed_query, embedder, "a query")
+def test_no_bar_is_shown_by_default(bars, options, entry_point, capfd):
+    embedder = entry_point.make(DASHSCOPE, **options)
+    call(entry_point.embed, embedder, texts_of(25))
+    call(entry_point.embed_query, embedder, "a query")
     assert bars == []
     assert capfd.readouterr() == ("", "")
 
 
-def test_known_texts_are_done_at_once(bars, options, door, tmp_path):
-    embedder = door.make(DASHSCOPE, show_progress=True, cache=tmp_path / "cache.sqlite", **options)
+def test_bar_counts_cached_texts_at_once(bars, options, entry_point, tmp_path):
+    embedder = entry_point.make(DASHSCOPE, show_progress=True, cache=tmp_path / "cache.sqlite", **options)
     with closing(client_of(embedder)):
-        call(door.embed, embedder, texts_of(30))
-        call(door.embed, embedder, texts_of(40))
+        call(entry_point.embed, embedder, texts_of(30))
+        call(entry_point.embed, embedder, texts_of(40))
     assert bars[1].steps == [30, PER_REQUEST]
 
 
-def test_texts_that_fail_are_done_with_and_the_bar_is_closed(bars, simulator, options, door):
+def test_bar_counts_failed_texts_and_is_closed(bars, simulator, options, entry_point):
     texts = texts_of(30)
     texts[17] = "this is MODERATED"
     simulator.fail("moderated")
     with pytest.raises(PartialFailureError):
-        call(door.embed, door.make(DASHSCOPE, show_progress=True, **options), texts)
+        call(entry_point.embed, entry_point.make(DASHSCOPE, show_progress=True, **options), texts)
     [bar] = bars
     assert (bar.done, bar.closed) == (30, True)
 
@@ -113,9 +123,7 @@ def test_texts_that_fail_are_done_with_and_the_bar_is_closed(bars, simulator, op
 @pytest.mark.parametrize("workers", [None, 4], ids=["", "workers"])
 @pytest.mark.parametrize("method", ["get_text_embedding_batch", "aget_text_embedding_batch"])
 @pytest.mark.parametrize("by", ["argument", "option"])
-def test_llamaindexs_own_show_progress_is_one_bar_in_small_steps_whatever_the_window(
-    bars, options, method, by, workers
-):
+def test_show_progress_of_llamaindex_is_one_bar_for_all_windows(bars, options, method, by, workers):
     embedding = MultiEmbedding(
         model_name=DASHSCOPE, embed_batch_size=40, num_workers=workers, show_progress=by == "option", **options
     )
@@ -126,7 +134,7 @@ def test_llamaindexs_own_show_progress_is_one_bar_in_small_steps_whatever_the_wi
     assert set(bar.totals) == {130}
 
 
-def test_calls_together_show_one_bar_which_other_calls_do_not_touch(bars, options):
+def test_shared_bar_is_not_used_by_other_calls(bars, options):
     client = EmbeddingClient(DASHSCOPE, show_progress=True, **options)
 
     async def both():
@@ -141,9 +149,9 @@ def test_calls_together_show_one_bar_which_other_calls_do_not_touch(bars, option
 
 
 @pytest.mark.parametrize("kind", ["stream", "astream"])
-def test_the_bar_of_a_stream_of_unknown_length_grows_with_what_was_read_and_is_never_ahead_of_it(bars, kind):
+def test_bar_of_a_stream_grows_with_the_texts_read(bars, kind):
     client = EmbeddingClient("local:any", dimensions=16, show_progress=True)
-    count = 3 * BLOCK_TEXTS + 5
+    count = 3 * CHUNK_TEXTS + 5
 
     async def read():
         return [len(block.vectors) async for block in client.astream(iter(texts_of(count)))]
@@ -155,13 +163,13 @@ def test_the_bar_of_a_stream_of_unknown_length_grows_with_what_was_read_and_is_n
     [bar] = bars
     assert (bar.total, bar.done, bar.closed) == (count, count, True)
     assert bar.totals == sorted(bar.totals)
-    assert bar.totals[0] < count
+    assert bar.first_total < count
     assert all(sum(bar.steps[: at + 1]) <= total for at, total in enumerate(bar.totals))
 
 
-def test_a_stream_that_is_closed_early_closes_its_bar(bars):
+def test_stream_closed_early_closes_its_bar(bars):
     client = EmbeddingClient("local:any", dimensions=16, show_progress=True)
-    with closing(client.stream(iter(texts_of(5 * BLOCK_TEXTS)))) as stream:
+    with closing(client.stream(iter(texts_of(5 * CHUNK_TEXTS)))) as stream:
         next(stream)
     assert bars[0].closed
 
@@ -174,28 +182,28 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture(params=SYNC_DOORS.values(), ids=SYNC_DOORS)
-def sync_door(request):
+@pytest.fixture(params=SYNC_ENTRY_POINTS.values(), ids=SYNC_ENTRY_POINTS)
+def sync_entry_point(request):
     return request.param
 
 
-def test_in_a_terminal_one_line_is_written_over(monkeypatch, options, sync_door):
+def test_bar_in_a_terminal_is_one_line(monkeypatch, options, sync_entry_point):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    call(sync_door.embed, sync_door.make(DASHSCOPE, show_progress=True, **options), texts_of(60))
+    call(sync_entry_point.embed, sync_entry_point.make(DASHSCOPE, show_progress=True, **options), texts_of(60))
     shown = terminal.getvalue()
     assert shown.count("\n") == 1
     assert shown.endswith("\n")
     assert "60/60" in shown.split("\r")[-1]
 
 
-def test_bar_on_a_stopped_terminal_holds_up_no_other_call(monkeypatch, options):
-    stopped, let_go = threading.Event(), threading.Event()
+def test_bar_on_a_stopped_terminal_blocks_no_other_call(monkeypatch, options):
+    stopped, resume = threading.Event(), threading.Event()
     draw = progress.Progress.draw
 
     def held(bar):
         stopped.set()
-        assert let_go.wait(20)
+        assert resume.wait(20)
         draw(bar)
 
     monkeypatch.setattr(progress.Progress, "draw", held)
@@ -206,22 +214,22 @@ def test_bar_on_a_stopped_terminal_holds_up_no_other_call(monkeypatch, options):
         assert stopped.wait(20)
         assert len(EmbeddingClient(DASHSCOPE, **options).embed(texts_of(60, "other")).vectors) == 60
     finally:
-        let_go.set()
+        resume.set()
         caller.join(20)
 
 
-def test_in_a_log_there_are_few_whole_lines(monkeypatch, options, sync_door):
+def test_bar_in_a_log_writes_few_whole_lines(monkeypatch, options, sync_entry_point):
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
-    monkeypatch.setattr(progress, "_EVERY", 1e6)
-    call(sync_door.embed, sync_door.make(DASHSCOPE, show_progress=True, **options), texts_of(600))
+    monkeypatch.setattr(progress, "_LOG_INTERVAL", 1e6)
+    call(sync_entry_point.embed, sync_entry_point.make(DASHSCOPE, show_progress=True, **options), texts_of(600))
     lines = log.getvalue().splitlines()
-    assert len(lines) == 2, "the beginning and the end, for it took no such time"
+    assert len(lines) == 2, "only the first and the last state"
     assert "600/600" in lines[-1]
     assert not re.search(r"[\r\x1b]", log.getvalue())
 
 
-def test_a_log_gets_a_line_every_ten_seconds(monkeypatch):
+def test_bar_in_a_log_writes_a_line_every_ten_seconds(monkeypatch):
     log, clock = io.StringIO(), [0.0]
     monkeypatch.setattr(sys, "stderr", log)
     bar = progress.Progress("a-model", 600)
@@ -235,7 +243,7 @@ def test_a_log_gets_a_line_every_ten_seconds(monkeypatch):
     assert 5 <= len(log.getvalue().splitlines()) <= 9
 
 
-def test_an_unchanged_line_is_not_repeated(monkeypatch):
+def test_unchanged_line_is_not_repeated(monkeypatch):
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
     EmbeddingClient("local:any", show_progress=True).embed([])
@@ -259,9 +267,9 @@ def closed():
 
 
 @pytest.mark.parametrize("stream", [lambda: None, closed, Broken], ids=["missing", "closed", "broken"])
-def test_a_program_without_a_console_embeds_all_the_same(stream, monkeypatch, options, door):
+def test_bar_without_a_console_does_not_stop_the_call(stream, monkeypatch, options, entry_point):
     monkeypatch.setattr(sys, "stderr", stream())
-    vectors = call(door.embed, door.make(DASHSCOPE, show_progress=True, **options), texts_of(25))
+    vectors = call(entry_point.embed, entry_point.make(DASHSCOPE, show_progress=True, **options), texts_of(25))
     assert len(vectors) == 25
 
 
@@ -275,7 +283,7 @@ CELLS = {
 """All ways to 2,500 texts."""
 
 
-def test_in_a_notebook_it_is_a_widget_which_ends_full_and_no_line_of_a_log(tmp_path, monkeypatch):
+def test_bar_in_a_notebook_is_a_widget_that_ends_full(tmp_path, monkeypatch):
     for needed in ("nbformat", "ipykernel", "ipywidgets"):
         pytest.importorskip(needed)
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat.v4")
@@ -290,10 +298,10 @@ def test_in_a_notebook_it_is_a_widget_which_ends_full_and_no_line_of_a_log(tmp_p
     run = nbclient.NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(tmp_path)}})
     run.execute()
     for cell in notebook.cells[1:]:
-        shown, answer = cell.outputs
-        assert answer["data"]["text/plain"] == "2500"
+        shown, result = cell.outputs
+        assert result["data"]["text/plain"] == "2500"
         box = run.widget_state[shown["data"]["application/vnd.jupyter.widget-view+json"]["model_id"]]
-        words, bar, numbers = (run.widget_state[child.removeprefix("IPY_MODEL_")] for child in box["children"])
-        assert words["value"].replace("\u2007", " ") == "local:any: 100%"
+        label, bar, numbers = (run.widget_state[child.removeprefix("IPY_MODEL_")] for child in box["children"])
+        assert label["value"].replace("\u2007", " ") == "local:any: 100%"
         assert (bar["value"], bar["max"], bar["bar_style"]) == (2500, 2500, "success")
         assert "2500/2500" in numbers["value"]

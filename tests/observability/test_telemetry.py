@@ -1,4 +1,4 @@
-"""Span events and metrics of OpenTelemetry (FINDINGS E1)."""
+"""Span events and metrics of OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_calls_requests_and_tokens_are_metrics(telemetry, embed):
     assert found["multiembed.cached_texts"][1][labels()].value == 0
 
 
-def test_a_failed_call_is_measured_with_its_error(telemetry, embed):
+def test_failed_call_is_measured_with_its_error(telemetry, embed):
     embed(lambda _: Reply({"error": {"message": "wrong key"}}, 401), ["text"])
     _, seconds = points(telemetry[1])["gen_ai.client.operation.duration"]
     assert seconds[labels(error__type="AuthenticationError")].count == 1
@@ -108,7 +108,7 @@ def test_retries_are_events_of_the_span(telemetry, embed):
     assert points(telemetry[1])["multiembed.retries"][1][labels()].value == 2
 
 
-def test_a_batch_that_is_halved_is_an_event_of_the_span(telemetry, embed):
+def test_batch_that_is_halved_is_an_event_of_the_span(telemetry, embed):
     def answer(request):
         return Reply(b"", 500) if "text 3" in request.texts else openai_reply(request)
 

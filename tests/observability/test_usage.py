@@ -1,4 +1,4 @@
-"""What was spent and what became of it: usage and reports by every door, and the events that tell it elsewhere."""
+"""Usage and statistics for every way to embed, and their events in LangChain, LlamaIndex and OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from support.adapters import ASYNC_DOORS, DASHSCOPE, EVERY_DOOR, call, client_of, options_for, texts_of
+from support.adapters import ALL_ENTRY_POINTS, ASYNC_ENTRY_POINTS, DASHSCOPE, call, client_of, options_for, texts_of
 
 from langchain_multiembed import MultiEmbeddings
 from langchain_multiembed.events import EVENT
@@ -64,9 +64,9 @@ PER_REQUEST = 10
 """Texts in one of DashScope's requests."""
 
 
-@pytest.fixture(params=EVERY_DOOR.values(), ids=EVERY_DOOR.keys())
-def every_door(request):
-    """All ways in, streams among them."""
+@pytest.fixture(params=ALL_ENTRY_POINTS.values(), ids=ALL_ENTRY_POINTS.keys())
+def any_entry_point(request):
+    """All ways to embed, streams among them."""
     return request.param
 
 
@@ -83,7 +83,7 @@ def at_once():
 
 
 def billed(simulator):
-    """Tokens, by the server's own book."""
+    """Tokens that the server counted."""
     return sum(arrival.tokens for arrival in simulator.arrivals if arrival.accepted)
 
 
@@ -91,10 +91,10 @@ def billed(simulator):
 
 
 @pytest.mark.parametrize("model", PRICES)
-def test_usage_is_what_the_server_billed_and_cost_what_the_catalog_says(simulator, model, every_door):
-    embedder = every_door.make(model, **options_for(simulator, model))
+def test_usage_is_the_billed_tokens_and_cost_their_price(simulator, model, any_entry_point):
+    embedder = any_entry_point.make(model, **options_for(simulator, model))
     for turn in range(1, 3):
-        call(every_door.embed, embedder, texts_of(70, f"turn {turn}"))
+        call(any_entry_point.embed, embedder, texts_of(70, f"turn {turn}"))
         usage = client_of(embedder).usage
         assert usage.total_tokens == billed(simulator) > 0
         assert usage.requests == len(simulator.requests) >= turn
@@ -108,38 +108,38 @@ def _without_usage(_, answer):
     return Answer(answer.status, answer.headers, json.dumps(body).encode())
 
 
-def test_what_one_reply_does_not_tell_stays_unknown(simulator, options, every_door):
-    embedder = every_door.make(DASHSCOPE, **options)
+def test_usage_missing_in_one_response_makes_the_total_unknown(simulator, options, any_entry_point):
+    embedder = any_entry_point.make(DASHSCOPE, **options)
     simulator.fail(_without_usage, times=1)
-    call(every_door.embed, embedder, texts_of(25))
-    call(every_door.embed, embedder, texts_of(25, "later"))
+    call(any_entry_point.embed, embedder, texts_of(25))
+    call(any_entry_point.embed, embedder, texts_of(25, "later"))
     client = client_of(embedder)
     assert (client.usage.total_tokens, client.usage.cost) == (None, None)
     assert (client.report.total_tokens, client.report.cost) == (None, None)
     assert client.usage.requests == len(simulator.requests) == 6
 
 
-def test_what_is_embedded_on_this_machine_costs_nothing(every_door):
-    embedder = every_door.make("local:any", dimensions=64)
-    call(every_door.embed, embedder, texts_of(50))
+def test_local_provider_costs_nothing(any_entry_point):
+    embedder = any_entry_point.make("local:any", dimensions=64)
+    call(any_entry_point.embed, embedder, texts_of(50))
     assert client_of(embedder).usage == Usage()
     assert client_of(embedder).report.texts == 50
     assert client_of(embedder).report.p50 is None
 
 
-def test_known_texts_cost_nothing_and_are_counted_as_such(simulator, options, every_door):
-    embedder = every_door.make(DASHSCOPE, cache=InMemoryByteStore(), **options)
+def test_cached_texts_cost_nothing_and_are_counted(simulator, options, any_entry_point):
+    embedder = any_entry_point.make(DASHSCOPE, cache=InMemoryByteStore(), **options)
     texts = [*texts_of(30), *texts_of(5)]
-    call(every_door.embed, embedder, texts)
+    call(any_entry_point.embed, embedder, texts)
     paid = client_of(embedder).usage
-    call(every_door.embed, embedder, texts)
+    call(any_entry_point.embed, embedder, texts)
     assert client_of(embedder).usage == replace(paid, cached_texts=35)
     report = client_of(embedder).report
     assert (report.texts, report.cached_texts, report.failed_texts) == (70, 35, 0)
     assert report.requests == len(simulator.requests) == 3
 
 
-def test_a_result_tells_what_its_own_call_cost(simulator, options):
+def test_result_holds_the_usage_of_its_own_call(simulator, options):
     client = EmbeddingClient(DASHSCOPE, cache=InMemoryByteStore(), **options)
     first, second = client.embed(texts_of(30)).usage, client.embed(texts_of(40)).usage
     assert (first.requests, first.cached_texts) == (3, 0)
@@ -148,26 +148,27 @@ def test_a_result_tells_what_its_own_call_cost(simulator, options):
     assert client.usage.total_tokens == billed(simulator)
 
 
-# ── the report ───────────────────────────────────────────────────────────────────────────────────
+# ── statistics ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_report_tells_all_that_usage_tells(options, every_door):
-    embedder = every_door.make(DASHSCOPE, **options)
-    call(every_door.embed, embedder, texts_of(25))
+def test_stats_hold_all_that_usage_holds(options, any_entry_point):
+    embedder = any_entry_point.make(DASHSCOPE, **options)
+    call(any_entry_point.embed, embedder, texts_of(25))
     client = client_of(embedder)
-    report = asdict(client.report)
+    report = asdict(client.stats)
+    assert client.report == client.stats
     assert {name: value for name, value in report.items() if name in asdict(client.usage)} == asdict(client.usage)
     assert 0.0 < report["p50"] <= report["p99"] < 60.0
 
 
 @pytest.mark.usefixtures("at_once")
-def test_retries_are_requests_and_each_text_is_billed_once(simulator, options, every_door):
-    embedder = every_door.make(DASHSCOPE, **options)
-    call(every_door.embed, embedder, ["the account is known"])
+def test_retries_are_requests_and_each_text_is_billed_once(simulator, options, any_entry_point):
+    embedder = any_entry_point.make(DASHSCOPE, **options)
+    call(any_entry_point.embed, embedder, ["the account is known"])
     simulator.clear()
     before = client_of(embedder).usage
     simulator.fail("server-error", times=2)
-    call(every_door.embed, embedder, texts_of(40))
+    call(any_entry_point.embed, embedder, texts_of(40))
     report = client_of(embedder).report
     assert (report.retries, report.rate_errors, report.failed_texts) == (2, 0, 0)
     assert report.requests - before.requests == len(simulator.requests) == 6
@@ -178,24 +179,24 @@ def test_retries_are_requests_and_each_text_is_billed_once(simulator, options, e
 
 
 @pytest.mark.usefixtures("at_once")
-def test_rate_errors_are_counted_and_fail_no_text(simulator, options, every_door):
-    embedder = every_door.make(DASHSCOPE, **{**options, "max_concurrency": 2})
-    call(every_door.embed, embedder, ["the account is known"])
+def test_rate_errors_are_counted_and_fail_no_text(simulator, options, any_entry_point):
+    embedder = any_entry_point.make(DASHSCOPE, **{**options, "max_concurrency": 2})
+    call(any_entry_point.embed, embedder, ["the account is known"])
     simulator.fail("rate-limit", times=3)
-    call(every_door.embed, embedder, texts_of(40))
+    call(any_entry_point.embed, embedder, texts_of(40))
     report = client_of(embedder).report
     assert report.rate_errors == 3
     assert (report.texts, report.failed_texts) == (41, 0)
     assert report.requests == len(simulator.requests) == 1 + 4 + 3
 
 
-def test_a_text_that_fails_is_one_of_the_texts_and_its_neighbours_are_billed(simulator, options, every_door):
-    embedder = every_door.make(DASHSCOPE, **options)
+def test_failed_text_is_counted_and_the_others_are_billed(simulator, options, any_entry_point):
+    embedder = any_entry_point.make(DASHSCOPE, **options)
     texts = texts_of(30)
     texts[17] = "this is MODERATED"
     simulator.fail("moderated")
     with pytest.raises(PartialFailureError) as caught:
-        call(every_door.embed, embedder, texts)
+        call(any_entry_point.embed, embedder, texts)
     simulator.heal()
     client = client_of(embedder)
     assert isinstance(caught.value.failures[17], ContentRejectedError)
@@ -207,25 +208,25 @@ def test_a_text_that_fails_is_one_of_the_texts_and_its_neighbours_are_billed(sim
     assert client.usage.total_tokens == reference.total_tokens
 
 
-def test_a_call_that_fails_as_a_whole_leaves_its_texts_as_failed(simulator, options, every_door):
-    embedder = every_door.make(DASHSCOPE, **{**options, "api_key": "sk-wrong"})
+def test_failed_call_counts_all_its_texts_as_failed(simulator, options, any_entry_point):
+    embedder = any_entry_point.make(DASHSCOPE, **{**options, "api_key": "sk-wrong"})
     with pytest.raises(AuthenticationError):
-        call(every_door.embed, embedder, texts_of(30))
+        call(any_entry_point.embed, embedder, texts_of(30))
     report = client_of(embedder).report
     assert report.texts == report.failed_texts == 30
     assert (report.requests, report.total_tokens, report.cost) == (len(simulator.requests), 0, 0.0) == (1, 0, 0.0)
 
 
-def test_a_blank_text_of_a_stream_is_a_failed_text(options):
+def test_blank_text_of_a_stream_is_a_failed_text(options):
     client = EmbeddingClient(DASHSCOPE, **options)
     list(client.stream(["one", "", "three"], on_error="keep"))
     assert (client.report.texts, client.report.failed_texts) == (3, 1)
 
 
-def test_calls_at_the_same_time_add_up(simulator, options, every_door):
-    embedder = every_door.make(DASHSCOPE, **options)
+def test_calls_at_the_same_time_add_up(simulator, options, any_entry_point):
+    embedder = any_entry_point.make(DASHSCOPE, **options)
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda number: call(every_door.embed, embedder, texts_of(30, f"{number}")), range(6)))
+        list(pool.map(lambda number: call(any_entry_point.embed, embedder, texts_of(30, f"{number}")), range(6)))
     report = client_of(embedder).report
     assert (report.texts, report.failed_texts) == (180, 0)
     assert report.requests == len(simulator.requests) == 18
@@ -233,44 +234,44 @@ def test_calls_at_the_same_time_add_up(simulator, options, every_door):
 
 
 @given(st.lists(st.floats(1e-4, 1e3), min_size=1, max_size=60))
-def test_latencies_are_told_within_one_percent(seconds):
-    tally = StatsCollector()
-    tally.add(Usage(), seconds=seconds)
-    report = tally.report()
+def test_latency_quantiles_are_right_within_one_percent(seconds):
+    stats = StatsCollector()
+    stats.add(Usage(), seconds=seconds)
+    report = stats.snapshot()
     assert report.p50 == pytest.approx(np.quantile(seconds, 0.50, method="inverted_cdf"), rel=0.01)
     assert report.p99 == pytest.approx(np.quantile(seconds, 0.99, method="inverted_cdf"), rel=0.01)
 
 
-# ── calls that are broken off ────────────────────────────────────────────────────────────────────
+# ── interrupted calls ────────────────────────────────────────────────────────────────────────────
 
 
 class Interrupting:
-    """Ctrl-C comes while two requests are under way, whose answers come later."""
+    """Server that sends Ctrl-C while two requests are in flight, and answers them later."""
 
     def __init__(self):
-        self.let_go = threading.Event()
-        self.came = 0
+        self.resume = threading.Event()
+        self.received = 0
         self.armed = False
 
     def __call__(self, request):
         texts = json.loads(request.content)["input"]["texts"]
         if self.armed:
-            self.came += 1
-            if self.came == 2:
+            self.received += 1
+            if self.received == 2:
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-            assert self.let_go.wait(30)
+            assert self.resume.wait(30)
         rows = [{"text_index": index, "embedding": row} for index, row in enumerate(embed(texts, 1024).tolist())]
         return httpx.Response(200, json={"output": {"embeddings": rows}, "usage": {"total_tokens": 7}})
 
 
-def comes_true(condition, patience=30.0):
-    end = time.monotonic() + patience
-    while not condition() and time.monotonic() < end:
+def wait_until(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.005)
     return condition()
 
 
-def test_after_ctrl_c_what_was_under_way_in_threads_is_counted_and_kept_when_its_answer_comes(options):
+def test_requests_in_flight_at_ctrl_c_are_counted_and_cached(options):
     answers, kept = Interrupting(), InMemoryByteStore()
     with httpx.Client(transport=httpx.MockTransport(answers)) as mine:
         client = EmbeddingClient(DASHSCOPE, max_concurrency=2, cache=kept, http_client=mine, **options)
@@ -279,29 +280,29 @@ def test_after_ctrl_c_what_was_under_way_in_threads_is_counted_and_kept_when_its
         with pytest.raises(KeyboardInterrupt):
             client.embed(texts_of(60))
         assert client.usage.total_tokens == 7
-        answers.let_go.set()
-        assert comes_true(lambda: not client.pending)
-    assert answers.came == 2
+        answers.resume.set()
+        assert wait_until(lambda: not client.pending)
+    assert answers.received == 2
     assert client.usage.requests == 1 + 2
     assert client.usage.total_tokens == 21
     assert client.report.texts == 1 + 2 * PER_REQUEST
     assert len(list(kept.yield_keys())) == 1 + 2 * PER_REQUEST
 
 
-@pytest.mark.parametrize("door", ASYNC_DOORS.values(), ids=ASYNC_DOORS)
-async def test_what_a_cancelled_task_had_sent_is_counted(options, door):
-    came, four = [], asyncio.Event()
+@pytest.mark.parametrize("entry_point", ASYNC_ENTRY_POINTS.values(), ids=ASYNC_ENTRY_POINTS)
+async def test_requests_of_a_cancelled_task_are_counted(options, entry_point):
+    received, four = [], asyncio.Event()
 
     async def hold(request):
-        came.append(request)
-        if len(came) == 4:
+        received.append(request)
+        if len(received) == 4:
             four.set()
         await asyncio.Event().wait()
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(hold)) as mine:
-        embedder = door.make(DASHSCOPE, max_concurrency=4, http_async_client=mine, **options)
+        embedder = entry_point.make(DASHSCOPE, max_concurrency=4, http_async_client=mine, **options)
         limiter_for(account_id(client_of(embedder).target)).permit(AccountLimits()).report_success()
-        tasks = [asyncio.create_task(door.embed(embedder, [f"text {number}"])) for number in range(6)]
+        tasks = [asyncio.create_task(entry_point.embed(embedder, [f"text {number}"])) for number in range(6)]
         async with asyncio.timeout(30):
             await four.wait()
         for task in tasks:
@@ -322,7 +323,7 @@ METHODS = {
 
 
 class Listener(BaseCallbackHandler):
-    """Keeps the custom events of its runs; may raise what it is told to."""
+    """Keeps the custom events of its runs, and raises an error if it has one."""
 
     raise_error = True
 
@@ -351,7 +352,7 @@ class AsyncListener(AsyncCallbackHandler):
 
 
 def in_a_chain(embeddings, method, listener):
-    """What a method answers within a chain's run."""
+    """Result of a method within the run of a chain."""
     config = {"callbacks": [listener]}
     if not method.startswith("a"):
         return RunnableLambda(getattr(embeddings, method)).invoke(METHODS[method], config)
@@ -360,7 +361,7 @@ def in_a_chain(embeddings, method, listener):
 
 @pytest.mark.parametrize("make", [Listener, AsyncListener])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_langchain_run_is_told_each_calls_usage(simulator, options, method, make):
+def test_langchain_run_gets_the_usage_of_each_call(simulator, options, method, make):
     embeddings, listener = MultiEmbeddings(model=DASHSCOPE, **options), make()
     vectors = in_a_chain(embeddings, method, listener)
     assert np.array_equal(
@@ -381,25 +382,25 @@ def test_a_langchain_run_is_told_each_calls_usage(simulator, options, method, ma
             },
         )
     ]
-    told = json.dumps(listener.seen)
-    assert "secret" not in told
-    assert options["api_key"] not in told
+    sent = json.dumps(listener.seen)
+    assert "secret" not in sent
+    assert options["api_key"] not in sent
 
 
 def _listed(texts):
     return [texts] if isinstance(texts, str) else texts
 
 
-def test_the_event_tells_texts_that_cost_nothing(options):
+def test_usage_event_counts_cached_texts(options):
     embeddings = MultiEmbeddings(model=DASHSCOPE, cache=InMemoryByteStore(), **options)
     first, second = Listener(), Listener()
     in_a_chain(embeddings, "embed_documents", first)
     in_a_chain(embeddings, "embed_documents", second)
-    [(_, told)] = second.seen
-    assert (told["texts"], told["cached_texts"], told["requests"], told["total_tokens"]) == (2, 2, 0, 0)
+    [(_, data)] = second.seen
+    assert (data["texts"], data["cached_texts"], data["requests"], data["total_tokens"]) == (2, 2, 0, 0)
 
 
-def test_a_retriever_in_a_chain_tells_its_query(options):
+def test_retriever_in_a_chain_sends_the_usage_event(options):
     embeddings, listener = MultiEmbeddings(model=DASHSCOPE, **options), Listener()
     retriever = InMemoryVectorStore.from_texts(["one", "two"], embeddings).as_retriever(search_kwargs={"k": 1})
     (RunnableLambda(str) | retriever).invoke("one", {"callbacks": [listener]})
@@ -409,7 +410,7 @@ def test_a_retriever_in_a_chain_tells_its_query(options):
 @pytest.mark.parametrize("make", [Listener, AsyncListener])
 @pytest.mark.parametrize("raises", [ValueError("of the callback"), RuntimeError("of the callback")], ids=repr)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_callback_that_raises_loses_no_vector(options, method, make, raises, caplog):
+def test_callback_that_raises_loses_no_vector(options, method, make, raises, caplog):
     listener = make(raises)
     with caplog.at_level(logging.WARNING):
         vectors = in_a_chain(MultiEmbeddings(model=DASHSCOPE, **options), method, listener)
@@ -419,7 +420,7 @@ def test_a_callback_that_raises_loses_no_vector(options, method, make, raises, c
 
 
 @pytest.mark.parametrize("config", [{}, {"callbacks": []}, {"callbacks": None}])
-def test_outside_of_a_run_no_event_is_sent_and_nothing_is_said(options, caplog, config):
+def test_no_event_is_sent_outside_of_a_run(options, caplog, config):
     embeddings = MultiEmbeddings(model=DASHSCOPE, **options)
     with set_config_context(config) as context:
         for method, texts in METHODS.items():
@@ -431,7 +432,7 @@ def test_outside_of_a_run_no_event_is_sent_and_nothing_is_said(options, caplog, 
 
 
 class Events(BaseEventHandler):
-    """Keeps what embedding cost."""
+    """Keeps the usage events."""
 
     seen: list[EmbeddingUsageEvent] = []  # noqa: RUF012 - a pydantic field, copied for each instance
     raises: bool = False
@@ -467,7 +468,7 @@ LLAMA_METHODS = {
 
 @pytest.mark.parametrize("raises", [False, True], ids=["a handler", "a handler that raises"])
 @pytest.mark.parametrize("method", LLAMA_METHODS)
-def test_llamaindex_is_told_each_calls_usage(simulator, options, events, method, raises):
+def test_llamaindex_gets_the_usage_of_each_call(simulator, options, events, method, raises):
     events.raises = raises
     texts = LLAMA_METHODS[method]
     vectors = call(getattr(MultiEmbedding(model_name=DASHSCOPE, **options), method), texts)
@@ -477,13 +478,13 @@ def test_llamaindex_is_told_each_calls_usage(simulator, options, events, method,
     assert (event.model, event.texts, event.cached_texts) == (DASHSCOPE, len(_listed(texts)), 0)
     assert (event.requests, event.retries, event.total_tokens) == (1, 0, tokens)
     assert event.cost_cny == pytest.approx(tokens * 0.5 / 1e6)
-    told = event.model_dump_json()
-    assert "secret" not in told
-    assert options["api_key"] not in told
+    sent = event.model_dump_json()
+    assert "secret" not in sent
+    assert options["api_key"] not in sent
 
 
 @pytest.mark.parametrize("method", LLAMA_METHODS)
-def test_texts_of_our_cache_are_told_as_such_and_those_of_llamaindexs_own_not_at_all(options, events, method):
+def test_usage_event_counts_texts_of_our_cache_only(options, events, method):
     ours = MultiEmbedding(model_name=DASHSCOPE, cache=SimpleKVStore(), **options)
     theirs = MultiEmbedding(model_name=DASHSCOPE, embeddings_cache=SimpleKVStore(), **options)
     texts = LLAMA_METHODS[method]
@@ -505,7 +506,7 @@ def test_windows_of_one_call_are_one_event(options, events):
 
 @pytest.fixture
 def provider(monkeypatch):
-    """OpenTelemetry as a program sets it up; `spans()` are those that have ended."""
+    """OpenTelemetry's tracer provider; `spans()` are those that have ended."""
     provider, exporter = TracerProvider(), InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     provider.spans = exporter.get_finished_spans
@@ -515,9 +516,9 @@ def provider(monkeypatch):
     tracing.tracer.cache_clear()
 
 
-def test_a_call_is_one_span_by_the_conventions(simulator, options, provider, every_door):
-    embedder = every_door.make(DASHSCOPE, dimensions=64, **options)
-    call(every_door.embed, embedder, texts_of(25, "secret"))
+def test_call_is_one_span_by_the_conventions(simulator, options, provider, any_entry_point):
+    embedder = any_entry_point.make(DASHSCOPE, dimensions=64, **options)
+    call(any_entry_point.embed, embedder, texts_of(25, "secret"))
     [span] = provider.spans()
     assert (span.name, span.kind, span.status.status_code) == (
         "embeddings text-embedding-v4",
@@ -543,7 +544,7 @@ def test_a_call_is_one_span_by_the_conventions(simulator, options, provider, eve
 
 
 @pytest.mark.parametrize(("base_url", "port"), [("http://127.0.0.1/v1", 80), ("https://a.example/v1", 443)])
-def test_a_port_that_the_address_leaves_out_is_told_all_the_same(provider, base_url, port):
+def test_span_has_the_default_port_of_the_address(provider, base_url, port):
     answers = httpx.MockTransport(lambda _: httpx.Response(401, json={"error": {"message": "no"}}))
     with httpx.Client(transport=answers) as mine:
         client = EmbeddingClient("gateway:m", api_key="sk-any", base_url=base_url, http_client=mine)
@@ -552,37 +553,35 @@ def test_a_port_that_the_address_leaves_out_is_told_all_the_same(provider, base_
     assert provider.spans()[0].attributes["server.port"] == port
 
 
-def test_a_span_belongs_to_the_span_that_it_was_made_in(options, provider, every_door):
-    embedder = every_door.make(DASHSCOPE, **options)
+def test_span_has_the_current_span_as_parent(options, provider, any_entry_point):
+    embedder = any_entry_point.make(DASHSCOPE, **options)
     with provider.get_tracer("a program").start_as_current_span("its own") as outer:
-        call(every_door.embed, embedder, ["text"])
+        call(any_entry_point.embed, embedder, ["text"])
     inner, _ = provider.spans()
     assert inner.parent.span_id == outer.get_span_context().span_id
 
 
 @pytest.mark.usefixtures("at_once")
-def test_one_span_covers_all_retries(simulator, options, provider, every_door):
-    embedder = every_door.make(DASHSCOPE, **options)
+def test_one_span_covers_all_retries(simulator, options, provider, any_entry_point):
+    embedder = any_entry_point.make(DASHSCOPE, **options)
     simulator.fail("server-error", times=2)
-    call(every_door.embed, embedder, ["text"])
+    call(any_entry_point.embed, embedder, ["text"])
     [span] = provider.spans()
     assert (span.attributes["multiembed.requests"], span.attributes["multiembed.retries"]) == (3, 2)
     assert span.status.status_code is StatusCode.UNSET
 
 
 def _repeating(request, _):
-    """A refusal that repeats the text and, in a header, as a foolish gateway may, the key."""
-    told = {"code": "InvalidParameter", "message": f"{request.body} {request.headers['authorization']}"}
-    return Answer(400, (("x-request-id", request.headers["authorization"]),), json.dumps(told).encode())
+    """Response 400 that repeats the text and, in a header, the key."""
+    body = {"code": "InvalidParameter", "message": f"{request.body} {request.headers['authorization']}"}
+    return Answer(400, (("x-request-id", request.headers["authorization"]),), json.dumps(body).encode())
 
 
-def test_an_error_is_told_by_its_type_and_status_and_never_in_the_providers_words(
-    simulator, options, provider, every_door
-):
-    embedder = every_door.make(DASHSCOPE, **options)
+def test_span_has_type_and_status_of_the_error_but_no_message(simulator, options, provider, any_entry_point):
+    embedder = any_entry_point.make(DASHSCOPE, **options)
     simulator.fail(_repeating)
     with pytest.raises(MultiEmbedError) as caught:
-        call(every_door.embed, embedder, ["a secret text"])
+        call(any_entry_point.embed, embedder, ["a secret text"])
     assert "a secret text" in str(caught.value)
     [span] = provider.spans()
     assert span.attributes["error.type"] == type(caught.value).__name__ == "InvalidRequestError"
@@ -593,19 +592,19 @@ def test_an_error_is_told_by_its_type_and_status_and_never_in_the_providers_word
     assert options["api_key"] not in span.to_json()
 
 
-def test_where_some_texts_failed_the_span_tells_both_error_and_usage(simulator, options, provider, every_door):
-    embedder = every_door.make(DASHSCOPE, **options)
+def test_span_of_a_partial_failure_has_error_and_usage(simulator, options, provider, any_entry_point):
+    embedder = any_entry_point.make(DASHSCOPE, **options)
     simulator.fail("moderated")
     with pytest.raises(PartialFailureError):
-        call(every_door.embed, embedder, ["one", "this is MODERATED", "three"])
+        call(any_entry_point.embed, embedder, ["one", "this is MODERATED", "three"])
     [span] = provider.spans()
     assert span.attributes["error.type"] == "PartialFailureError"
     assert span.attributes["gen_ai.usage.input_tokens"] == client_of(embedder).usage.total_tokens > 0
     assert "MODERATED" not in span.to_json()
 
 
-@pytest.mark.parametrize("door", ASYNC_DOORS.values(), ids=ASYNC_DOORS)
-async def test_a_cancelled_call_ends_its_span_with_an_error(options, provider, door):
+@pytest.mark.parametrize("entry_point", ASYNC_ENTRY_POINTS.values(), ids=ASYNC_ENTRY_POINTS)
+async def test_cancelled_call_ends_its_span_with_an_error(options, provider, entry_point):
     sending = asyncio.Event()
 
     async def hold(_):
@@ -613,8 +612,8 @@ async def test_a_cancelled_call_ends_its_span_with_an_error(options, provider, d
         await asyncio.Event().wait()
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(hold)) as mine:
-        embedder = door.make(DASHSCOPE, http_async_client=mine, **options)
-        task = asyncio.create_task(door.embed(embedder, ["text"]))
+        embedder = entry_point.make(DASHSCOPE, http_async_client=mine, **options)
+        task = asyncio.create_task(entry_point.embed(embedder, ["text"]))
         await sending.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -623,9 +622,9 @@ async def test_a_cancelled_call_ends_its_span_with_an_error(options, provider, d
     assert (span.attributes["error.type"], span.status.status_code) == ("CancelledError", StatusCode.ERROR)
 
 
-def test_a_stream_that_is_closed_early_ends_its_span_without_an_error(options, provider):
+def test_stream_closed_early_ends_its_span_without_an_error(options, provider):
     client = EmbeddingClient(DASHSCOPE, **options)
-    with closing(client.stream(iter(texts_of(3000)))) as stream:
+    with closing(client.stream(iter(texts_of(1500)))) as stream:
         next(stream)
         assert provider.spans() == ()
     [span] = provider.spans()
@@ -633,11 +632,11 @@ def test_a_stream_that_is_closed_early_ends_its_span_without_an_error(options, p
     assert span.attributes["gen_ai.usage.input_tokens"] > 0
 
 
-def test_without_opentelemetry_all_goes_its_way(monkeypatch, options, every_door):
+def test_calls_work_without_opentelemetry(monkeypatch, options, any_entry_point):
     monkeypatch.setitem(sys.modules, "opentelemetry.trace", None)
     tracing.tracer.cache_clear()
     try:
-        assert len(call(every_door.embed, every_door.make(DASHSCOPE, **options), ["text"])) == 1
+        assert len(call(any_entry_point.embed, any_entry_point.make(DASHSCOPE, **options), ["text"])) == 1
         assert tracing.tracer() is None
     finally:
         tracing.tracer.cache_clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -41,14 +42,19 @@ PUBLIC = {
 
 
 @cache
-def modules() -> dict[str, ast.Module]:
+def sources() -> dict[str, str]:
     found = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            found[name] = ast.parse(path.read_text(encoding="utf-8"))
+            found[name] = path.read_text(encoding="utf-8")
     return found
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    return {name: ast.parse(source) for name, source in sources().items()}
 
 
 def test_import_rules_of_pyproject_are_kept():
@@ -77,28 +83,43 @@ def test_every_module_docstring_has_a_first_line():
     assert not without
 
 
-# ── the front door ───────────────────────────────────────────────────────────────────────────────
+def test_modules_have_at_most_400_lines_and_functions_50():
+    long = [
+        f"{name}: {len(source.splitlines())} lines" for name, source in sources().items() if source.count("\n") > 400
+    ]
+    long += [
+        f"{name}.{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for name, tree in modules().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 50
+    ]
+    assert not long
 
 
-def test_the_names_of_the_contract_are_public():
+def test_prose_has_no_denied_word_and_few_metaphors():
+    done = subprocess.run([sys.executable, "scripts/check_words.py"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_names_of_the_contract_are_public():
     assert set(multiembed.__all__) >= PUBLIC
     assert len(set(multiembed.__all__)) == len(multiembed.__all__)
 
 
 @pytest.mark.parametrize("name", sorted({*multiembed.__all__, *PUBLIC}))
 def test_every_public_name_can_be_imported(name):
-    room = {}
-    exec(f"from multiembed import {name}", room)
-    assert room[name] is getattr(multiembed, name)
+    found = {}
+    exec(f"from multiembed import {name}", found)
+    assert found[name] is getattr(multiembed, name)
     assert name in dir(multiembed)
 
 
-def test_a_name_that_is_not_public_is_an_attribute_error_that_names_it():
+def test_unknown_name_is_an_attribute_error_that_names_it():
     with pytest.raises(AttributeError, match="EmbedingClient"):
         multiembed.EmbedingClient  # noqa: B018
 
 
-def test_the_adapters_show_one_class_each():
+def test_adapters_show_one_class_each():
     langchain, llamaindex = (pytest.importorskip(name) for name in PACKAGES[1:])
     assert (langchain.__all__, llamaindex.__all__) == (
         ["MultiEmbeddings"],
@@ -121,7 +142,7 @@ def test_importing_the_package_loads_nothing_heavy():
     assert loaded.isdisjoint({"pydantic", "numpy", "httpx", "orjson", "tqdm", *PACKAGES[1:]})
 
 
-def test_importing_the_langchain_class_loads_no_more_than_langchain_does():
+def test_importing_the_langchain_class_loads_no_more_than_it():
     loaded = loads("langchain_multiembed", after="langchain_core.embeddings, pydantic")
     assert "langchain_multiembed" in loaded
     assert loaded.isdisjoint({"llama_index", "httpx", "numpy"})
@@ -131,3 +152,17 @@ def test_importing_the_llamaindex_class_loads_no_langchain():
     loaded = loads("llamaindex_multiembed", after="llama_index.core.base.embeddings.base")
     assert "llamaindex_multiembed" in loaded
     assert loaded.isdisjoint({"langchain_core", "langchain_multiembed", "httpx"})
+
+
+def test_promises_lead_to_tests_that_exist():
+    named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", (ROOT / "tests" / "README.md").read_text(encoding="utf-8"))
+    missing = [
+        f"{path}::{name}"
+        for path, name in named
+        if path != "conftest.py"
+        and not (
+            (file := ROOT / "tests" / path).exists() and f"def {name}" in file.read_text(encoding="utf-8") + "def "
+        )
+    ]
+    assert len(named) > 50
+    assert not missing

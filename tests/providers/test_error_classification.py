@@ -1,4 +1,4 @@
-"""What a provider's refusal means: the tables of the vendors' pages, with all their traps."""
+"""Classification of error responses by the tables of the vendors' pages, and the tree of errors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from itertools import chain
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.providers import MODELS, REMOTE, address_options, response_of
 
 import multiembed
 from multiembed import errors
@@ -17,31 +18,22 @@ from multiembed.config.options import EmbeddingOptions
 from multiembed.config.request_config import resolve_config
 from multiembed.providers import PROVIDERS
 from multiembed.providers.types import ApiFailure
-from multiembed.responses.interpret import ERROR_POLICIES, build_error, interpret_response
+from multiembed.responses.error_policy import ERRORS_BY_KIND, FATAL, RETRYABLE, build_error
+from multiembed.responses.interpret import interpret_response
 from multiembed.transport.types import HttpResponse, TransportFailure
 
+pytestmark = pytest.mark.unit
+
 KEY = "sk-abcdefghijklmnopqrstuvwxyz-0123456789"
-REMOTE = sorted(PROVIDERS.keys() - {"local"})
-MODELS = {
-    "zhipu": "zhipu:embedding-3",
-    "siliconflow": "siliconflow:BAAI/bge-m3",
-    "dashscope": "dashscope:text-embedding-v4",
-    "dashscope-compatible": "dashscope-compatible:text-embedding-v4",
-    "openai-compatible": "openai-compatible:m",
-    "gateway": "gateway:m",
-}
 
 
-def target(provider):
-    options = EmbeddingOptions(
-        api_key=KEY, base_url="https://host.example" if PROVIDERS[provider].needs_address else None
-    )
-    return resolve_config(MODELS[provider], options, {})
+def config_of(provider):
+    return resolve_config(MODELS[provider], EmbeddingOptions(api_key=KEY, **address_options(provider)), {})
 
 
 def kind(provider, status, body):
-    fault = PROVIDERS[provider].classify(status, body)
-    return None if fault is None else fault.kind
+    failure = PROVIDERS[provider].classify(status, body)
+    return None if failure is None else failure.kind
 
 
 # ── Zhipu: https://docs.bigmodel.cn/cn/api/api-code ──────────────────────────────────────────────
@@ -73,13 +65,13 @@ ZHIPU = [
 
 
 @pytest.mark.parametrize(("status", "code", "expected"), ZHIPU)
-def test_zhipus_codes_mean_the_same_as_text_as_number_and_inside_a_200(status, code, expected):
+def test_zhipu_code_as_text_number_or_in_a_200_counts(status, code, expected):
     assert kind("zhipu", status, zhipu(str(code))) == expected
     assert kind("zhipu", status, zhipu(code)) == expected
     assert kind("zhipu", 200, zhipu(str(code))) == expected
 
 
-def test_a_429_of_zhipus_is_a_rate_limit_only_when_its_code_says_so():
+def test_zhipu_429_is_a_rate_limit_by_code_only():
     broke = zhipu("1113", "Insufficient balance or no resource package. Please recharge.")
     assert kind("zhipu", 429, broke) == "quota"
     assert kind("zhipu", 429, zhipu("1302", "您当前使用该API的并发数过高")) == "rate_limit"
@@ -116,7 +108,7 @@ SILICONFLOW = [
 
 
 @pytest.mark.parametrize(("status", "body", "expected"), SILICONFLOW, ids=str)
-def test_siliconflows_refusals_are_told_apart(status, body, expected):
+def test_siliconflow_errors_are_classified(status, body, expected):
     assert kind("siliconflow", status, body) == expected
 
 
@@ -125,7 +117,7 @@ def test_siliconflows_refusals_are_told_apart(status, body, expected):
     [(body, expected) for _, body, expected in SILICONFLOW if isinstance(body, dict) and body.get("code")],
     ids=str,
 )
-def test_siliconflows_codes_mean_the_same_inside_a_200(body, expected):
+def test_siliconflow_code_in_a_200_means_the_same(body, expected):
     assert kind("siliconflow", 200, body) == expected
     assert kind("siliconflow", 200, {**body, "code": str(body["code"])}) == expected
 
@@ -201,26 +193,24 @@ DASHSCOPE = [
 
 @pytest.mark.parametrize(("status", "code", "message", "expected"), DASHSCOPE)
 @pytest.mark.parametrize("provider", ["dashscope", "dashscope-compatible"])
-def test_dashscopes_codes_mean_the_same_in_both_envelopes_and_inside_a_200(provider, status, code, message, expected):
+def test_dashscope_code_in_any_envelope_means_the_same(provider, status, code, message, expected):
     native = {"code": code, "message": message, "request_id": "r-1"}
     openai = {"error": {"code": code, "message": message, "type": code, "param": None}, "request_id": "r-1"}
     for envelope in (native, openai):
-        fault = PROVIDERS[provider].classify(status, envelope)
-        assert (fault.kind, fault.code, fault.request_id) == (expected, code, "r-1")
-    # "InternalError" alone is also what a 500 says, so only its status tells whether the request is at fault.
+        failure = PROVIDERS[provider].classify(status, envelope)
+        assert (failure.kind, failure.code, failure.request_id) == (expected, code, "r-1")
+    # "InternalError" alone is also what a 500 says, so only its status tells whether the request is at failure.
     if (code, expected) != ("InternalError", "invalid"):
         assert kind(provider, 200, native) == kind(provider, 200, openai) == expected
 
 
 @pytest.mark.parametrize("status", [400, 404])
-def test_a_workspace_that_does_not_exist_is_never_asked_again(status):
-    assert ERROR_POLICIES[
-        kind("dashscope", status, {"code": "WorkSpaceNotFound", "message": "", "request_id": ""})
-    ].fatal
+def test_missing_workspace_is_fatal(status):
+    assert kind("dashscope", status, {"code": "WorkSpaceNotFound", "message": "", "request_id": ""}) in FATAL
 
 
 @pytest.mark.parametrize("code", [{"code": ""}, {"code": None}, {}])
-def test_dashscopes_success_may_carry_an_empty_code(code):
+def test_dashscope_success_with_empty_code_is_a_success(code):
     body = {"status_code": 200, "request_id": "r-1", **code, "message": "", "output": {"embeddings": []}, "usage": {}}
     assert kind("dashscope", 200, body) is None
 
@@ -247,7 +237,7 @@ GATEWAY_CODES = {
 
 
 @pytest.mark.parametrize("code", GATEWAY_CODES)
-def test_the_gateways_code_inside_a_200_means_what_it_means_as_a_status(code):
+def test_gateway_code_in_a_200_means_that_status(code):
     assert kind("gateway", int(code), gateway(code)) == GATEWAY_CODES[code]
     assert kind("gateway", 200, gateway(code)) == GATEWAY_CODES[code]
     assert kind("gateway", 200, gateway(int(code))) == GATEWAY_CODES[code]
@@ -255,14 +245,14 @@ def test_the_gateways_code_inside_a_200_means_what_it_means_as_a_status(code):
 
 
 @pytest.mark.parametrize("code", GATEWAY_CODES)
-def test_the_gateways_code_means_the_same_where_success_is_left_out(code):
+def test_gateway_code_without_success_field_counts(code):
     body = gateway(code)
     del body["success"]
     assert kind("gateway", 200, body) == GATEWAY_CODES[code]
 
 
 @pytest.mark.parametrize("code", ["200", 200, "0", 0, "", None, "success", "ok", "SUCCESS"])
-def test_a_gateways_success_is_one_by_whichever_code(code):
+def test_gateway_success_code_is_a_success(code):
     body = {"success": True, "code": code, "message": "successful", "data": {"data": []}}
     assert kind("gateway", 200, body) is None
 
@@ -283,12 +273,12 @@ def test_a_gateways_success_is_one_by_whichever_code(code):
     ],
     ids=str,
 )
-def test_openais_error_object_is_read_from_a_gateway(status, error, expected):
+def test_openai_error_from_a_gateway_is_classified(status, error, expected):
     assert kind("gateway", status, {"error": error}) == expected
 
 
 @pytest.mark.parametrize("error", [{"code": "x", "message": "no"}, "no", {"message": "no"}])
-def test_an_error_inside_a_200_is_never_a_success(error):
+def test_error_object_in_a_200_is_an_error(error):
     assert kind("gateway", 200, {"error": error, "data": []}) is not None
     assert kind("gateway", 200, {"error": None, "data": []}) is None
 
@@ -319,20 +309,20 @@ STATUSES = {
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("body", ["", "Service says no", "<html><body>no</body></html>", None, {}, [], 7], ids=str)
 @pytest.mark.parametrize("provider", REMOTE)
-def test_a_body_that_says_nothing_leaves_the_status_to_speak(provider, body, status):
+def test_body_without_content_is_classified_by_status(provider, body, status):
     expected = "request_too_large" if (provider, status) == ("siliconflow", 413) else STATUSES[status]
     assert kind(provider, status, body) == expected
 
 
 @pytest.mark.parametrize("provider", REMOTE)
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 408, 429])
-def test_a_code_that_nobody_knows_leaves_the_status_to_speak(provider, status):
+def test_unknown_code_is_classified_by_status(provider, status):
     for body in (zhipu("987654"), silicon(987654, "new"), {"code": "New.Code", "message": "new"}):
-        assert ERROR_POLICIES[kind(provider, status, body)].retry
+        assert kind(provider, status, body) in RETRYABLE
 
 
 @pytest.mark.parametrize(
-    ("provider", "status", "message", "cap"),
+    ("provider", "status", "message", "limit"),
     [
         ("zhipu", 400, "input数组最大不得超过64条", 64),
         ("zhipu", 400, "input 数组最大不得超过 16 条", 16),
@@ -347,26 +337,26 @@ def test_a_code_that_nobody_knows_leaves_the_status_to_speak(provider, status):
         ("gateway", 400, "batch size 12 > maximum allowed batch size 8", 8),
     ],
 )
-def test_a_cap_is_read_from_the_words_in_either_language(provider, status, message, cap):
+def test_item_limit_is_read_in_english_and_chinese(provider, status, message, limit):
     codes = {"zhipu": "1214", "siliconflow": 20042, "gateway": "400"}
     code = codes.get(provider, "InvalidParameter")
     flat = {"code": code, "message": message, "request_id": "r-1"}
-    fault = PROVIDERS[provider].classify(status, {"error": flat} if provider in ("zhipu", "gateway") else flat)
-    assert (fault.kind, fault.max_items) == ("too_many_items", cap)
+    failure = PROVIDERS[provider].classify(status, {"error": flat} if provider in ("zhipu", "gateway") else flat)
+    assert (failure.kind, failure.max_items) == ("too_many_items", limit)
 
 
 @pytest.mark.parametrize("provider", REMOTE)
 @pytest.mark.parametrize(
     "message", ["maximum allowed batch size 0", "not be larger than", "input array max many", "64"]
 )
-def test_words_that_name_no_sensible_cap_teach_none(provider, message):
+def test_message_without_a_sensible_limit_gives_none(provider, message):
     codes = {"zhipu": "1214", "siliconflow": 20042}
     flat = {"code": codes.get(provider, "InvalidParameter"), "message": message, "request_id": "r-1"}
-    fault = PROVIDERS[provider].classify(400, {"error": flat} if provider == "zhipu" else flat)
-    assert fault.max_items is None
+    failure = PROVIDERS[provider].classify(400, {"error": flat} if provider == "zhipu" else flat)
+    assert failure.max_items is None
 
 
-def test_a_length_of_one_text_is_not_taken_for_a_number_of_texts():
+def test_text_length_is_not_an_item_limit():
     for message in (LENGTH, "input must have less than 512 tokens"):
         for provider in REMOTE:
             flat = {"code": "InvalidParameter", "message": message, "request_id": "r-1"}
@@ -383,40 +373,39 @@ JSON = st.recursive(
 )
 
 
-@pytest.mark.parametrize("provider", REMOTE)
-@given(status=st.integers(200, 599), body=JSON)
-def test_every_answer_has_a_meaning_and_only_a_200_may_be_a_success(provider, status, body):
-    fault = PROVIDERS[provider].classify(status, body)
-    if fault is None:
+@settings(max_examples=200)
+@given(provider=st.sampled_from(REMOTE), status=st.integers(200, 599), body=JSON)
+def test_every_status_other_than_200_is_an_error(provider, status, body):
+    failure = PROVIDERS[provider].classify(status, body)
+    if failure is None:
         assert status == 200
     else:
-        assert fault.kind in ERROR_POLICIES
-        assert fault.code is None or type(fault.code) is str
-        assert fault.message is None or type(fault.message) is str
+        assert failure.kind in ERRORS_BY_KIND
+        assert failure.code is None or type(failure.code) is str
+        assert failure.message is None or type(failure.message) is str
 
 
-# ── from a whole answer to a verdict, and from a verdict to an error ─────────────────────────────
+# ── from a whole answer to a result, and from a result to an error ─────────────────────────────
 
 
-def verdict(provider, status, body, **headers):
+def interpreted(provider, status, body, **headers):
     answer = HttpResponse(status, headers, body if isinstance(body, bytes) else orjson.dumps(body))
-    return interpret_response(answer, target(provider), texts=1, dimensions=2), answer
+    return interpret_response(answer, config_of(provider), texts=1, dimensions=2), answer
 
 
 def error(provider, status, body, **headers):
-    fault, answer = verdict(provider, status, body, **headers)
-    assert isinstance(fault, ApiFailure)
-    return build_error(fault, target(provider), answer=answer, indices=(3,), retry_after=None)
+    failure, answer = interpreted(provider, status, body, **headers)
+    assert isinstance(failure, ApiFailure)
+    return build_error(failure, config_of(provider), answer, indices=(3,), retry_after=None)
 
 
-ONE = b'{"index":0,"text_index":0,"embedding":[1.0,2.0]}'
-LISTS = dict.fromkeys(REMOTE, b'{"data":[' + ONE + b"]}") | {"dashscope": b'{"output":{"embeddings":[' + ONE + b"]}}"}
+LISTS = {provider: orjson.dumps(response_of(provider, [[1.0, 2.0]])) for provider in REMOTE}
 
 
 @pytest.mark.parametrize("provider", REMOTE)
-def test_a_reply_that_is_whole_is_believed(provider):
-    believed, _ = verdict(provider, 200, LISTS[provider])
-    assert believed.dense.tolist() == [[1.0, 2.0]]
+def test_complete_response_gives_its_vectors(provider):
+    validated, _ = interpreted(provider, 200, LISTS[provider])
+    assert validated.dense.tolist() == [[1.0, 2.0]]
 
 
 @pytest.mark.parametrize("provider", REMOTE)
@@ -440,11 +429,11 @@ def test_a_reply_that_is_whole_is_believed(provider):
     ids=["empty", "html", "cut", "bytes", "NaN", "Infinity", "1e999", "twice", "null", "number", "text", "list",
          "object"],
 )  # fmt: skip
-def test_a_200_without_vectors_is_malformed_and_shows_how_it_begins(provider, spoil):
+def test_200_without_vectors_is_malformed_and_quoted(provider, spoil):
     body = spoil(LISTS[provider])
     caught = error(provider, 200, body)
     assert type(caught) is errors.MalformedResponseError
-    assert ERROR_POLICIES["malformed"].retry
+    assert "malformed" in RETRYABLE
     begin = re.findall(r"[a-zA-Z]{4,}|^\d$", body[:60].decode("utf-8", "replace"))
     assert all(word in str(caught).split("API.")[1].split("[provider=")[0] for word in begin)
 
@@ -453,20 +442,20 @@ def test_a_200_without_vectors_is_malformed_and_shows_how_it_begins(provider, sp
 @pytest.mark.parametrize(
     ("once", "twice"),
     [
-        (b'"embedding":[1.0,2.0]', b'"embedding":[3.0,4.0],"embedding":[1.0,2.0]'),
-        (b'"index":0,"text_index":0', b'"index":1,"text_index":1,"index":0,"text_index":0'),
-        (b"{", b'{"data":[],"output":{},'),
-        (b'"embedding":[1.0,2.0]', b'"embedding" :[3.0,4.0],"embedding":[1.0,2.0]'),
+        (rb'("embedding":)(\[1\.0,2\.0\])', rb"\1[3.0,4.0],\1\2"),
+        (rb'("(?:text_)?index":)0', rb"\g<1>1,\g<1>0"),
+        (rb"\{", rb'{"data":[],"output":{},'),
+        (rb'("embedding")(:\[1\.0,2\.0\])', rb"\1 :[3.0,4.0],\1\2"),
     ],
     ids=["embedding", "index", "data", "a blank before a colon"],
 )
-def test_a_reply_that_says_one_thing_twice_is_malformed(provider, once, twice):
-    body = LISTS[provider].replace(once, twice, 1)
-    assert body != LISTS[provider]
-    assert getattr(verdict(provider, 200, body)[0], "kind", None) == "malformed"
+def test_response_with_duplicate_keys_is_malformed(provider, once, twice):
+    body, count = re.subn(once, twice, LISTS[provider], count=1)
+    assert count == 1
+    assert getattr(interpreted(provider, 200, body)[0], "kind", None) == "malformed"
 
 
-def test_the_gateways_documented_record_is_named_for_what_it_is():
+def test_gateway_record_without_vectors_is_named():
     record = {
         "id": "emb_abc123",
         "name": "embedding-result",
@@ -479,17 +468,9 @@ def test_the_gateways_documented_record_is_named_for_what_it_is():
     assert "COMPLETED" in words
 
 
-@pytest.mark.parametrize(
-    ("provider", "header"),
-    [
-        ("zhipu", "x-log-id"),
-        ("siliconflow", "x-siliconcloud-trace-id"),
-        ("dashscope", "x-request-id"),
-        ("dashscope-compatible", "x-request-id"),
-        ("gateway", "x-request-id"),
-    ],
-)
-def test_an_error_says_all_that_support_will_ask_for(provider, header):
+@pytest.mark.parametrize("provider", REMOTE)
+def test_error_has_status_code_message_and_request_id(provider):
+    header = PROVIDERS[provider].request_id_headers[0]
     caught = error(provider, 500, {"message": "oops", "code": "E-1", "error": {"message": "oops", "code": "E-1"}},
                    **{header: "req-7"})  # fmt: skip
     assert type(caught) is errors.ServerError
@@ -500,11 +481,11 @@ def test_an_error_says_all_that_support_will_ask_for(provider, header):
         assert fact in str(caught)
 
 
-@pytest.mark.parametrize("found", sorted(ERROR_POLICIES))
+@pytest.mark.parametrize("found", sorted(ERRORS_BY_KIND))
 @pytest.mark.parametrize("provider", REMOTE)
-def test_every_kind_of_fault_has_an_error_that_tells_what_to_do(provider, found):
+def test_every_error_kind_has_advice(provider, found):
     answer = TransportFailure("connection", "reset") if found in ("connection", "tls") else HttpResponse(400, {}, b"")
-    caught = build_error(ApiFailure(found), target(provider), answer=answer, indices=(0,), retry_after=2.5)
+    caught = build_error(ApiFailure(found), config_of(provider), answer, indices=(0,), retry_after=2.5)
     assert isinstance(caught, errors.MultiEmbedError)
     assert len(caught.message) > 30
     assert "{" not in caught.message
@@ -513,7 +494,7 @@ def test_every_kind_of_fault_has_an_error_that_tells_what_to_do(provider, found)
 
 @pytest.mark.parametrize("provider", REMOTE)
 @pytest.mark.parametrize("place", ["message", "code", "request_id", "error", "html", "header", "location"])
-def test_a_server_that_repeats_the_key_does_not_make_us_repeat_it_whole_or_in_part(provider, place):
+def test_key_repeated_by_a_server_is_not_shown(provider, place):
     for before in (0, 150, 175, 190, 280, 295):
         echo = "x" * before + KEY
         flat = {"code": "E-1", "message": "no", "request_id": "r-1"}
@@ -560,7 +541,7 @@ TREE = {
 
 
 @pytest.mark.parametrize("name", TREE)
-def test_an_error_stands_at_its_place_in_the_tree_and_survives_a_pickle(name):
+def test_error_class_has_its_base_and_pickles(name):
     kind_of = getattr(multiembed, name)
     assert getattr(multiembed, TREE[name]) in kind_of.__bases__
     assert not issubclass(kind_of, RuntimeError)

@@ -1,63 +1,40 @@
-"""What a server's words mean and how they are shown, over real sockets: FINDINGS B2, B3, B11, D1 and part of A2, A6."""
+"""Error messages of servers: what they mean and how they are shown, over real sockets."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
 import json
-import pickle
 from itertools import product
-from urllib.parse import quote
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.scripted_server import Reply, dashscope_reply, openai_reply, scripted, vector_of
+from support.error_responses import config_of, connected, error_from, error_of_response
+from support.providers import REMOTE, response_of
+from support.scripted_server import Reply, openai_reply, scripted, vector_of
 
-from multiembed import CacheWarning, EmbeddingClient, PartialFailureError, errors
+from multiembed import PartialFailureError, errors
 from multiembed.batching.token_count import estimate_tokens
-from multiembed.cache.failure_policy import StoreHealth
-from multiembed.config.options import EmbeddingOptions
-from multiembed.config.request_config import resolve_config
 from multiembed.providers import PROVIDERS
-from multiembed.providers.error_words import size_in, speaks_of_money
+from multiembed.providers.error_message import reports_no_money, size_failure
 from multiembed.providers.types import ApiFailure
-from multiembed.redaction import clean, redact, safe_words
-from multiembed.responses.interpret import ERROR_POLICIES, build_error, interpret_response
-from multiembed.transport.types import HttpResponse, TransportFailure
-
-KEY = "sk-4f9QzT7wLmXc2VbN8rYkPd6HsJgA1eUo"
-REPLIES = {"dashscope": dashscope_reply}
-"""How a provider answers, where not in the OpenAI format."""
-REMOTE = sorted(provider.id for provider in PROVIDERS.values() if provider.compute is None)
-
-
-def connected(provider, server, **options):
-    return EmbeddingClient(f"{provider}:scripted-model", base_url=server.url, api_key=KEY, **options)
+from multiembed.responses.error_policy import ERRORS_BY_KIND
+from multiembed.responses.interpret import interpret_response
+from multiembed.transport.types import HttpResponse
 
 
 def served(provider, request):
-    return REPLIES.get(provider, openai_reply)(request)
+    return Reply(response_of(provider, [vector_of(text) for text in request.texts], request.body["model"]))
 
 
-def error_from(provider, door, reply, **options):
-    """The error of a call to a server that always gives this answer."""
-    with scripted(lambda _: reply) as server, connected(provider, server, max_retries=0, **options) as client:
-        with pytest.raises(errors.MultiEmbedError) as raised:
-            door(client, ["a text"])
-        return raised.value, server
-
-
-# ── B2: one text is too long ─────────────────────────────────────────────────────────────────────
+# ── one text is too long ─────────────────────────────────────────────────────────────────────
 
 LIMIT = 60
 LONG = "The quality of the clothes is excellent, and it was well worth the long wait, too."
 TEXTS = ["short one", LONG, "short two"]
 
 CONTEXT = "This model's maximum context length is 512 tokens"
-B2_WORDINGS = {
+TOO_LONG_RESPONSES = {
     "openai": (400, {"error": {"message": CONTEXT, "type": "invalid_request_error", "param": None, "code": None}}),
     "ollama": (500, {"error": "the input length exceeds the context length"}),
     "one-api": (
@@ -90,29 +67,29 @@ def accepted(server):
 
 
 @pytest.mark.parametrize("provider", REMOTE)
-@pytest.mark.parametrize("wording", B2_WORDINGS)
-def test_long_text_without_option_fails_alone(provider, wording, door):
+@pytest.mark.parametrize("wording", TOO_LONG_RESPONSES)
+def test_long_text_without_option_fails_alone(provider, wording, entry_point):
     with (
-        refusing_long_texts(provider, *B2_WORDINGS[wording]) as server,
+        refusing_long_texts(provider, *TOO_LONG_RESPONSES[wording]) as server,
         connected(provider, server) as client,
         pytest.raises(PartialFailureError) as raised,
     ):
-        door(client, TEXTS)
+        entry_point(client, TEXTS)
     assert {index: type(error) for index, error in raised.value.failures.items()} == {1: errors.InputTooLongError}
-    assert raised.value.failures[1].status == B2_WORDINGS[wording][0]
+    assert raised.value.failures[1].status == TOO_LONG_RESPONSES[wording][0]
     rows = raised.value.result.vectors
     np.testing.assert_array_equal(rows[[0, 2]], np.array([vector_of(TEXTS[0]), vector_of(TEXTS[2])], np.float32))
     assert sorted(accepted(server)) == ["short one", "short two"]
 
 
 @pytest.mark.parametrize("provider", REMOTE)
-@pytest.mark.parametrize("wording", B2_WORDINGS)
-def test_long_text_with_truncate_is_cut_to_fit(provider, wording, door):
+@pytest.mark.parametrize("wording", TOO_LONG_RESPONSES)
+def test_long_text_with_truncate_is_cut_to_fit(provider, wording, entry_point):
     with (
-        refusing_long_texts(provider, *B2_WORDINGS[wording]) as server,
+        refusing_long_texts(provider, *TOO_LONG_RESPONSES[wording]) as server,
         connected(provider, server, on_too_long="truncate") as client,
     ):
-        result = door(client, TEXTS)
+        result = entry_point(client, TEXTS)
     (cut,) = set(accepted(server)) - {"short one", "short two"}
     assert LONG.startswith(cut)
     assert LIMIT / 2 < len(cut) <= LIMIT
@@ -121,13 +98,13 @@ def test_long_text_with_truncate_is_cut_to_fit(provider, wording, door):
 
 
 @pytest.mark.parametrize("provider", REMOTE)
-@pytest.mark.parametrize("wording", B2_WORDINGS)
-def test_long_text_with_split_gets_mean_of_pieces(provider, wording, door):
+@pytest.mark.parametrize("wording", TOO_LONG_RESPONSES)
+def test_long_text_with_split_gets_mean_of_pieces(provider, wording, entry_point):
     with (
-        refusing_long_texts(provider, *B2_WORDINGS[wording]) as server,
+        refusing_long_texts(provider, *TOO_LONG_RESPONSES[wording]) as server,
         connected(provider, server, on_too_long="split") as client,
     ):
-        result = door(client, TEXTS)
+        result = entry_point(client, TEXTS)
     pieces = [text for text in accepted(server) if text not in ("short one", "short two")]
     assert sorted("".join(pieces)) == sorted(LONG)
     mean = np.average([vector_of(piece) for piece in pieces], axis=0, weights=[estimate_tokens(p) for p in pieces])
@@ -135,6 +112,30 @@ def test_long_text_with_split_gets_mean_of_pieces(provider, wording, door):
     np.testing.assert_array_equal(result.vectors[0], np.array(vector_of("short one"), np.float32))
 
 
+# Messages and their sources (read 2026-11-28):
+#
+# OpenAI, Azure: "This model's maximum context length is 8192 tokens, however you requested 51435 tokens",
+#   "Invalid 'input[0]': maximum input length is 8192 tokens." (sbintuitions/JMTEB#15, neo4j-labs/agent-memory#104)
+# vLLM: "… Please reduce the length of the input." (vllm-project/vllm#19798), "longer than the maximum model length of
+#   4096" (hiyouga/LlamaFactory#7723)
+# DashScope, also behind one-api: "Range of input length should be [1, 8192]" (QwenLM/qwen-code#98)
+# TEI, also behind SiliconFlow (20042): "`inputs` must have less than 512 tokens. Given: 534", "… characters"
+#   (huggingface/text-embeddings-inference, core/src/tokenization.rs, #356, #394)
+# llama.cpp, LM Studio: "input (8129 tokens) is too large to process. increase the physical batch size (current batch
+#   size: 1024)" (volcengine/OpenViking#731), "input (1682 tokens) is larger than the max context size (1024 tokens)",
+#   "request (66000 tokens) exceeds the available context size (65536 tokens)" (tools/server/server-context.cpp)
+# Ollama, status 400 or 500: "the input length exceeds the context length" (lfnovo/open-notebook#350), "input length
+#   exceeds maximum context length" (n8n-io/n8n#11144)
+# gpustack: "prefill 744 tokens exceed n_ctx_per_seq" (gpustack/gpustack#1845)
+# SGLang: "The input (516368 tokens) is longer than the model's context length (262144 tokens)."
+# Volcengine: "Input length of input_ids is `4498` and exceed max_sequence_length: `4096`!"
+#   (AsyncFuncAI/deepwiki-open#59)
+# Mistral: "Prompt contains 66385 tokens, too large for model with 32768 maximum context length"
+# NVIDIA NIM: "Input length 678 exceeds maximum allowed token size 512"; Jina: "Single text cannot exceed 8194 tokens";
+# Bedrock: "Too many input tokens. Max input tokens: 8192, request input token count: 9000"; Vertex: "the input token
+#   count (3000) exceeds the maximum number of tokens allowed (2048)"
+# Infinity (pydantic, 422): "String should have at most 122880 characters"
+# Zhipu 1261 and others in Chinese: "输入长度超过模型最大长度", "Prompt 超长", "tokens 数量超限"
 TOO_LONG = [
     (CONTEXT, 512),
     (CONTEXT + ". However, you requested 1451 tokens in the input for embedding generation. Please reduce it.", 512),
@@ -174,10 +175,24 @@ TOO_LONG = [
 def test_words_for_long_text_mean_it_at_every_provider(words, tokens):
     bodies = ({"error": {"message": words}}, {"code": "x", "message": words}, {"detail": words}, words)
     for provider, status, body in product(REMOTE, (400, 413, 422, 500), bodies):
-        fault = PROVIDERS[provider].classify(status, body)
-        assert (fault.kind, fault.token_limit, fault.max_items) == ("too_long", tokens, None), (provider, status, body)
+        failure = PROVIDERS[provider].classify(status, body)
+        assert (failure.kind, failure.token_limit, failure.max_items) == ("too_long", tokens, None), (
+            provider,
+            status,
+            body,
+        )
 
 
+# Messages and their sources (read 2026-11-28):
+#
+# DashScope: "batch size is invalid, it should not be larger than 10." (memodb-io/memobase#142)
+# TEI, also behind SiliconFlow: "batch size 132 > maximum allowed batch size 64"
+# Zhipu 1214: "input数组最大不得超过64条", "input array max 64"
+# Azure: "Too many inputs. The max number of inputs is 16." (langchain-ai/langchain#4575)
+# OpenAI: "Invalid 'input': array too long. Expected an array with maximum length 2048, but got an array with length
+#   3000 instead.", "'$.input' is invalid … array length must be 2048 or less" (topoteretes/cognee#4954)
+# Infinity and other FastAPI servers: "List should have at most 2048 items after validation, not 3000"
+# Cohere: "total number of texts must be at most 96"; Gemini: "at most 100 requests can be in one batch"
 TOO_MANY = [
     ("batch size is invalid, it should not be larger than 10.: input.contents", 10),
     ("input batch size 132 > maximum allowed batch size 64", 64),
@@ -197,14 +212,21 @@ TOO_MANY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("words", "cap"), TOO_MANY, ids=lambda value: str(value)[:40])
-def test_words_for_many_texts_name_a_sensible_cap(words, cap):
+@pytest.mark.parametrize(("words", "limit"), TOO_MANY, ids=lambda value: str(value)[:40])
+def test_words_for_many_texts_name_a_sensible_cap(words, limit):
     bodies = ({"error": {"message": words}}, {"code": "x", "message": words}, {"detail": [{"msg": words}]})
     for provider, body in product(REMOTE, bodies):
-        fault = PROVIDERS[provider].classify(400, body)
-        assert (fault.kind, fault.max_items, fault.token_limit) == ("too_many_items", cap, None)
+        failure = PROVIDERS[provider].classify(400, body)
+        assert (failure.kind, failure.max_items, failure.token_limit) == ("too_many_items", limit, None)
 
 
+# Messages and their sources (read 2026-11-28):
+#
+# OpenAI: "Requested 673477 tokens, max 300000 tokens per request" (langchain-ai/langchain#33668), "Invalid 'input':
+#   maximum request size is 300000 tokens per request."
+# Mistral: "Too many tokens in batch. Max is 16384 got 17555" (aurelio-labs/semantic-router#297), "Too many tokens
+#   overall, split into more batches"; Voyage: "The max allowed tokens per submitted batch is 120000."
+# Zhipu: "数组总长度不得超过8K"; DashScope: "Exceeded limit on max bytes per request body"
 @pytest.mark.parametrize(
     "words",
     [
@@ -220,9 +242,9 @@ def test_words_for_many_texts_name_a_sensible_cap(words, cap):
 @pytest.mark.parametrize("status", [400, 413])
 def test_words_for_large_request_mean_all_texts_together(status, words):
     for provider in REMOTE:
-        fault = PROVIDERS[provider].classify(status, {"error": {"message": words}})
-        assert fault.kind in ("request_too_large", "too_long" if provider == "siliconflow" else "")
-        assert (fault.max_items, fault.token_limit) == (None, None)
+        failure = PROVIDERS[provider].classify(status, {"error": {"message": words}})
+        assert failure.kind in ("request_too_large", "too_long" if provider == "siliconflow" else "")
+        assert (failure.max_items, failure.token_limit) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -243,19 +265,19 @@ def test_words_for_large_request_mean_all_texts_together(status, words):
     ],
 )
 def test_words_about_something_else_leave_invalid_alone(words):
-    assert size_in(words) is None
+    assert size_failure(words) is None
     for provider in REMOTE:
-        fault = PROVIDERS[provider].classify(400, {"error": {"message": words}})
-        assert (fault.kind, fault.max_items, fault.token_limit) == ("invalid", None, None)
+        failure = PROVIDERS[provider].classify(400, {"error": {"message": words}})
+        assert (failure.kind, failure.max_items, failure.token_limit) == ("invalid", None, None)
 
 
 def test_texts_repeated_by_a_server_are_not_its_words():
     entry = {"type": "missing", "loc": ["body", "model"], "msg": "Field required", "input": {"input": [CONTEXT]}}
     for provider in REMOTE:
         for body in ({"detail": [entry]}, {"ok": 0, "input": CONTEXT}, {"ok": 0, "request": {"texts": [CONTEXT]}}):
-            fault = PROVIDERS[provider].classify(422, body)
-            assert fault.kind == "invalid"
-            assert CONTEXT not in (fault.message or "")
+            failure = PROVIDERS[provider].classify(422, body)
+            assert failure.kind == "invalid"
+            assert CONTEXT not in (failure.message or "")
 
 
 def test_full_queue_of_a_failed_server_is_not_a_long_text():
@@ -275,11 +297,11 @@ def test_413_is_not_a_rate_limit_whatever_its_code():
 def test_words_for_long_text_do_not_change_other_statuses(status):
     plain = {provider: PROVIDERS[provider].classify(status, "no").kind for provider in REMOTE}
     for provider in REMOTE:
-        fault = PROVIDERS[provider].classify(status, {"error": {"message": CONTEXT}})
-        assert (fault.kind, fault.max_items, fault.token_limit) == (plain[provider], None, None)
+        failure = PROVIDERS[provider].classify(status, {"error": {"message": CONTEXT}})
+        assert (failure.kind, failure.max_items, failure.token_limit) == (plain[provider], None, None)
 
 
-def test_dimension_refusal_does_not_shrink_the_next_request(door):
+def test_dimension_refusal_does_not_shrink_the_next_request(entry_point):
     texts = [f"text {number}" for number in range(8)]
     answers = [Reply({"error": {"message": "dimension should not be larger than 2"}}, 400)]
 
@@ -287,13 +309,13 @@ def test_dimension_refusal_does_not_shrink_the_next_request(door):
         return answers.pop() if answers else openai_reply(request)
 
     with scripted(answer) as server, connected("gateway", server) as client:
-        door(client, texts)
+        entry_point(client, texts)
         server.requests.clear()
-        door(client, [f"other {text}" for text in texts])
+        entry_point(client, [f"other {text}" for text in texts])
         assert [len(request.texts) for request in server.requests] == [8]
 
 
-def test_cap_of_thousands_of_digits_costs_no_paid_text(door):
+def test_cap_of_thousands_of_digits_costs_no_paid_text(entry_point):
     texts = [f"text {number}" for number in range(8)]
     words = "batch size is invalid, it should not be larger than " + "9" * 5000
 
@@ -301,11 +323,11 @@ def test_cap_of_thousands_of_digits_costs_no_paid_text(door):
         return Reply({"message": words}, 400) if len(request.texts) > 3 else openai_reply(request)
 
     with scripted(answer) as server, connected("gateway", server) as client:
-        result = door(client, texts)
+        result = entry_point(client, texts)
     np.testing.assert_array_equal(result.vectors, np.array([vector_of(text) for text in texts], np.float32))
 
 
-# ── B3: no refusal loses its words ───────────────────────────────────────────────────────────────
+# ── messages in any envelope ───────────────────────────────────────────────────────────────
 
 WORDS = "that is not allowed on a Sunday"
 ENVELOPES = {
@@ -352,8 +374,8 @@ CLASSES = {
 
 @pytest.mark.parametrize("provider", REMOTE)
 @pytest.mark.parametrize("envelope", BODIES)
-def test_refusal_in_any_envelope_keeps_its_words(provider, envelope, door):
-    caught, _ = error_from(provider, door, Reply(BODIES[envelope], 403))
+def test_refusal_in_any_envelope_keeps_its_words(provider, envelope, entry_point):
+    caught, _ = error_from(provider, entry_point, Reply(BODIES[envelope], 403))
     assert type(caught) is errors.PermissionDeniedError
     assert WORDS in caught.provider_message
     assert WORDS in str(caught)
@@ -363,14 +385,14 @@ def test_refusal_in_any_envelope_keeps_its_words(provider, envelope, door):
 @pytest.mark.parametrize("envelope", sorted(BODIES.keys() - {"msg"}))  # whose own code says 401
 def test_status_decides_the_error_in_any_envelope(envelope):
     for provider, status in product(REMOTE, CLASSES):
-        assert type(judged_error(provider, status, BODIES[envelope])) is CLASSES[status], (provider, status)
+        assert type(error_of_response(provider, status, BODIES[envelope])) is CLASSES[status], (provider, status)
 
 
 @pytest.mark.parametrize("provider", REMOTE)
 @pytest.mark.parametrize("status", [200, 400, 401, 500])
 @pytest.mark.parametrize("code", [401, "401"])
-def test_code_401_in_body_is_authentication_at_once(provider, status, code, door):
-    caught, server = error_from(provider, door, Reply({"code": code, "msg": "token expired"}, status))
+def test_code_401_in_body_is_authentication_at_once(provider, status, code, entry_point):
+    caught, server = error_from(provider, entry_point, Reply({"code": code, "msg": "token expired"}, status))
     assert type(caught) is errors.AuthenticationError
     assert (caught.code, caught.provider_message) == ("401", "token expired")
     assert len(server.requests) == 1
@@ -378,21 +400,32 @@ def test_code_401_in_body_is_authentication_at_once(provider, status, code, door
 
 def test_words_of_unknown_form_are_the_first_300_characters():
     body = json.dumps({"complaint": ["x" * 100] * 9}).encode()
-    assert judged_error("gateway", 400, body).provider_message == body[:300].decode()
+    assert error_of_response("gateway", 400, body).provider_message == body[:300].decode()
 
 
 def test_body_without_words_gives_no_provider_message():
     for body in (b"", b"{}", b"[]", b"null", b'""'):
-        assert judged_error("gateway", 400, body).provider_message is None
+        assert error_of_response("gateway", 400, body).provider_message is None
 
 
-# ── B11: money ───────────────────────────────────────────────────────────────────────────────────
+# ── money ───────────────────────────────────────────────────────────────────────────────────
 
 
 def openai_error(message, code=None, kind="x"):
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
+# Messages and their sources (read 2026-11-28):
+#
+# one-api, new-api: "user quota is not enough" (songquanpeng/one-api#1270), "user [3446] quota [-20847155]
+#   preConsumedQuota [743]is not enough" (#1846), "token quota is not enough, token remain quota: $0.1", "chat
+#   pre-consumed quota failed, user quota: 13810, need quota: 15000", "用户额度不足, 剩余额度: …"
+#   (QuantumNous/new-api#6929), "该令牌额度已用尽" (401), "令牌额度不足"
+# OpenRouter 402: "Insufficient credits", "This request requires more credits"; DeepSeek 402: "Insufficient Balance"
+# LiteLLM 400 or 429: "Budget has been exceeded! Current cost: …" (BerriAI/litellm#22726), "ExceededBudget: …"
+# Anthropic: "Your credit balance is too low"; OpenAI: "You exceeded your current quota", "Billing hard limit has been
+#   reached"; Volcengine: "… has an overdue balance", "has exhausted its free trial quota", "has reached the set
+#   inference limit"; DashScope: "Free allocated quota exceeded."; Zhipu 1113: "余额不足或无可用资源包,请充值。"
 MONEY = {
     "one-api": (403, openai_error("user quota is not enough", "insufficient_user_quota", "one_api_error")),
     "one-api-429": (429, openai_error("用户额度不足", "insufficient_user_quota", "one_api_error")),
@@ -436,9 +469,9 @@ NOT_MONEY = {
 
 
 @pytest.mark.parametrize("wording", MONEY)
-def test_money_is_quota_exhausted_after_one_request(wording, door):
+def test_money_is_quota_exhausted_after_one_request(wording, entry_point):
     status, body = MONEY[wording]
-    caught, server = error_from("gateway", door, Reply(body, status))
+    caught, server = error_from("gateway", entry_point, Reply(body, status))
     assert type(caught) is errors.QuotaExhaustedError
     assert caught.provider_message == body["error"]["message"]
     assert len(server.requests) == 1
@@ -462,141 +495,10 @@ def test_dashscope_quota_code_stays_a_rate_limit():
 def test_plain_money_words_are_money_at_every_provider(provider):
     for status, words in ((402, "no"), (403, "Insufficient Balance"), (429, "账户余额不足"), (401, "您的账户已欠费")):
         assert PROVIDERS[provider].classify(status, {"message": words}).kind == "quota"
-    assert not speaks_of_money("Requests rate limit exceeded, please try again later.")
+    assert not reports_no_money("Requests rate limit exceeded, please try again later.")
 
 
-# ── D1: nothing raw, nothing of the key ──────────────────────────────────────────────────────────
-
-RAW = "\x1b[31m\nred\r\t\x00\x07\x9b2J\u202egnp\u200b\u2066\ufeff\ud800\u2028\U000e0041."
-LONG_KEY = "".join(hashlib.sha256(bytes([number])).hexdigest() for number in range(30))[:1900]
-"""As long as a JWT."""
-
-
-def shown(error):
-    """All that an error shows or keeps, also after a pickle."""
-    again = pickle.loads(pickle.dumps(error))
-    return "\n".join(str(each) for e in (error, again) for each in (e, e.args, vars(e), f"{e!r}"))
-
-
-def raw_in(words):
-    return [character for character in words if not character.isprintable() and character != "\n"]
-
-
-@pytest.mark.parametrize("provider", REMOTE)
-@pytest.mark.parametrize("status", [200, 403])
-@pytest.mark.parametrize("place", ["message", "code", "request_id", "unknown", "plain"])
-def test_control_characters_of_a_server_never_come_out_raw(provider, status, place, door):
-    flat = {"code": "E7", "message": "no", "request_id": "r"}
-    body = {**flat, place: RAW, "error": {**flat, place: RAW}}
-    body = {"unknown": {"odd": RAW}, "plain": RAW.encode("utf-8", "surrogatepass")}.get(place, body)
-    caught, _ = error_from(provider, door, Reply(body, status))
-    for words in filter(None, (str(caught), caught.code, caught.request_id, caught.provider_message)):
-        assert words.isprintable()
-    assert repr(caught).isprintable()
-
-
-def test_control_characters_of_headers_and_transport_are_cleaned():
-    caught = judged_error("gateway", 500, b"{}", **{"x-request-id": RAW})
-    assert caught.request_id
-    assert not raw_in(str(caught))
-    moved = judged_error("gateway", 302, b"", location="http://ho\x1b[31mst\u202e.example/path")
-    assert not raw_in(str(moved))
-    broken = TransportFailure("connection", f"RemoteProtocolError: {RAW}")
-    fault = interpret_response(broken, target("gateway"), texts=1, dimensions=2)
-    caught = build_error(fault, target("gateway"), answer=broken, indices=(0,), retry_after=None)
-    assert not raw_in(str(caught))
-    assert "red" in str(caught)
-
-
-FORMS = {
-    "whole": lambda key: key,
-    "beginning": lambda key: key[:16],
-    "middle": lambda key: key[9:23],
-    "end": lambda key: key[-12:],
-    "eight": lambda key: key[-8:],
-    "upper": lambda key: key.upper(),
-    "wrapped": lambda key: f"{key[:12]}\n{key[12:]}",
-    "hidden": lambda key: "\u200b".join(key),
-    "url": lambda key: quote(f"Bearer {key}", safe=""),
-    "json": json.dumps,
-    "html": html.escape,
-    "base64": lambda key: base64.b64encode(key.encode()).decode(),
-    "basic": lambda key: base64.b64encode(f"user:{key}".encode()).decode(),
-    "basic-2": lambda key: base64.urlsafe_b64encode(f":{key}".encode()).decode(),
-    "twenty times": lambda key: f" {key}" * 20,
-}
-
-
-def parts_of(secret, words, shortest=8):
-    lowered, secret = words.lower(), secret.lower()
-    found = {secret[start : start + shortest] for start in range(len(secret) - shortest + 1)}
-    return found & {lowered[start : start + shortest] for start in range(len(lowered) - shortest + 1)}
-
-
-@pytest.mark.parametrize("place", ["message", "code", "request_id", "error", "unknown", "plain", "location"])
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(
-    "key", [KEY, LONG_KEY, 'sk-a"b\\c/d+e%f&g<h', "0123456789"], ids=["usual", "long", "odd", "ten"]
-)
-def test_no_part_of_a_repeated_key_is_shown(key, form, place):
-    echo = FORMS[form](key)
-    for before in (0, 285, 8185):
-        words = "-" * before + echo
-        flat = {"code": "E7", "message": "no", "request_id": "r", place: words}
-        body = {"error": {"error": words}, "unknown": {"odd": words}, "plain": words}.get(
-            place, {**flat, "error": flat}
-        )
-        raw = words.encode() if place == "plain" else json.dumps(body).encode()
-        headers = {"location": f"https://{echo}.example/?key={echo}"} if place == "location" else {}
-        for status in (302,) if place == "location" else (200, 500):
-            caught = judged_error("gateway", status, raw, key=key, **headers)
-            for secret in (key, base64.b64encode(key.encode()).decode().rstrip("=")[:-1]):
-                assert not parts_of(secret, shown(caught))
-
-
-@pytest.mark.parametrize("provider", REMOTE)
-def test_end_of_key_repeated_by_a_server_is_not_shown(provider, door):
-    body = {"error": {"message": f"Incorrect API key: ***{KEY[-12:]}", "code": KEY[-10:]}, "request_id": KEY[4:20]}
-    caught, _ = error_from(provider, door, Reply(body, 401))
-    assert not parts_of(KEY, shown(caught))
-    assert "Incorrect API key" in caught.provider_message
-
-
-def test_warning_about_a_store_shows_no_control_characters():
-    guard = StoreHealth("redis")
-    with pytest.warns(CacheWarning) as caught:
-        guard.cannot_read(OSError("\x1b[31mred\u202e\r"))
-    assert str(caught[0].message).isprintable()
-
-
-def test_secret_headers_of_the_user_are_not_shown():
-    headers = {"X-Api-Token": "tok-9d8f7a6b5c4e", "X-Team": "search-team"}
-    caught = judged_error(
-        "gateway", 400, b'{"message":"tok-9d8f7a6b5c4e of search-team"}', options={"headers": headers}
-    )
-    assert caught.provider_message == "… of search-team"
-
-
-def test_short_masks_and_ordinary_words_stay_readable():
-    words = f"Incorrect API key provided: {KEY[:6]}…{KEY[-4:]}. Look at https://example.com."
-    assert safe_words(words, [KEY]) == words
-    assert safe_words("模型不存在，请检查", [KEY]) == "模型不存在，请检查"
-    assert redact("abc", []) == "abc"
-    assert clean("a\r\nb\x1b[0m\u202ec") == "a  b\ufffd[0mc"
-
-
-@given(st.text(min_size=8, max_size=40, alphabet="abAB01-"), st.text(max_size=60, alphabet="abAB01- \n"), st.booleans())
-def test_redaction_leaves_no_part_of_any_key(key, words, repeat):
-    left = redact(words + (key if repeat else ""), [key])
-    assert not parts_of(key, left)
-
-
-@given(st.text())
-def test_clean_words_can_be_printed(words):
-    assert clean(words).isprintable()
-
-
-# ── A2: whatever a body is, it has a meaning ─────────────────────────────────────────────────────
+# ── any body is classified ─────────────────────────────────────────────────────
 
 NUMBERS = st.integers() | st.floats()
 NAMES = st.sampled_from(
@@ -613,14 +515,14 @@ ANY_JSON = st.recursive(
 )
 
 
-@pytest.mark.parametrize("provider", REMOTE)
-@given(status=st.integers(100, 999), body=ANY_JSON)
-@example(status=200, body={"code": "²"})
-@example(status=200, body={"code": "１２"})
+@settings(max_examples=200)
+@given(provider=st.sampled_from(REMOTE), status=st.integers(100, 999), body=ANY_JSON)
+@example(provider="gateway", status=200, body={"code": "²"})
+@example(provider="gateway", status=200, body={"code": "１２"})
 def test_classification_of_any_body_never_raises(provider, status, body):
-    fault = PROVIDERS[provider].classify(status, body)
-    assert fault is None or fault.kind in ERROR_POLICIES
-    assert status == 200 or fault is not None
+    failure = PROVIDERS[provider].classify(status, body)
+    assert failure is None or failure.kind in ERRORS_BY_KIND
+    assert status == 200 or failure is not None
 
 
 @pytest.mark.parametrize("provider", REMOTE)
@@ -630,8 +532,8 @@ def test_classification_of_any_body_never_raises(provider, status, body):
 def test_classification_of_any_number_never_raises(provider, number):
     for body in ({"code": number}, {"error": {"code": number, "message": number}}, [number], number):
         for status in (200, 400, 500):
-            fault = PROVIDERS[provider].classify(status, body)
-            assert fault is None or fault.kind in ERROR_POLICIES
+            failure = PROVIDERS[provider].classify(status, body)
+            assert failure is None or failure.kind in ERRORS_BY_KIND
 
 
 RAW_BODIES = [
@@ -647,17 +549,21 @@ RAW_BODIES = [
 ]
 
 
-@pytest.mark.parametrize("provider", REMOTE)
-@given(status=st.integers(200, 599), body=st.sampled_from(RAW_BODIES) | st.binary(max_size=60))
-def test_judgement_of_any_bytes_never_raises(provider, status, body):
-    verdict = interpret_response(HttpResponse(status, {}, body), target(provider), texts=1, dimensions=2)
-    assert isinstance(verdict, ApiFailure)
-    assert verdict.kind in ERROR_POLICIES
+@settings(max_examples=200)
+@given(
+    provider=st.sampled_from(REMOTE),
+    status=st.integers(200, 599),
+    body=st.sampled_from(RAW_BODIES) | st.binary(max_size=60),
+)
+def test_interpretation_of_any_bytes_never_raises(provider, status, body):
+    result = interpret_response(HttpResponse(status, {}, body), config_of(provider), texts=1, dimensions=2)
+    assert isinstance(result, ApiFailure)
+    assert result.kind in ERRORS_BY_KIND
 
 
 @pytest.mark.parametrize("body", RAW_BODIES, ids=range(len(RAW_BODIES)))
 @pytest.mark.parametrize("status", [200, 400])
-def test_strange_body_fails_its_own_batch_only(body, status, door):
+def test_strange_body_fails_its_own_batch_only(body, status, entry_point):
     texts = [f"text {number}" for number in range(4)]
 
     def answer(request):
@@ -666,36 +572,20 @@ def test_strange_body_fails_its_own_batch_only(body, status, door):
     with scripted(answer) as server:
         options = {"limits": {"max_items": 1}, "max_retries": 0, "max_concurrency": 1}
         with connected("gateway", server, **options) as client, pytest.raises(PartialFailureError) as raised:
-            door(client, texts)
+            entry_point(client, texts)
     assert list(raised.value.failures) == [3]
     expected = np.array([vector_of(text) for text in texts[:3]], np.float32)
     np.testing.assert_array_equal(raised.value.result.vectors[:3], expected)
 
 
-def test_a_refusal_that_breaks_its_reader_keeps_its_meaning(monkeypatch):
+def test_classifier_that_raises_leaves_the_status(monkeypatch):
     def broken(*_):
         raise RecursionError
 
-    aimed = target("gateway")
+    config = config_of("gateway")
     object.__setattr__(
-        aimed, "provider", PROVIDERS["gateway"].__class__(**{**vars(aimed.provider), "classify": broken})
+        config, "provider", PROVIDERS["gateway"].__class__(**{**vars(config.provider), "classify": broken})
     )
-    verdict = interpret_response(HttpResponse(401, {}, b'{"why":"no"}'), aimed, texts=1, dimensions=2)
-    assert (verdict.kind, verdict.message) == ("authentication", '{"why":"no"}')
-    assert interpret_response(HttpResponse(200, {}, b'{"why":"no"}'), aimed, texts=1, dimensions=2).kind == "malformed"
-
-
-# ── without a socket ─────────────────────────────────────────────────────────────────────────────
-
-
-def target(provider, key=KEY, **options):
-    return resolve_config(
-        f"{provider}:m", EmbeddingOptions(api_key=key, base_url="https://host.example", **options), {}
-    )
-
-
-def judged_error(provider, status, body, key=KEY, options=None, **headers):
-    """The error of one answer, without a socket."""
-    aimed, reply = target(provider, key, **(options or {})), HttpResponse(status, headers, body)
-    fault = interpret_response(reply, aimed, texts=1, dimensions=2)
-    return build_error(fault, aimed, answer=reply, indices=(0,), retry_after=None)
+    result = interpret_response(HttpResponse(401, {}, b'{"why":"no"}'), config, texts=1, dimensions=2)
+    assert (result.kind, result.message) == ("authentication", '{"why":"no"}')
+    assert interpret_response(HttpResponse(200, {}, b'{"why":"no"}'), config, texts=1, dimensions=2).kind == "malformed"

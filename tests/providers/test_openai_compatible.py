@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from llama_index.core.ingestion.pipeline import get_transformation_hash
 from llama_index.core.schema import TextNode
-from support.adapters import DOORS, call, client_of
+from support.adapters import ENTRY_POINTS, call, client_of
+from support.providers import MODEL_NAMES, REMOTE, REMOTE_MODELS, SELF_HOSTED, VENDORS
 from support.refusals import SECRET, assert_tells, refused
 from support.scripted_server import DIMENSIONS, Reply, openai_reply, scripted, vector_of
 
@@ -31,7 +32,6 @@ from multiembed import (
 )
 from multiembed.config.options import EmbeddingOptions
 from multiembed.config.request_config import resolve_config
-from multiembed.providers import PROVIDERS
 
 TEXTS = ["first text", "第二", "third"]
 KEY = "sk-" + "0123456789abcdef" * 2
@@ -122,13 +122,13 @@ def make():
         client.close()
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS.values(), ids=ENTRY_POINTS)
 @pytest.mark.parametrize("server", SERVERS, ids=str)
-def test_each_server_gets_its_documented_request(server, door):
+def test_each_server_gets_its_documented_request(server, entry_point):
     with scripted(openai_reply) as running:
         options = {"api_key": KEY, **server.options, "base_url": running.url + server.base}
-        embedder = door.make(f"openai-compatible:{server.model}", **options)
-        rows = call(door.embed, embedder, TEXTS)
+        embedder = entry_point.make(f"openai-compatible:{server.model}", **options)
+        rows = call(entry_point.embed, embedder, TEXTS)
         client_of(embedder).close()
     [request] = running.requests
     assert request.path == server.target
@@ -147,9 +147,9 @@ def assert_query_arrived(request):
     assert dict(parse_qsl(urlsplit(request.path).query, keep_blank_values=True)) == {"a": "1", **QUERY}
 
 
-def test_query_reaches_the_wire_percent_encoded(door, make):
+def test_query_reaches_the_wire_percent_encoded(entry_point, make):
     with scripted(openai_reply) as server:
-        door(make(base_url=f"{server.url}/v1?a=1", query=QUERY), TEXTS)
+        entry_point(make(base_url=f"{server.url}/v1?a=1", query=QUERY), TEXTS)
     assert_query_arrived(server.requests[0])
 
 
@@ -177,9 +177,9 @@ def test_address_and_key_come_from_the_environment():
 
 
 @pytest.mark.parametrize("empty", ["", "  "])
-def test_empty_key_is_no_key(empty, door, make):
+def test_empty_key_is_no_key(empty, entry_point, make):
     with scripted(openai_reply) as server:
-        door(make(base_url=server.url, api_key=empty), TEXTS)
+        entry_point(make(base_url=server.url, api_key=empty), TEXTS)
     assert "authorization" not in server.requests[0].headers
 
 
@@ -196,39 +196,39 @@ def as_base64(request):
 
 @pytest.mark.parametrize("asked", [None, "float", "base64"])
 @pytest.mark.parametrize("answer", [openai_reply, as_base64])
-def test_floats_and_base64_are_read_whichever_comes(asked, answer, door, make):
+def test_floats_and_base64_are_read_whichever_comes(asked, answer, entry_point, make):
     parameters = None if asked is None else {"encoding_format": asked}
     with scripted(answer) as server:
         client = make(base_url=server.url, parameters=parameters)
-        vectors = door(client, TEXTS).vectors
+        vectors = entry_point(client, TEXTS).vectors
     assert server.requests[0].body.get("encoding_format") == asked
     np.testing.assert_array_equal(vectors, np.float32([vector_of(text) for text in TEXTS]))
 
 
 @pytest.mark.parametrize("send", [True, False])
-def test_dimensions_are_checked_when_the_server_ignores_them(send, door, make):
+def test_dimensions_are_checked_when_the_server_ignores_them(send, entry_point, make):
     with scripted(openai_reply) as server:
         client = make(base_url=server.url, dimensions=4, send_dimensions=send, max_retries=0)
         with pytest.raises(MalformedResponseError, match="8 dimensions where 4 were expected"):
-            door(client, TEXTS)
+            entry_point(client, TEXTS)
     assert server.requests[0].body.get("dimensions") == (4 if send else None)
 
 
 @pytest.mark.parametrize("model", ["openai-compatible:m", "gateway:m", "zhipu:embedding-3"])
-def test_dimensions_need_not_be_sent_to_be_checked(model, door, make):
+def test_dimensions_need_not_be_sent_to_be_checked(model, entry_point, make):
     with scripted(openai_reply) as server:
         options = {"base_url": server.url, "api_key": KEY, "send_dimensions": False}
         if not model.startswith("zhipu"):
             options["dimensions"] = DIMENSIONS
-            assert door(make(model, **options), TEXTS).vectors.shape == (3, DIMENSIONS)
+            assert entry_point(make(model, **options), TEXTS).vectors.shape == (3, DIMENSIONS)
         else:
             client = make(model, **options, dimensions=256, max_retries=0)
             with pytest.raises(MalformedResponseError, match="256 were expected"):
-                door(client, TEXTS)
+                entry_point(client, TEXTS)
     assert "dimensions" not in server.requests[0].body
 
 
-def test_server_that_names_its_cap_is_obeyed(door, make):
+def test_server_that_names_its_cap_is_obeyed(entry_point, make):
     def answer(request):
         count = len(request.texts)
         if count > 8:
@@ -239,7 +239,7 @@ def test_server_that_names_its_cap_is_obeyed(door, make):
     texts = [f"text {number}" for number in range(40)]
     with scripted(answer) as server:
         client = make(base_url=server.url, max_concurrency=1)
-        vectors = door(client, texts).vectors
+        vectors = entry_point(client, texts).vectors
     sizes = sorted((len(request.texts) for request in server.requests), reverse=True)
     assert sizes[0] == 32
     assert max(sizes[1:]) <= 8
@@ -279,7 +279,7 @@ def test_fingerprint_without_a_query_is_that_of_earlier_versions():
 
 
 @pytest.mark.parametrize("place", ["query", "api_key"])
-def test_credential_is_in_no_repr_dump_or_error(place, door, make):
+def test_credential_is_in_no_repr_dump_or_error(place, entry_point, make):
     def answer(request):
         return Reply({"error": {"message": f"not for {request.path} {request.headers}", "code": "no"}}, 403)
 
@@ -289,7 +289,7 @@ def test_credential_is_in_no_repr_dump_or_error(place, door, make):
         client = make(**options)
         embedding = MultiEmbedding(model_name="openai-compatible:m", **options)
         with pytest.raises(MultiEmbedError) as caught:
-            door(client, TEXTS)
+            entry_point(client, TEXTS)
     assert SECRET in f"{server.requests[0].path} {server.requests[0].headers}"
     assert_tells(caught.value, "not for")
     for shown in (repr(client), repr(client.target), str(embedding), embedding.to_json(), embedding.model_dump_json()):
@@ -297,11 +297,11 @@ def test_credential_is_in_no_repr_dump_or_error(place, door, make):
     assert SECRET not in repr(EmbeddingOptions(**options))
 
 
-def test_key_of_a_pickle_left_behind_is_asked_for_in_plain_words(door, make):
+def test_key_of_a_pickle_left_behind_is_asked_for_in_plain_words(entry_point, make):
     with scripted(lambda _: Reply({"error": {"message": "no key"}}, 401)) as server:
         client = pickle.loads(pickle.dumps(make(base_url=server.url, api_key=KEY)))
         with pytest.raises(AuthenticationError) as caught:
-            door(client, TEXTS)
+            entry_point(client, TEXTS)
         client.close()
     assert_tells(caught.value, "none was sent", "OPENAI_COMPATIBLE_API_KEY", "key_in_pickle=True", secret=KEY)
 
@@ -352,7 +352,7 @@ def test_bad_address_is_refused_by_its_name(base, variable):
     assert_tells(caught.value, BAD_ADDRESSES[base], variable or "base_url")
 
 
-@pytest.mark.parametrize("provider", ["openai-compatible", "gateway"])
+@pytest.mark.parametrize("provider", SELF_HOSTED)
 @pytest.mark.parametrize(
     "name",
     ["", " ", "api key", " api-key", "api-key:", "api-key\r\nX", "Authorization: Bearer", "clé", "api-key\x00",
@@ -375,7 +375,7 @@ def test_header_that_carries_the_key_may_not_be_given_twice():
     assert_tells(refused("openai-compatible:m", headers={"API-Key": SECRET}, **options), "'API-Key'", "api_key")
 
 
-@pytest.mark.parametrize("provider", ["openai-compatible", "gateway"])
+@pytest.mark.parametrize("provider", SELF_HOSTED)
 @pytest.mark.parametrize(
     ("query", "words"),
     [
@@ -409,7 +409,7 @@ def test_key_that_a_header_cannot_carry_is_refused(key):
 
 
 @pytest.mark.parametrize("option", [{"auth_header": "api-key"}, {"query": {"a": "b"}}], ids=str)
-@pytest.mark.parametrize("provider", sorted(PROVIDERS.keys() - {"openai-compatible", "gateway"}))
+@pytest.mark.parametrize("provider", [*VENDORS, "local"])
 def test_vendor_takes_no_header_and_no_query_of_ours(provider, option):
     key = {} if provider == "local" else {"api_key": KEY}
     assert_tells(refused(f"{provider}:m", **key, **option), f"takes no {next(iter(option))}", "openai-compatible")
@@ -472,14 +472,6 @@ def test_unknown_provider_is_answered_with_the_line_to_write(model, words):
 
 # ── 404 and redirects name the address ───────────────────────────────────────────────────────────
 
-ADDRESSED = {
-    "zhipu": "zhipu:embedding-3",
-    "siliconflow": "siliconflow:BAAI/bge-m3",
-    "dashscope": "dashscope:text-embedding-v4",
-    "dashscope-compatible": "dashscope-compatible:text-embedding-v4",
-    "openai-compatible": "openai-compatible:m",
-    "gateway": "gateway:m",
-}
 NOT_FOUND = [
     b"",
     b"<html><body>404 no such model here</body></html>",
@@ -491,19 +483,19 @@ NOT_FOUND = [
 ]
 
 
-def error_of(door, make, model, reply, **options):
+def error_of(entry_point, make, model, reply, **options):
     with scripted(lambda _: reply) as server:
         client = make(model, **{"api_key": KEY, "base_url": f"{server.url}/base", **options})
         with pytest.raises(MultiEmbedError) as caught:
-            door(client, TEXTS)
+            entry_point(client, TEXTS)
         assert len(server.requests) == 1
         return caught.value, server.url + server.requests[0].path.partition("?")[0]
 
 
-@pytest.mark.parametrize("provider", ADDRESSED)
+@pytest.mark.parametrize("provider", REMOTE)
 @pytest.mark.parametrize("body", NOT_FOUND, ids=str)
-def test_404_names_the_address_that_was_asked(provider, body, door, make):
-    error, url = error_of(door, make, ADDRESSED[provider], Reply(body, 404))
+def test_404_names_the_address_that_was_asked(provider, body, entry_point, make):
+    error, url = error_of(entry_point, make, REMOTE_MODELS[provider], Reply(body, 404))
     assert type(error) is ModelNotFoundError
     assert_tells(error, f"Nothing was found at {url}", secret=KEY)
 
@@ -513,31 +505,31 @@ def test_404_names_the_address_that_was_asked(provider, body, door, make):
     ['model "m" not found, try pulling it first', "The model `m` does not exist.", "模型不存在，请检查模型代码。",
      "The API deployment for this resource does not exist."],
 )  # fmt: skip
-@pytest.mark.parametrize("provider", ["openai-compatible", "gateway"])
-def test_404_of_a_model_says_so_and_names_the_address(provider, message, door, make):
-    error, url = error_of(door, make, ADDRESSED[provider], Reply({"error": {"message": message}}, 404))
+@pytest.mark.parametrize("provider", SELF_HOSTED)
+def test_404_of_a_model_says_so_and_names_the_address(provider, message, entry_point, make):
+    error, url = error_of(entry_point, make, REMOTE_MODELS[provider], Reply({"error": {"message": message}}, 404))
     assert type(error) is ModelNotFoundError
-    assert_tells(error, f"There is no model m at {url}", secret=KEY)
+    assert_tells(error, f"There is no model {MODEL_NAMES[provider]} at {url}", secret=KEY)
 
 
-def test_404_of_the_gateway_recommends_openai_compatible(door, make):
-    error, _ = error_of(door, make, "gateway:m", Reply(b"", 404))
+def test_404_of_the_gateway_recommends_openai_compatible(entry_point, make):
+    error, _ = error_of(entry_point, make, "gateway:m", Reply(b"", 404))
     assert_tells(error, "openai-compatible", "/api/v1/embeddings", secret=KEY)
 
 
-@pytest.mark.parametrize("provider", ADDRESSED)
+@pytest.mark.parametrize("provider", REMOTE)
 @pytest.mark.parametrize("location", ["/elsewhere", "https://elsewhere.example/v1?key=" + SECRET])
-def test_redirect_names_the_address_that_was_asked(provider, location, door, make):
-    error, url = error_of(door, make, ADDRESSED[provider], Reply(b"", 308, {"Location": location}))
+def test_redirect_names_the_address_that_was_asked(provider, location, entry_point, make):
+    error, url = error_of(entry_point, make, REMOTE_MODELS[provider], Reply(b"", 308, {"Location": location}))
     assert type(error) is APIError
     assert_tells(error, f"{url} redirects")
     assert_tells(error, secret=KEY)
 
 
 @pytest.mark.parametrize("status", [404, 307])
-def test_address_in_an_error_shows_no_query(status, door, make):
+def test_address_in_an_error_shows_no_query(status, entry_point, make):
     error, url = error_of(
-        door,
+        entry_point,
         make,
         "openai-compatible:m",
         Reply(b"", status, {"Location": "/x"}),
@@ -550,16 +542,16 @@ def assert_tells_not(error, *words):
     assert not [each for each in words if each in str(error)]
 
 
-def test_404_of_a_model_gives_no_advice_on_the_path(door, make):
-    error, _ = error_of(door, make, "openai-compatible:m", Reply({"error": 'model "m" not found'}, 404))
+def test_404_of_a_model_gives_no_advice_on_the_path(entry_point, make):
+    error, _ = error_of(entry_point, make, "openai-compatible:m", Reply({"error": 'model "m" not found'}, 404))
     assert_tells_not(error, "multiembed models", "/embeddings is added")
 
 
-@pytest.mark.parametrize("provider", ["openai-compatible", "gateway"])
-def test_405_names_the_address_that_was_asked(provider, door, make):
+@pytest.mark.parametrize("provider", SELF_HOSTED)
+def test_405_names_the_address_that_was_asked(provider, entry_point, make):
     with scripted(lambda _: Reply({"detail": "Method Not Allowed"}, 405)) as server:
         with pytest.raises(MultiEmbedError) as caught:
-            door(make(f"{provider}:m", api_key=KEY, base_url=server.url), TEXTS[:1])
+            entry_point(make(f"{provider}:m", api_key=KEY, base_url=server.url), TEXTS[:1])
         url = server.url + server.requests[0].path
     assert_tells(caught.value, f"{url} does not take POST requests", "Method Not Allowed", secret=KEY)
 
@@ -567,32 +559,32 @@ def test_405_names_the_address_that_was_asked(provider, door, make):
 @pytest.mark.parametrize(
     ("options", "advice"), [({}, "name it with auth_header"), ({"auth_header": "X-Key"}, "sends the key as it is")]
 )
-def test_refused_key_advises_on_its_header(options, advice, door, make):
-    error, _ = error_of(door, make, "openai-compatible:m", Reply({"error": "no"}, 401), **options)
+def test_refused_key_advises_on_its_header(options, advice, entry_point, make):
+    error, _ = error_of(entry_point, make, "openai-compatible:m", Reply({"error": "no"}, 401), **options)
     assert type(error) is AuthenticationError
     assert_tells(error, advice, secret=KEY)
     assert_tells_not(error, "region")
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"{}", b"   "], ids=str)
-def test_refusal_without_words_points_to_none(body, door, make):
+def test_refusal_without_words_points_to_none(body, entry_point, make):
     with scripted(lambda _: Reply(body, 400)) as server, pytest.raises(MultiEmbedError) as caught:
-        door(make("openai-compatible:m", api_key=KEY, base_url=server.url), TEXTS[:1])
-    assert_tells_not(caught.value, "Read the provider's words")
+        entry_point(make("openai-compatible:m", api_key=KEY, base_url=server.url), TEXTS[:1])
+    assert_tells_not(caught.value, "Read the provider's message")
 
 
 @pytest.mark.parametrize("status", [503, 429])
-def test_failure_without_retries_claims_none(status, door, make):
+def test_failure_without_retries_claims_none(status, entry_point, make):
     with scripted(lambda _: Reply(b"", status)) as server, pytest.raises(MultiEmbedError) as caught:
-        door(make("openai-compatible:m", api_key=KEY, base_url=server.url, max_retries=0), TEXTS[:1])
+        entry_point(make("openai-compatible:m", api_key=KEY, base_url=server.url, max_retries=0), TEXTS[:1])
     assert len(server.requests) == 1
     assert_tells_not(caught.value, "again", "after waiting")
 
 
-def test_connection_failure_names_the_address(door, make):
+def test_connection_failure_names_the_address(entry_point, make):
     with scripted(openai_reply) as server:
         url = server.url
     with pytest.raises(MultiEmbedError) as caught:
-        door(make("openai-compatible:m", api_key=KEY, base_url=f"{url}/v1", max_retries=0), TEXTS[:1])
+        entry_point(make("openai-compatible:m", api_key=KEY, base_url=f"{url}/v1", max_retries=0), TEXTS[:1])
     assert_tells(caught.value, f"The connection to {url}/v1/embeddings failed", secret=KEY)
     assert_tells_not(caught.value, "again")

@@ -12,24 +12,21 @@ import json
 import re
 from dataclasses import replace
 from datetime import date
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.providers import FIXTURES, REMOTE, texts_in
 
 from multiembed.providers import PROVIDERS, list_models
 from multiembed.providers.types import DecodedItem, EncodeInput
 from multiembed.responses.validation import validate_vectors
 
-FIXTURES = {
-    f"{path.parent.name}/{path.stem}": json.loads(path.read_text(encoding="utf-8"))
-    for path in sorted((Path(__file__).parents[1] / "fixtures").glob("*/*.json"))
-}
-REMOTE = sorted(name for name, provider in PROVIDERS.items() if provider.compute is None)
+pytestmark = pytest.mark.unit
+
 ROWS = {f"{provider.id}:{facts.name}": (provider, facts) for provider, facts in list_models()}
 UNKNOWN = {f"{name}:of-tomorrow": (PROVIDERS[name], PROVIDERS[name].model("of-tomorrow")) for name in REMOTE}
 TEXTS = ("first", "第二", '🦊 \x00 " \\ \u2028', "first")
@@ -47,18 +44,18 @@ def provider_of(name):
 
 
 @pytest.mark.parametrize("name", REMOTE)
-def test_every_provider_that_sends_has_an_example_of_a_reply_and_of_a_refusal(name):
+def test_provider_has_response_and_error_fixtures(name):
     assert [each for each in fixtures("items") if each.startswith(f"{name}/")]
     assert [each for each in fixtures("kind") if each.startswith(f"{name}/")]
 
 
-def test_every_fixture_belongs_to_a_provider_and_names_its_source():
+def test_fixture_has_a_provider_and_a_source():
     assert all(name.partition("/")[0] in PROVIDERS for name in FIXTURES)
     assert all(fixture["source"] for fixture in FIXTURES.values())
 
 
 @pytest.mark.parametrize("name", fixtures("items"))
-def test_a_documented_reply_is_decoded_and_believed(name):
+def test_documented_response_is_decoded_and_valid(name):
     fixture, provider = FIXTURES[name], provider_of(name)
     body = copy.deepcopy(fixture["body"])
     assert provider.classify(fixture["status"], body) is None
@@ -69,28 +66,28 @@ def test_a_documented_reply_is_decoded_and_believed(name):
     assert (raw.total_tokens, raw.request_id) == (fixture["total_tokens"], fixture["request_id"])
     dense, sparse = ("dense" in items[0], "sparse" in items[0])
     output = "dense&sparse" if dense and sparse else "dense" if dense else "sparse"
-    believed = validate_vectors(raw, texts=len(items), dimensions=None, output=output)
+    validated = validate_vectors(raw, texts=len(items), dimensions=None, output=output)
     if dense:
-        np.testing.assert_array_equal(believed.dense, np.float32([item["dense"] for item in items]))
+        np.testing.assert_array_equal(validated.dense, np.float32([item["dense"] for item in items]))
     if sparse:
         told = [[(each["index"], each["value"], each["token"]) for each in item["sparse"]] for item in items]
-        assert [list(zip(v.indices, v.values, v.tokens, strict=True)) for v in believed.sparse] == told
+        assert [list(zip(v.indices, v.values, v.tokens, strict=True)) for v in validated.sparse] == told
 
 
 @pytest.mark.parametrize("name", fixtures("kind"))
-def test_a_documented_refusal_is_of_its_kind_and_keeps_its_code_and_words(name):
+def test_documented_error_keeps_kind_code_and_message(name):
     fixture = FIXTURES[name]
     body = copy.deepcopy(fixture["body"])
-    fault = provider_of(name).classify(fixture["status"], body)
-    assert fault.kind == fixture["kind"]
+    failure = provider_of(name).classify(fixture["status"], body)
+    assert failure.kind == fixture["kind"]
     assert body == fixture["body"]
     envelope = body.get("error", body) if isinstance(body, dict) else {"message": body}
-    assert fault.message == envelope["message"]
-    assert fault.code == (str(envelope["code"]) if "code" in envelope else None)
+    assert failure.message == envelope["message"]
+    assert failure.code == (str(envelope["code"]) if "code" in envelope else None)
 
 
 @pytest.mark.parametrize("name", fixtures("undecodable"))
-def test_a_documented_reply_without_vectors_says_what_it_is(name):
+def test_documented_response_without_vectors_says_so(name):
     fixture, provider = FIXTURES[name], provider_of(name)
     assert provider.classify(fixture["status"], fixture["body"]) is None
     with pytest.raises(ValueError, match=".*".join(fixture["undecodable"])):
@@ -110,11 +107,12 @@ JSON = st.recursive(
 )
 
 
-@pytest.mark.parametrize("name", REMOTE)
+@settings(max_examples=200)
 @given(
-    payload=st.dictionaries(st.sampled_from(["data", "output", "usage", "id", "request_id", "code", "success"]), JSON)
+    name=st.sampled_from(REMOTE),
+    payload=st.dictionaries(st.sampled_from(["data", "output", "usage", "id", "request_id", "code", "success"]), JSON),
 )
-def test_whatever_stands_in_a_reply_it_is_items_or_a_value_error(name, payload):
+def test_decoding_any_payload_gives_items_or_value_error(name, payload):
     before = copy.deepcopy(payload)
     try:
         raw = PROVIDERS[name].decode(payload)
@@ -128,7 +126,7 @@ def test_whatever_stands_in_a_reply_it_is_items_or_a_value_error(name, payload):
 
 
 @pytest.mark.parametrize("name", fixtures("items"))
-def test_a_reply_without_its_usage_costs_an_unknown_number_of_tokens_and_not_none(name):
+def test_response_without_usage_has_unknown_tokens(name):
     body = copy.deepcopy(FIXTURES[name]["body"])
     for place in (body, body.get("data")):
         if isinstance(place, dict):
@@ -141,7 +139,7 @@ def test_a_reply_without_its_usage_costs_an_unknown_number_of_tokens_and_not_non
 
 @pytest.mark.parametrize("role", ["document", "query"])
 @pytest.mark.parametrize("row", [name for name in {**ROWS, **UNKNOWN} if not name.startswith("local:")])
-def test_a_request_is_plain_json_that_holds_the_texts_in_order_and_leaves_its_source_as_it_was(row, role):
+def test_request_is_json_with_texts_in_order(row, role):
     provider, facts = {**ROWS, **UNKNOWN}[row]
     parameters = {"extra": {"nested": [1, {"deep": None}]}}
     for dimensions in (None, (facts.dimensions or (333,))[0]):
@@ -160,8 +158,7 @@ def test_a_request_is_plain_json_that_holds_the_texts_in_order_and_leaves_its_so
             body = provider.encode(request)
             assert (texts, dict(request.parameters)) == (list(TEXTS), parameters)
             assert orjson.loads(orjson.dumps(body)) == json.loads(json.dumps(body)) == body
-            given_texts = body["input"] if isinstance(body["input"], list) else body["input"]["texts"]
-            assert given_texts == list(TEXTS)
+            assert texts_in(body) == list(TEXTS)
             assert body["model"] == facts.name
             assert provider.encode(request) == body
             body["input"].clear()
@@ -169,7 +166,7 @@ def test_a_request_is_plain_json_that_holds_the_texts_in_order_and_leaves_its_so
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_a_body_that_is_changed_afterwards_changes_no_later_one(row):
+def test_changed_request_body_changes_no_later_one(row):
     provider, facts = ROWS[row]
     if provider.compute is not None:
         assert provider.compute(["a"], 8).tolist() == provider.compute(["a"], 8).tolist()
@@ -190,7 +187,7 @@ def test_a_body_that_is_changed_afterwards_changes_no_later_one(row):
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_a_row_names_its_source_and_the_day_it_was_read(row):
+def test_model_names_its_source_and_check_date(row):
     _, facts = ROWS[row]
     assert facts.source
     assert date(2026, 1, 1) <= date.fromisoformat(facts.checked)
@@ -198,7 +195,7 @@ def test_a_row_names_its_source_and_the_day_it_was_read(row):
 
 
 @pytest.mark.parametrize("row", {**ROWS, **UNKNOWN})
-def test_the_limits_and_sizes_of_a_row_make_sense(row):
+def test_model_limits_and_dimensions_are_sensible(row):
     _, facts = {**ROWS, **UNKNOWN}[row]
     limits = facts.limits
     assert 1 <= limits.max_items <= 2048
@@ -217,7 +214,7 @@ def test_the_limits_and_sizes_of_a_row_make_sense(row):
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_a_place_for_an_instruction_is_a_parameter_or_a_form_that_can_be_filled(row):
+def test_model_instruct_is_parameter_or_template(row):
     _, facts = ROWS[row]
     if facts.instruct not in (None, "parameter"):
         filled = facts.instruct.format(instruct="<what>", text="<text>")
@@ -225,12 +222,12 @@ def test_a_place_for_an_instruction_is_a_parameter_or_a_form_that_can_be_filled(
     assert facts.query_prefix is None or facts.query_prefix
 
 
-def test_no_model_stands_twice_in_the_catalog():
+def test_catalog_lists_each_model_once():
     assert len(list_models()) == len(ROWS)
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_a_provider_says_where_it_is_and_where_its_keys_come_from(name):
+def test_provider_has_address_and_key_variables(name):
     provider = PROVIDERS[name]
     assert (provider.id, bool(provider.title)) == (name, True)
     if provider.compute is not None:
@@ -244,7 +241,7 @@ def test_a_provider_says_where_it_is_and_where_its_keys_come_from(name):
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_a_model_that_is_not_in_the_catalog_gets_its_name_and_no_false_facts(name):
+def test_unknown_model_gets_cautious_limits(name):
     facts = PROVIDERS[name].model("of-tomorrow")
     assert (facts.name, facts.known) == ("of-tomorrow", False)
     assert replace(facts, name="x") == replace(PROVIDERS[name].model("of-the-day-after"), name="x")
@@ -256,7 +253,7 @@ LOCAL = PROVIDERS["local"].compute
 
 
 @given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=5), st.sampled_from([1, 2, 64, 1024, 4096]))
-def test_local_vectors_are_of_unit_length_and_depend_on_their_own_text_only(texts, dimensions):
+def test_local_vectors_are_unit_length_per_text(texts, dimensions):
     vectors = LOCAL(texts, dimensions)
     assert (vectors.shape, vectors.dtype) == ((len(texts), dimensions), np.float32)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-5)
@@ -271,6 +268,6 @@ def test_local_vectors_are_of_unit_length_and_depend_on_their_own_text_only(text
         ("Straße", "STRASSE", "river"),
     ],
 )
-def test_local_vectors_are_near_when_texts_share_words(query, near, far):
+def test_local_vectors_are_near_for_shared_words(query, near, far):
     asked, close, distant = LOCAL([query, near, far])
     assert asked @ close > asked @ distant

@@ -1,4 +1,4 @@
-"""What goes on the wire is what the vendors' pages say: path, headers and the whole body, by both doors and roles."""
+"""Requests on the wire are as the vendors document them: path, headers and body, sync and async, both roles."""
 
 from __future__ import annotations
 
@@ -8,26 +8,19 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from support.providers import MODELS, REMOTE
 
 from multiembed import PartialFailureError
 from multiembed.config.options import EmbeddingOptions
 from multiembed.config.request_config import resolve_config
-from multiembed.providers import local
+from multiembed.providers import PROVIDERS, local
 
 TEXTS = ["The wind is strong, the sky is high.", "渚清沙白鸟飞回"]
 BGE_ZH = "为这个句子生成表示以用于检索相关文章："
 BGE_EN = "Represent this sentence for searching relevant passages: "
 QWEN = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 ASK = "Find the poem"
-
-PATHS = {
-    "zhipu": "/api/paas/v4/embeddings",
-    "siliconflow": "/v1/embeddings",
-    "dashscope": "/api/v1/services/embeddings/text-embedding/text-embedding",
-    "dashscope-compatible": "/compatible-mode/v1/embeddings",
-    "openai-compatible": "/openai/v1/embeddings",
-    "gateway": "/api/v1/embeddings",
-}
+NATIVE = "/api/v1/services/embeddings/text-embedding/text-embedding"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +30,7 @@ class Case:
     model: str
     options: dict[str, Any] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
-    """Beside `model` and `input`; in DashScope's native form, beside `text_type` in `parameters`."""
+    """In addition to `model` and `input`; with DashScope's native API, to `text_type` in `parameters`."""
     query_fields: dict[str, Any] = field(default_factory=dict)
     """The fields that queries have and documents have not."""
     query: str = "{}"
@@ -225,12 +218,12 @@ CASES = [
 
 @pytest.mark.parametrize("role", ["document", "query"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_request_is_what_the_vendors_page_says_and_its_vectors_come_back(case, role, door, connect, simulator):
-    result = door(connect(case.model, **case.options), TEXTS, role)
+def test_request_is_as_documented_and_vectors_return(case, role, entry_point, connect, simulator):
+    result = entry_point(connect(case.model, **case.options), TEXTS, role)
     [request] = simulator.requests
     assert request.status == 200
     assert request.method == "POST"
-    assert request.path == PATHS[case.provider]
+    assert simulator.url + request.path == simulator.base_url(case.provider) + PROVIDERS[case.provider].path
     assert request.headers["authorization"] == f"Bearer {simulator.api_key}"
     assert request.headers["content-type"] == "application/json"
     assert request.body == case.body(role)
@@ -241,7 +234,7 @@ def test_a_request_is_what_the_vendors_page_says_and_its_vectors_come_back(case,
         assert result.vectors is None
 
 
-def test_every_model_of_the_vendors_pages_is_in_the_table():
+def test_every_documented_model_has_a_case():
     told = {case.model for case in CASES}
     assert told >= {f"dashscope{form}:text-embedding-v{n}" for form in ("", "-compatible") for n in range(1, 5)}
     assert len({model for model in told if model.startswith("siliconflow:")}) == 8
@@ -249,8 +242,8 @@ def test_every_model_of_the_vendors_pages_is_in_the_table():
 
 @pytest.mark.parametrize("role", ["document", "query"])
 @pytest.mark.parametrize("output", ["sparse", "dense&sparse"])
-def test_sparse_vectors_are_the_weights_of_the_reply(output, role, door, connect, simulator):
-    result = door(connect("dashscope:text-embedding-v4", output=output), TEXTS, role)
+def test_sparse_vectors_are_those_of_the_response(output, role, entry_point, connect, simulator):
+    result = entry_point(connect("dashscope:text-embedding-v4", output=output), TEXTS, role)
     [request] = simulator.requests
     url = simulator.base_url("dashscope") + "/services/embeddings/text-embedding/text-embedding"
     headers = {name: request.headers[name] for name in ("authorization", "content-type")}
@@ -272,23 +265,23 @@ def test_sparse_vectors_are_the_weights_of_the_reply(output, role, door, connect
         np.testing.assert_array_equal(result.vectors, np.float32([element["embedding"] for element in raw]))
 
 
-def test_sparse_vectors_that_are_not_there_are_an_error(door, connect, simulator):
+def test_missing_sparse_vectors_are_an_error(entry_point, connect, simulator):
     with pytest.raises(ValueError, match=r"output was 'dense'. Read .vectors"):
-        door(connect("dashscope:text-embedding-v4"), TEXTS).to_sparse()
+        entry_point(connect("dashscope:text-embedding-v4"), TEXTS).to_sparse()
     with pytest.raises(PartialFailureError) as caught:
-        door(connect("dashscope:text-embedding-v4", output="sparse"), [*TEXTS, "长" * 20_000])
+        entry_point(connect("dashscope:text-embedding-v4", output="sparse"), [*TEXTS, "长" * 20_000])
     with pytest.raises(ValueError, match=r"1 texts have no vector: read .failures"):
         caught.value.result.to_sparse()
 
 
-def test_extra_headers_go_along(door, connect, simulator):
-    door(connect("dashscope:text-embedding-v4", headers={"X-DashScope-WorkSpace": "ws-1"}), TEXTS)
+def test_extra_headers_go_along(entry_point, connect, simulator):
+    entry_point(connect("dashscope:text-embedding-v4", headers={"X-DashScope-WorkSpace": "ws-1"}), TEXTS)
     [request] = simulator.requests
     assert request.headers["x-dashscope-workspace"] == "ws-1"
     assert request.headers["authorization"] == f"Bearer {simulator.api_key}"
 
 
-def test_a_function_is_asked_for_the_key_of_every_request(door, connect, simulator):
+def test_key_function_is_called_for_every_request(entry_point, connect, simulator):
     asked = []
 
     def key():
@@ -297,28 +290,23 @@ def test_a_function_is_asked_for_the_key_of_every_request(door, connect, simulat
 
     client = connect("zhipu:embedding-3", api_key=key, limits={"max_items": 1}, max_concurrency=1)
     before = len(asked)
-    door(client, TEXTS)
+    entry_point(client, TEXTS)
     assert {request.headers["authorization"] for request in simulator.requests} == {f"Bearer {simulator.api_key}"}
     assert len(asked) - before >= len(simulator.requests) == 2
 
 
 @pytest.mark.parametrize(
-    ("names", "found"),
+    ("provider", "names"),
     [
-        (("ZHIPUAI_API_KEY",), "zhipu:embedding-3"),
-        (("ZAI_API_KEY",), "zhipu:embedding-3"),
-        (("ZHIPUAI_API_KEY", "ZAI_API_KEY"), "zhipu:embedding-3"),
-        (("SILICONFLOW_API_KEY",), "siliconflow:BAAI/bge-m3"),
-        (("DASHSCOPE_API_KEY",), "dashscope:text-embedding-v4"),
-        (("DASHSCOPE_API_KEY",), "dashscope-compatible:text-embedding-v4"),
-        (("OPENAI_COMPATIBLE_API_KEY",), "openai-compatible:any"),
-        (("MULTIEMBED_GATEWAY_API_KEY",), "gateway:any"),
+        (name, names)
+        for name in REMOTE
+        for names in [PROVIDERS[name].key_env[:1], PROVIDERS[name].key_env[-1:], PROVIDERS[name].key_env]
     ],
 )
-def test_the_key_comes_from_the_environment_the_first_variable_first(names, found, connect, simulator, monkeypatch):
+def test_key_comes_from_the_first_variable_that_is_set(provider, names, connect, simulator, monkeypatch):
     for name in names:
         monkeypatch.setenv(name, simulator.api_key if name == names[0] else "sk-second")
-    connect(found, api_key=None).embed(TEXTS)
+    connect(MODELS[provider], api_key=None).embed(TEXTS)
     assert [request.status for request in simulator.requests] == [200]
 
 
@@ -342,16 +330,16 @@ def test_the_key_comes_from_the_environment_the_first_variable_first(names, foun
                 ("intl", "dashscope-intl.aliyuncs.com"),
                 ("hk", "cn-hongkong.dashscope.aliyuncs.com"),
             )
-            for form, path in (("", PATHS["dashscope"]), ("-compatible", PATHS["dashscope-compatible"]))
+            for form, path in (("", NATIVE), ("-compatible", "/compatible-mode/v1/embeddings"))
         ),
     ],
 )
-def test_a_region_is_one_of_the_vendors_addresses(model, region, url):
+def test_region_selects_the_vendors_address(model, region, url):
     assert resolve_config(model, EmbeddingOptions(api_key="sk-1", region=region), {}).url == url
 
 
 @pytest.mark.parametrize("base", ["https://gw.example", "https://gw.example/", "https://gw.example/api/v1/embeddings"])
-def test_the_gateways_address_comes_from_the_option_or_the_environment(base):
+def test_gateway_address_option_overrides_environment(base):
     key = {"MULTIEMBED_GATEWAY_API_KEY": "sk-1"}
     by_environment = resolve_config("gateway:m", EmbeddingOptions(), {**key, "MULTIEMBED_GATEWAY_BASE_URL": base})
     by_option = resolve_config(
@@ -365,7 +353,7 @@ def test_the_gateways_address_comes_from_the_option_or_the_environment(base):
     [
         ("zhipu:embedding-3", "https://api.z.ai/api/paas/v4/", "https://api.z.ai/api/paas/v4/embeddings"),
         ("siliconflow:m", "https://api.ap.siliconflow.com/v1/embeddings", "https://api.ap.siliconflow.com/v1/embeddings"),
-        ("dashscope:m", f"https://h.example{PATHS['dashscope']}/", f"https://h.example{PATHS['dashscope']}"),
+        ("dashscope:m", f"https://h.example{NATIVE}/", f"https://h.example{NATIVE}"),
         ("gateway:m", "https://h.example/api/v1", "https://h.example/api/v1/embeddings"),
         ("gateway:m", "https://h.example/openai", "https://h.example/openai/api/v1/embeddings"),
         ("gateway:m", "https://h.example/v1/embeddings", "https://h.example/v1/embeddings"),
@@ -379,11 +367,11 @@ def test_the_gateways_address_comes_from_the_option_or_the_environment(base):
         ("openai-compatible:m", "https://my_service.local./v1", "https://my_service.local./v1/embeddings"),
     ],
 )  # fmt: skip
-def test_an_address_may_be_given_with_or_without_the_endpoints_path(model, base, url):
+def test_base_url_with_or_without_endpoint_path_works(model, base, url):
     assert resolve_config(model, EmbeddingOptions(api_key="sk-1", base_url=base), {}).url == url
 
 
-def test_a_model_of_the_catalog_that_asks_for_no_size_gets_its_documented_default():
+def test_model_without_dimensions_gets_its_default():
     sizes = {
         case.model: case.size
         for case in CASES

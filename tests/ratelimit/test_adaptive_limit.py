@@ -1,4 +1,4 @@
-"""A learned limit's curve: how it falls, how it grows back, and what it settles at against limits that nobody tells."""
+"""Adaptive limit: how it decreases, grows back and converges to a quota that is not configured; throughput meter."""
 
 from __future__ import annotations
 
@@ -7,320 +7,328 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multiembed.ratelimit.adaptive_limit import AdaptiveLimit, ThroughputMeter
+from multiembed.ratelimit.sliding_window import InFlightRecord
+
+pytestmark = pytest.mark.unit
 
 STEP = 0.05
-"""Seconds between two requests, where every one of them is held up."""
+"""Seconds between two requests, each of which the limit delays."""
 
 spans = st.floats(0.0, 30.0)
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("used"), spans, st.just(0.0), st.just(0.0)),
-        st.tuples(st.just("refused"), st.floats(0.0, 500.0), st.floats(0.0, 500.0), st.floats(0.0, 10.0)),
+        st.tuples(st.just("rejected"), st.floats(0.0, 500.0), st.floats(0.0, 500.0), st.floats(0.0, 10.0)),
     ),
     max_size=60,
 )
 
 
-def fallen(at=100.0, **told):
-    """One that was refused once, at this value."""
-    one = AdaptiveLimit(at, least=1.0, most=1000.0)
-    one.decrease(at, **told)
-    return one
+def decreased(at=100.0, **options):
+    """A limit after one rejection at this value."""
+    limit = AdaptiveLimit(at, minimum=1.0, maximum=1000.0)
+    limit.decrease(at, **options)
+    return limit
 
 
-def use(one, seconds):
+def use(limit, seconds):
     """Let so many seconds of use pass, request by request."""
     for _ in range(round(seconds / STEP)):
-        one.grow(STEP)
+        limit.grow(STEP)
 
 
-def play(limit, *, start=8.0, seconds=60.0):
-    """Against a limit that refuses what is above it: the value at each step, and whether it was refused there."""
-    one, values, refusals = AdaptiveLimit(start, least=1.0, most=256.0), [], []
+def play(quota, *, start=8.0, seconds=60.0):
+    """Use a quota that rejects values above it. Returns: the value at each step, and whether it was rejected there."""
+    limit, values, rejections = AdaptiveLimit(start, minimum=1.0, maximum=256.0), [], []
     for _ in range(round(seconds / STEP)):
-        one.grow(STEP)
-        values.append(one.value)
-        refusals.append(one.value > limit(len(values) * STEP))
-        if refusals[-1]:
-            one.decrease(one.value)
-    return values, refusals
+        limit.grow(STEP)
+        values.append(limit.value)
+        rejections.append(limit.value > quota(len(values) * STEP))
+        if rejections[-1]:
+            limit.decrease(limit.value)
+    return values, rejections
 
 
-# ── searching ────────────────────────────────────────────────────────────────────────────────────
+# ── search ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_it_doubles_with_each_second_of_use_while_nothing_was_refused_and_ends_at_the_most():
-    one = AdaptiveLimit(8.0, least=1.0, most=50.0)
+def test_adaptive_limit_doubles_each_second_up_to_the_maximum():
+    limit = AdaptiveLimit(8.0, minimum=1.0, maximum=50.0)
     for expected in (16.0, 32.0, 50.0, 50.0):
-        use(one, 1.0)
-        assert one.value == pytest.approx(expected)
-    assert one.searching
+        use(limit, 1.0)
+        assert limit.value == pytest.approx(expected)
+    assert limit.searching
 
 
-def test_what_is_not_used_does_not_grow():
-    searching, known = AdaptiveLimit(8.0, least=1.0, most=50.0), fallen()
+def test_adaptive_limit_without_use_does_not_grow():
+    searching, known = AdaptiveLimit(8.0, minimum=1.0, maximum=50.0), decreased()
     before = known.value
-    for one in (searching, known):
+    for limit in (searching, known):
         for _ in range(1000):
-            one.grow(0.0)
+            limit.grow(0.0)
     assert (searching.value, known.value) == (8.0, before)
 
 
-def test_a_limit_that_began_above_the_most_is_not_lowered_by_use():
-    one = AdaptiveLimit(80.0, least=1.0, most=50.0)
-    use(one, 1.0)
-    assert one.value == 80.0
+def test_adaptive_limit_above_the_maximum_is_not_lowered_by_use():
+    limit = AdaptiveLimit(80.0, minimum=1.0, maximum=50.0)
+    use(limit, 1.0)
+    assert limit.value == 80.0
 
 
-def test_a_new_search_begins_where_it_is_told_and_never_below_the_least():
-    one = fallen()
-    one.restart_search(40.0)
-    assert (one.value, one.searching) == (40.0, True)
-    use(one, 1.0)
-    assert one.value == pytest.approx(80.0)
-    one.restart_search(0.1)
-    assert one.value == 1.0
+def test_restarted_search_doubles_from_a_share_of_the_value():
+    limit = decreased()
+    limit.restart_search(0.4)
+    assert (limit.value, limit.searching) == (pytest.approx(38.0), True)
+    use(limit, 1.0)
+    assert limit.value == pytest.approx(76.0)
+    limit.restart_search(0.001)
+    assert limit.value == 1.0
 
 
-# ── falling ──────────────────────────────────────────────────────────────────────────────────────
+# ── decrease ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_refusal_takes_a_little():
-    one = fallen(100.0)
-    assert one.value == pytest.approx(95.0)
-    assert not one.searching
+def test_first_rejection_lowers_the_limit_by_five_percent():
+    limit = decreased(100.0)
+    assert limit.value == pytest.approx(95.0)
+    assert not limit.searching
 
 
-def test_refusals_that_follow_at_once_take_more_each_time_down_to_half():
-    one, left = fallen(100.0), []
+def test_consecutive_rejections_lower_the_limit_more_each_time():
+    limit, left = decreased(100.0), []
     for _ in range(5):
-        before = one.value
-        use(one, 0.1)
-        peak = one.value
-        one.decrease(peak)
-        left.append(one.value / peak)
+        before = limit.value
+        use(limit, 0.1)
+        peak = limit.value
+        limit.decrease(peak)
+        left.append(limit.value / peak)
         assert before <= peak
     assert left == pytest.approx([0.88, 0.75, 0.5, 0.5, 0.5])
 
 
-def test_a_refusal_after_a_while_takes_a_little_again():
-    one = fallen(100.0)
-    use(one, 0.1)
-    one.decrease(one.value)
-    use(one, 1.5)
-    peak = one.value
-    one.decrease(peak)
-    assert one.value == pytest.approx(0.95 * peak)
+def test_later_rejection_lowers_the_limit_a_little_again():
+    limit = decreased(100.0)
+    use(limit, 0.1)
+    limit.decrease(limit.value)
+    use(limit, 1.5)
+    peak = limit.value
+    limit.decrease(peak)
+    assert limit.value == pytest.approx(0.95 * peak)
 
 
-def test_it_does_not_fall_much_below_what_was_seen_to_pass():
-    one = fallen(100.0)
-    one.decrease(one.value, passed=90.0)
-    assert one.value == pytest.approx(0.95 * 90.0)
-    one.decrease(one.value, passed=1e9)  # nothing that passed lets it stay where it was refused
-    assert one.value < 0.95 * 90.0
+def test_decrease_stays_near_the_throughput():
+    limit = decreased(100.0)
+    limit.decrease(limit.value, throughput=90.0)
+    assert limit.value == pytest.approx(0.95 * 90.0)
+    limit.decrease(limit.value, throughput=1e9)  # throughput does not keep it at the rejected value
+    assert limit.value < 0.95 * 90.0
 
 
-def test_where_refusals_do_not_end_what_passed_is_believed_less():
-    one = fallen(100.0)
+def test_consecutive_decreases_go_below_the_throughput():
+    limit = decreased(100.0)
     for _ in range(3):
-        one.decrease(one.value, passed=90.0)
-    assert 0.5 * 90.0 < one.value < 0.75 * 90.0
+        limit.decrease(limit.value, throughput=90.0)
+    assert 0.5 * 90.0 < limit.value < 0.75 * 90.0
 
 
-def test_where_refusals_do_not_end_it_does_not_come_straight_back_to_where_the_last_one_was():
-    once, often = fallen(100.0), fallen(200.0)
+def test_consecutive_rejections_lower_the_value_to_recover():
+    once, often = decreased(100.0), decreased(200.0)
     for _ in range(2):
         often.decrease(often.value)
     last = often.value / 0.75
-    for one in (once, often):
-        use(one, 2.0)
+    for limit in (once, often):
+        use(limit, 2.0)
     assert once.value == pytest.approx(100.0)
     assert often.value == pytest.approx((0.75 + 1.0) / 2.0 * last)
 
 
-def test_once_it_is_known_a_refusal_far_above_counts_as_one_at_its_present_value():
-    one = fallen(100.0)
-    use(one, 1.5)
-    before = one.value
-    one.decrease(400.0)
-    assert one.value == pytest.approx(0.95 * before)
+def test_rejection_above_a_known_limit_counts_at_its_value():
+    limit = decreased(100.0)
+    use(limit, 1.5)
+    before = limit.value
+    limit.decrease(400.0)
+    assert limit.value == pytest.approx(0.95 * before)
 
 
-def test_a_refusal_far_below_is_believed():
-    one = fallen(100.0)
-    use(one, 1.5)
-    one.decrease(10.0)
-    assert one.value == pytest.approx(9.5)
+def test_rejection_far_below_the_limit_lowers_it_there():
+    limit = decreased(100.0)
+    use(limit, 1.5)
+    limit.decrease(10.0)
+    assert limit.value == pytest.approx(9.5)
 
 
 @given(start=st.floats(1.0, 300.0), steps=steps)
-def test_only_a_refusal_lowers_it_only_use_raises_it_and_it_never_leaves_its_bounds(start, steps):
-    one = AdaptiveLimit(start, least=1.0, most=256.0)
+def test_adaptive_limit_stays_within_its_bounds(start, steps):
+    limit = AdaptiveLimit(start, minimum=1.0, maximum=256.0)
     for kind, amount, passed, pause in steps:
-        before, searching = one.value, one.searching
+        before, searching = limit.value, limit.searching
         if kind == "used":
-            one.grow(amount)
-            assert one.value >= before
-            assert one.value <= max(before, 256.0) or not searching
+            limit.grow(amount)
+            assert limit.value >= before
+            assert limit.value <= max(before, 256.0) or not searching
         else:
-            one.decrease(amount, passed, pause)
-            assert 1.0 <= one.value <= max(amount if searching else before, 1.0)
-            assert one.value < amount or amount <= 1.0
-            assert not one.searching
+            limit.decrease(amount, passed, pause)
+            assert 1.0 <= limit.value <= max(amount if searching else before, 1.0)
+            assert limit.value < amount or amount <= 1.0
+            assert not limit.searching
 
 
-# ── growing back ─────────────────────────────────────────────────────────────────────────────────
+# ── recovery ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_it_is_back_at_the_refused_value_after_two_seconds_of_use_and_beyond_it_after_three():
-    one = fallen(100.0)
-    use(one, 1.9)
-    assert 95.0 < one.value <= 100.0
-    use(one, 0.2)
-    assert one.value == pytest.approx(100.0, rel=0.001)
-    use(one, 2.9)
-    assert one.value > 110.0
+def test_limit_recovers_in_two_seconds_and_grows_beyond():
+    limit = decreased(100.0)
+    use(limit, 1.9)
+    assert 95.0 < limit.value <= 100.0
+    use(limit, 0.2)
+    assert limit.value == pytest.approx(100.0, rel=0.001)
+    use(limit, 2.9)
+    assert limit.value > 110.0
 
 
-def test_however_long_it_stayed_under_the_refused_value_it_is_far_beyond_it_soon_after():
-    one = fallen(100.0)
+def test_limit_with_long_recovery_grows_quickly_afterwards():
+    limit = decreased(100.0)
     for _ in range(4):
-        use(one, 2.0)
-        one.decrease(100.0)
-    use(one, 8.0)
-    known = one.value
-    use(one, 4.0)
-    assert one.value == pytest.approx(1.05 * known, rel=0.01)
-    use(one, 8.0)
-    assert one.value > 2.0 * known
+        use(limit, 2.0)
+        limit.decrease(100.0)
+    use(limit, 8.0)
+    known = limit.value
+    use(limit, 4.0)
+    assert limit.value == pytest.approx(1.05 * known, rel=0.01)
+    use(limit, 8.0)
+    assert limit.value > 2.0 * known
 
 
-def test_it_grows_steeply_at_first_and_hardly_at_all_near_the_refused_value():
-    one, gains = fallen(100.0), []
+def test_recovery_is_steep_at_first_and_flat_near_the_end():
+    limit, gains = decreased(100.0), []
     for _ in range(4):
-        before = one.value
-        use(one, 0.5)
-        gains.append(one.value - before)
+        before = limit.value
+        use(limit, 0.5)
+        gains.append(limit.value - before)
     assert gains == sorted(gains, reverse=True)
     assert gains[0] > 10 * gains[-1]
 
 
-def test_each_refusal_at_the_same_place_lets_more_time_pass_before_the_next_trial_up_to_eight_seconds():
-    one, waits = fallen(100.0), []
+def test_rejections_at_the_same_value_lengthen_the_recovery():
+    limit, waits = decreased(100.0), []
     for _ in range(5):
         seconds = 0.0
-        while one.value < 99.99:
-            use(one, STEP)
+        while limit.value < 99.99:
+            use(limit, STEP)
             seconds += STEP
         waits.append(seconds)
-        one.decrease(100.0)
+        limit.decrease(100.0)
     assert waits == sorted(waits)
     assert waits[0] <= 2.0
     assert 4.0 < waits[-1] <= 8.0
 
 
-def test_a_refusal_elsewhere_is_tried_again_soon():
-    one = fallen(100.0)
+def test_rejection_at_another_value_keeps_the_recovery_short():
+    limit = decreased(100.0)
     for _ in range(4):
-        use(one, 8.0)
-        one.decrease(100.0)
-    use(one, 2.0)
-    one.decrease(50.0)
-    use(one, 2.1)
-    assert one.value >= 50.0
+        use(limit, 8.0)
+        limit.decrease(100.0)
+    use(limit, 2.0)
+    limit.decrease(50.0)
+    use(limit, 2.1)
+    assert limit.value >= 50.0
 
 
-def test_a_pause_that_was_asked_for_costs_a_twentieth_of_the_time():
-    one = fallen(100.0, pause=3.0)
-    use(one, 59.0)
-    assert one.value <= 100.0
-    use(one, 62.0)
-    assert one.value > 100.0
+def test_requested_pauses_take_a_twentieth_of_the_time():
+    limit = decreased(100.0, pause=3.0)
+    use(limit, 59.0)
+    assert limit.value <= 100.0
+    use(limit, 62.0)
+    assert limit.value > 100.0
 
 
-def test_value_far_below_the_limit_is_left_within_seconds():
-    one = fallen(1.0)
-    use(one, 12.0)
-    assert one.value > 100.0
+def test_value_far_below_the_quota_grows_within_seconds():
+    limit = decreased(1.0)
+    use(limit, 12.0)
+    assert limit.value > 100.0
 
 
-def test_first_refusal_may_be_grown_back_from_sooner():
-    one = fallen(100.0, back=0.5)
-    use(one, 0.5)
-    assert one.value == pytest.approx(100.0)
+def test_recovery_can_be_shorter_for_an_early_rejection():
+    limit = decreased(100.0, recovery=0.5)
+    use(limit, 0.5)
+    assert limit.value == pytest.approx(100.0)
 
 
-def test_meter_tells_whether_it_holds_few():
-    meter = ThroughputMeter()
-    for number in range(10):
-        assert meter.holds_few(number / 10)
-        meter.add(number / 10, 1.0)
-    assert not meter.holds_few(1.0)
-    assert meter.holds_few(11.0)
-
-
-# ── settling ─────────────────────────────────────────────────────────────────────────────────────
+# ── convergence ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("start", [8.0, 100.0])
-@pytest.mark.parametrize("limit", [2.5, 8.0, 10.0, 30.0, 50.0, 200.0])
-def test_it_settles_close_under_a_limit_with_few_refusals(limit, start):
-    values, refusals = play(lambda _: limit, start=start)
+@pytest.mark.parametrize("quota", [2.5, 8.0, 10.0, 30.0, 50.0, 200.0])
+def test_adaptive_limit_converges_with_few_rejections(quota, start):
+    values, rejections = play(lambda _: quota, start=start)
     after = round(10.0 / STEP)
-    assert sum(values[after:]) / len(values[after:]) >= 0.93 * limit
-    assert sum(refusals[after:]) <= 0.02 * len(refusals[after:])
+    assert sum(values[after:]) / len(values[after:]) >= 0.93 * quota
+    assert sum(rejections[after:]) <= 0.02 * len(rejections[after:])
 
 
 @pytest.mark.parametrize(("before", "then"), [(50.0, 25.0), (30.0, 15.0), (8.0, 4.0)])
-def test_it_follows_a_limit_that_halves(before, then):
-    values, refusals = play(lambda now: before if now < 30.0 else then)
+def test_adaptive_limit_follows_a_quota_that_halves(before, then):
+    values, rejections = play(lambda now: before if now < 30.0 else then)
     change, after = round(30.0 / STEP), round(35.0 / STEP)
     assert sum(values[after:]) / len(values[after:]) >= 0.9 * then
-    assert sum(refusals[change:]) <= 0.03 * len(refusals[change:])
+    assert sum(rejections[change:]) <= 0.03 * len(rejections[change:])
 
 
 @pytest.mark.parametrize(("before", "then"), [(10.0, 30.0), (8.0, 50.0)])
-def test_a_limit_that_rises_is_found_within_half_a_minute(before, then):
+def test_adaptive_limit_finds_a_raised_quota_in_half_a_minute(before, then):
     values, _ = play(lambda now: before if now < 30.0 else then, seconds=60.0)
     assert values[-1] >= 0.9 * then
 
 
-def test_where_there_is_no_limit_it_ends_at_the_most():
+def test_adaptive_limit_without_quota_reaches_the_maximum():
     values, _ = play(lambda _: float("inf"), seconds=10.0)
     assert values[-1] == 256.0
 
 
-# ── what came through ────────────────────────────────────────────────────────────────────────────
+# ── throughput ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_meter_tells_the_amount_of_the_last_second():
+def success(tokens=1.0, concurrency=1):
+    return InFlightRecord(0.0, tokens, concurrency)
+
+
+def test_meter_reports_whether_it_holds_few():
+    meter = ThroughputMeter()
+    for number in range(10):
+        assert meter.holds_few(number / 10)
+        meter.add(number / 10, success())
+    assert not meter.holds_few(1.0)
+    assert meter.holds_few(11.0)
+
+
+def test_meter_rate_is_that_of_the_last_second():
     meter = ThroughputMeter()
     for tick in range(300):
-        meter.add(tick / 30, 2.0)
-    assert meter.rate(300 / 30) == pytest.approx(60.0, rel=0.05)
+        meter.add(tick / 30, success(tokens=2.0))
+    assert meter.rate(300 / 30, "requests") == pytest.approx(30.0, rel=0.05)
+    assert meter.rate(300 / 30, "tokens") == pytest.approx(60.0, rel=0.05)
 
 
-def test_a_slow_rate_is_told_from_up_to_ten_seconds():
+def test_meter_rate_of_few_successes_covers_ten_seconds():
     meter = ThroughputMeter()
     for tick in range(40):
-        meter.add(float(tick), 1.0)
-    assert meter.rate(39.0) == pytest.approx(1.1, rel=0.1)
+        meter.add(float(tick), success())
+    assert meter.rate(39.0, "requests") == pytest.approx(1.1, rel=0.1)
 
 
-def test_nothing_came_through_lately():
+def test_meter_without_recent_success_is_zero():
     meter = ThroughputMeter()
-    assert meter.rate(0.0) == 0.0
-    meter.add(0.0, 5.0)
-    assert meter.rate(0.0) == 5.0
-    assert meter.rate(60.0) == 0.0
+    assert (meter.rate(0.0, "tokens"), meter.max_concurrency(0.0)) == (0.0, 0)
+    meter.add(0.0, success(tokens=5.0, concurrency=3))
+    assert (meter.rate(0.0, "tokens"), meter.max_concurrency(0.0)) == (5.0, 3)
+    assert (meter.rate(60.0, "tokens"), meter.max_concurrency(58.0)) == (0.0, 0)
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 3.0), st.floats(0.0, 100.0)), min_size=1, max_size=100))
-def test_a_rate_is_never_more_than_all_that_came_through_in_ten_seconds(added):
+def test_meter_rate_is_bounded_by_ten_seconds(added):
     meter, now, log = ThroughputMeter(), 0.0, []
     for gap, amount in added:
         now += gap
-        meter.add(now, amount)
+        meter.add(now, success(tokens=amount))
         log.append((now, amount))
-    assert 0.0 <= meter.rate(now) <= sum(amount for when, amount in log if now - when <= 10.0) + 1e-6
+    assert 0.0 <= meter.rate(now, "tokens") <= sum(amount for when, amount in log if now - when <= 10.0) + 1e-6

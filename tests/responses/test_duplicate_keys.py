@@ -1,4 +1,4 @@
-"""A key that stands twice in one object is found, wherever the object stands and whatever its strings hold."""
+"""The duplicate-key check finds a key that an object holds twice, at any depth and with any strings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multiembed.responses.duplicate_keys import has_duplicate_keys
+
+pytestmark = pytest.mark.unit
 
 WORDS = st.sampled_from(["a", "b", "", '":', '"', ":", "\\", '"a":'])
 PLAIN = WORDS.map(json.dumps) | st.sampled_from(["1", "-2.5e3", "null", "true"])
@@ -34,11 +36,11 @@ VALUES = st.recursive(PLAIN.map(lambda text: (text, False)), lambda inner: lists
 
 
 @given(VALUES)
-def test_a_key_that_stands_twice_in_an_object_is_found_and_no_other(value):
+def test_duplicate_keys_are_found_exactly(value):
     text, twice = value
     assert has_duplicate_keys(text.encode(), orjson.loads(text)) is twice
 
 
 @pytest.mark.parametrize("text", ['[1,{"a":1,"a":2}]', '{"a":[null,[{"b":1,"b":1}]]}'])
-def test_also_in_a_list_that_begins_with_something_else(text):
+def test_duplicate_keys_in_a_mixed_list_are_found(text):
     assert has_duplicate_keys(text.encode(), orjson.loads(text))

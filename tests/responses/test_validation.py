@@ -1,4 +1,4 @@
-"""A vector is believed when there is one for each text, at its place, of the right length and of real numbers."""
+"""Validation accepts one vector for each text, at its position, of the right length and of finite numbers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from multiembed.providers.types import DecodedItem, DecodedResponse
 from multiembed.responses.validation import validate_vectors
 from multiembed.types import SparseVector
+
+pytestmark = pytest.mark.unit
 
 RIGHT = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [-7.0, 0.0, 1e-3]]
 WEIGHTS = [{"index": 7, "value": 0.5, "token": "a"}, {"index": 3, "value": 1.25, "token": "b"}]
@@ -35,26 +37,28 @@ def dense(raw, *, texts=3, dimensions=3):
 
 
 def sparse(*weights, output="sparse"):
-    items = [DecodedItem(place, [1.0], weight) for place, weight in enumerate(weights)]
+    items = [DecodedItem(position, [1.0], weight) for position, weight in enumerate(weights)]
     return validate_vectors(DecodedResponse(items), texts=len(weights), dimensions=None, output=output)
 
 
-# ── what is believed ─────────────────────────────────────────────────────────────────────────────
+# ── accepted ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_vectors_become_one_float32_array_with_what_the_reply_tells_of_itself():
-    believed = validate_vectors(reply(*RIGHT, total_tokens=12, request_id="r-1"), texts=3, dimensions=3, output="dense")
-    np.testing.assert_array_equal(believed.dense, np.float32(RIGHT))
-    assert (believed.dense.dtype, believed.total_tokens, believed.request_id) == (np.float32, 12, "r-1")
-    assert believed.sparse is None
+def test_validated_vectors_are_float32_with_usage_and_id():
+    validated = validate_vectors(
+        reply(*RIGHT, total_tokens=12, request_id="r-1"), texts=3, dimensions=3, output="dense"
+    )
+    np.testing.assert_array_equal(validated.dense, np.float32(RIGHT))
+    assert (validated.dense.dtype, validated.total_tokens, validated.request_id) == (np.float32, 12, "r-1")
+    assert validated.sparse is None
 
 
 @given(st.integers(1, 40), st.randoms(use_true_random=False))
-def test_items_in_any_order_come_out_by_their_index(texts, chance):
+def test_items_in_any_order_are_sorted_by_index(texts, rng):
     order = list(range(texts))
-    chance.shuffle(order)
+    rng.shuffle(order)
     rows = np.arange(1, 2 * texts + 1, dtype=np.float32).reshape(texts, 2)
-    raw = reply(*(rows[place].tolist() for place in order), indices=order)
+    raw = reply(*(rows[position].tolist() for position in order), indices=order)
     np.testing.assert_array_equal(dense(raw, texts=texts, dimensions=2), rows)
 
 
@@ -69,26 +73,26 @@ def test_floats_and_base64_give_the_same_bits(rows):
     assert as_numbers.tobytes() == as_text.tobytes() == np.float32(rows).tobytes()
 
 
-def test_floats_and_base64_may_stand_side_by_side():
+def test_floats_and_base64_may_be_mixed():
     np.testing.assert_array_equal(dense(reply(RIGHT[0], packed(RIGHT[1]), RIGHT[2])), np.float32(RIGHT))
 
 
-def test_whole_numbers_are_numbers():
+def test_integers_are_accepted():
     np.testing.assert_array_equal(
         dense(reply([1, 0, 3], [0, 1, -2], [2**60, 1, 0])), [[1, 0, 3], [0, 1, -2], [2**60, 1, 0]]
     )
 
 
-def test_a_length_that_is_not_known_is_that_of_the_first_vector():
+def test_unknown_dimensions_are_those_of_the_first_vector():
     assert dense(reply(*RIGHT), dimensions=None).shape == (3, 3)
 
 
 @pytest.mark.parametrize("tiny", [1e-38, 1e-45, 3.4e38])
-def test_a_vector_of_very_small_or_large_numbers_is_a_vector(tiny):
+def test_vector_of_very_small_or_large_numbers_is_accepted(tiny):
     np.testing.assert_array_equal(dense(reply([tiny, 0.0, 0.0]), texts=1), np.float32([[tiny, 0, 0]]))
 
 
-# ── what is not: items ───────────────────────────────────────────────────────────────────────────
+# ── rejected: items ──────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -114,14 +118,14 @@ def test_a_vector_of_very_small_or_large_numbers_is_a_vector(tiny):
     ],
 )
 @pytest.mark.parametrize("output", ["dense", "sparse", "dense&sparse"])
-def test_items_must_be_one_for_each_text(vectors, indices, output):
+def test_items_without_one_index_per_text_are_rejected(vectors, indices, output):
     items = [DecodedItem(index, vector, WEIGHTS) for index, vector in zip(indices, vectors, strict=True)]
     with pytest.raises(ValueError, match=r"vectors came back|index"):
         validate_vectors(DecodedResponse(items), texts=3, dimensions=3, output=output)
 
 
 @given(st.integers(1, 8), st.lists(st.integers(-2, 9), max_size=9))
-def test_only_a_permutation_of_the_positions_is_believed(texts, indices):
+def test_only_a_permutation_of_the_indices_is_accepted(texts, indices):
     raw = reply(*([float(index), 1.0] for index in indices), indices=indices)
     if sorted(indices) == list(range(texts)):
         assert dense(raw, texts=texts, dimensions=2)[:, 0].tolist() == list(range(texts))
@@ -130,7 +134,7 @@ def test_only_a_permutation_of_the_positions_is_believed(texts, indices):
             dense(raw, texts=texts, dimensions=2)
 
 
-# ── what is not: vectors ─────────────────────────────────────────────────────────────────────────
+# ── rejected: vectors ────────────────────────────────────────────────────────────────────────────
 
 WRONG = {
     "too short": [1.0, 2.0],
@@ -180,12 +184,12 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("position", [0, 1, 2])
 @pytest.mark.parametrize("name", WRONG)
-def test_one_wrong_vector_spoils_the_reply_and_is_named(name, place):
+def test_bad_vector_rejects_the_response_and_is_named(name, position):
     vectors = [*RIGHT]
-    vectors[place] = WRONG[name]
-    with pytest.raises(ValueError, match=f"vector {place} "):
+    vectors[position] = WRONG[name]
+    with pytest.raises(ValueError, match=f"vector {position} "):
         dense(reply(*vectors))
 
 
@@ -197,13 +201,13 @@ def test_one_wrong_vector_spoils_the_reply_and_is_named(name, place):
         - {"base64 of float64", "base64 cut in its padding"}
     ),
 )
-def test_a_wrong_vector_is_refused_also_where_its_length_is_not_known(name):
+def test_bad_vector_is_rejected_without_known_dimensions(name):
     with pytest.raises(ValueError, match="vector 0 "):
         dense(reply(WRONG[name]), texts=1, dimensions=None)
 
 
 @pytest.mark.parametrize("form", [list, packed])
-def test_vectors_of_several_lengths_are_refused_also_where_none_is_known(form):
+def test_vectors_of_several_lengths_are_rejected(form):
     with pytest.raises(ValueError, match="vector 1 has 2 dimensions where 3 were expected"):
         dense(reply(form([1.0, 2.0, 3.0]), form([1.0, 2.0])), texts=2, dimensions=None)
 
@@ -220,25 +224,25 @@ JSON = st.recursive(
 
 
 @given(JSON, JSON, JSON, st.sampled_from(["dense", "sparse", "dense&sparse"]), st.none() | st.integers(1, 4))
-def test_whatever_json_stands_in_an_item_it_is_a_vector_or_a_value_error(index, vector, weights, output, dimensions):
+def test_any_json_is_a_valid_vector_or_a_value_error(index, vector, weights, output, dimensions):
     raw = DecodedResponse([DecodedItem(*orjson.loads(orjson.dumps([index, vector, weights])))])
     try:
-        believed = validate_vectors(raw, texts=1, dimensions=dimensions, output=output)
+        validated = validate_vectors(raw, texts=1, dimensions=dimensions, output=output)
     except ValueError:
         return
     assert index == 0
     if output != "sparse":
-        assert np.isfinite(believed.dense).all()
-        assert believed.dense.any()
-        assert believed.dense.shape == (1, dimensions or believed.dense.shape[1])
+        assert np.isfinite(validated.dense).all()
+        assert validated.dense.any()
+        assert validated.dense.shape == (1, dimensions or validated.dense.shape[1])
     if output != "dense":
-        assert all(map(math.isfinite, believed.sparse[0].values))
+        assert all(map(math.isfinite, validated.sparse[0].values))
 
 
 @given(st.integers(0, 30), st.sampled_from([math.nan, math.inf, None, "1", True, [1.0], {}]))
-def test_one_wrong_element_is_found_wherever_it_stands(place, wrong):
-    vector = [random.Random(place).uniform(0.1, 0.9) for _ in range(31)]
-    vector[place] = wrong
+def test_bad_element_is_found_at_any_position(position, wrong):
+    vector = [random.Random(position).uniform(0.1, 0.9) for _ in range(31)]
+    vector[position] = wrong
     with pytest.raises(ValueError, match="vector 0 "):
         dense(reply(vector), texts=1, dimensions=31)
 
@@ -246,7 +250,7 @@ def test_one_wrong_element_is_found_wherever_it_stands(place, wrong):
 # ── sparse vectors ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_sparse_vectors_keep_the_order_of_the_reply_and_its_tokens():
+def test_sparse_vectors_keep_order_and_tokens():
     [vector] = sparse(WEIGHTS).sparse
     assert vector == SparseVector((7, 3), (0.5, 1.25), ("a", "b"))
     assert vector.to_dict() == {7: 0.5, 3: 1.25}
@@ -258,9 +262,9 @@ def test_sparse_vectors_may_lack_tokens():
 
 
 @pytest.mark.parametrize("output", ["dense", "sparse", "dense&sparse"])
-def test_only_what_was_asked_for_is_read(output):
-    believed = sparse(WEIGHTS if output != "dense" else "no weights", output=output)
-    assert (believed.dense is None, believed.sparse is None) == (output == "sparse", output == "dense")
+def test_only_the_requested_output_is_validated(output):
+    validated = sparse(WEIGHTS if output != "dense" else "no weights", output=output)
+    assert (validated.dense is None, validated.sparse is None) == (output == "sparse", output == "dense")
     bad = DecodedResponse([DecodedItem(0, "no vector" if output == "sparse" else [1.0], WEIGHTS)])
     assert validate_vectors(bad, texts=1, dimensions=1, output=output)
 
@@ -295,6 +299,6 @@ def test_only_what_was_asked_for_is_read(output):
     ids=str,
 )
 @pytest.mark.parametrize("output", ["sparse", "dense&sparse"])
-def test_a_wrong_sparse_vector_spoils_the_reply_and_is_named(weights, output):
+def test_bad_sparse_vector_rejects_the_response_and_is_named(weights, output):
     with pytest.raises(ValueError, match="sparse vector 1 "):
         sparse(WEIGHTS, weights, output=output)

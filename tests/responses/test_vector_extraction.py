@@ -1,4 +1,4 @@
-"""Cutting the vectors out of a reply only makes it quick to read: it is worth the same as when it is read whole."""
+"""Vector extraction is only faster: the result is the same as when the whole body is parsed."""
 
 from __future__ import annotations
 
@@ -13,29 +13,24 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.providers import MODELS, REMOTE, address_options, elements_of, response_of
 
 from multiembed.config.options import EmbeddingOptions
 from multiembed.config.request_config import resolve_config
-from multiembed.providers import PROVIDERS
-from multiembed.responses import interpret as court
-from multiembed.responses import vector_extraction as room
+from multiembed.responses import interpret, vector_extraction
 from multiembed.responses.validation import ValidatedVectors
 from multiembed.responses.vector_extraction import extract_vectors, parse_vector
 from multiembed.transport.types import HttpResponse
 
-MODELS = {
-    "zhipu": "zhipu:embedding-3",
-    "siliconflow": "siliconflow:BAAI/bge-m3",
-    "dashscope": "dashscope:text-embedding-v4",
-    "dashscope-compatible": "dashscope-compatible:text-embedding-v4",
-    "openai-compatible": "openai-compatible:m",
-    "gateway": "gateway:m",
-}
+pytestmark = pytest.mark.unit
+
 READERS = [
     pytest.param(
-        room._floats_by_simdjson, id="simdjson", marks=pytest.mark.skipif(not room.simdjson, reason="an extra")
+        vector_extraction._parse_by_simdjson,
+        id="simdjson",
+        marks=pytest.mark.skipif(not vector_extraction.simdjson, reason="an extra"),
     ),
-    pytest.param(room._floats_by_orjson, id="orjson"),
+    pytest.param(vector_extraction._parse_by_orjson, id="orjson"),
 ]
 ROWS = [[0.25, -1e-3, 12345678.901234567], [1, 0, -3], [-0.0, 3.4e38, 5e-324]]
 
@@ -45,43 +40,41 @@ def packed(row):
 
 
 def body(provider="siliconflow", rows=ROWS, *, dumps=orjson.dumps):
-    data = [{"object": "embedding", "index": n, "text_index": n, "embedding": row} for n, row in enumerate(rows)]
-    inner = {"output": {"embeddings": data}} if provider == "dashscope" else {"object": "list", "data": data}
-    more = {"id": "r-1", "request_id": "r-2", "usage": {"prompt_tokens": 7, "total_tokens": 7}}
-    written = dumps({**inner, **more, "model": "m: 1"})
+    more = {"id": "r-1", "request_id": "r-2", "usage": {"prompt_tokens": 7, "total_tokens": 7}, "model": "m: 1"}
+    response = response_of(provider, rows)
+    elements_of(response)[:] = [
+        {"object": "embedding", "index": n, "text_index": n, "embedding": row} for n, row in enumerate(rows)
+    ]
+    written = dumps({**{name: value for name, value in response.items() if name not in more}, **more})
     return written if isinstance(written, bytes) else written.encode()
 
 
 @contextmanager
-def swapped(place, name, value):
-    before = getattr(place, name)
-    setattr(place, name, value)
+def swapped(position, name, value):
+    before = getattr(position, name)
+    setattr(position, name, value)
     try:
         yield
     finally:
-        setattr(place, name, before)
+        setattr(position, name, before)
 
 
-def judged(text, provider="siliconflow", *, texts=3, dimensions=3, output="dense"):
+def interpreted(text, provider="siliconflow", *, texts=3, dimensions=3, output="dense"):
     """What a reply is worth, in a form that can be compared bit by bit."""
-    options = EmbeddingOptions(
-        api_key="sk-abcdefghijkl",
-        base_url="https://host.example" if provider in ("gateway", "openai-compatible") else None,
-        output=output,
-    )
-    verdict = court.interpret_response(
+    options = EmbeddingOptions(api_key="sk-abcdefghijkl", output=output, **address_options(provider))
+    result = interpret.interpret_response(
         HttpResponse(200, {}, text), resolve_config(MODELS[provider], options, {}), texts=texts, dimensions=dimensions
     )
-    if not isinstance(verdict, ValidatedVectors):
-        return verdict
-    dense = verdict.dense
+    if not isinstance(result, ValidatedVectors):
+        return result
+    dense = result.dense
     bits = None if dense is None else (dense.dtype.str, dense.shape, dense.flags.c_contiguous, dense.tobytes())
-    return ValidatedVectors(bits, verdict.sparse, verdict.total_tokens, verdict.request_id)
+    return ValidatedVectors(bits, result.sparse, result.total_tokens, result.request_id)
 
 
-def judged_whole(text, *where, **how):
-    with swapped(court, "extract_vectors", lambda _: None):
-        return judged(text, *where, **how)
+def interpreted_whole(text, *where, **how):
+    with swapped(interpret, "extract_vectors", lambda _: None):
+        return interpreted(text, *where, **how)
 
 
 # ── what is cut ──────────────────────────────────────────────────────────────────────────────────
@@ -97,10 +90,10 @@ FORMS = {
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("rows", [ROWS, [packed(row) for row in ROWS], [ROWS[0], packed(ROWS[1]), ROWS[2]]])
-@pytest.mark.parametrize("provider", MODELS)
-def test_a_plain_reply_is_read_without_its_vectors_ever_being_parsed_with_it(provider, rows, form, reader):
+@pytest.mark.parametrize("provider", REMOTE)
+def test_extraction_parses_only_the_rest_of_a_body(provider, rows, form, reader):
     text = body(provider, rows, dumps=FORMS[form])
-    whole = judged_whole(text, provider)
+    whole = interpreted_whole(text, provider)
     assert isinstance(whole, ValidatedVectors)
     parsed = []
 
@@ -108,27 +101,23 @@ def test_a_plain_reply_is_read_without_its_vectors_ever_being_parsed_with_it(pro
         parsed.append(len(text))
         return before(text)
 
-    before = court._parse
-    with swapped(room, "floats", reader), swapped(court, "_parse", parse):
-        assert judged(text, provider) == whole
-    assert parsed == [len(extract_vectors(text).rest)]
-
-
-def test_every_provider_that_sends_is_tried_here():
-    assert MODELS.keys() == {name for name, provider in PROVIDERS.items() if provider.compute is None}
+    before = interpret._parse
+    with swapped(vector_extraction, "parse_floats", reader), swapped(interpret, "_parse", parse):
+        assert interpreted(text, provider) == whole
+    assert parsed == [len(extract_vectors(text)[0])]
 
 
 @pytest.mark.parametrize("output", ["sparse", "dense&sparse"])
-def test_a_reply_with_sparse_vectors_is_worth_the_same(output):
+def test_extraction_keeps_the_result_with_sparse_vectors(output):
     payload = orjson.loads(body("dashscope"))
-    for place, element in enumerate(payload["output"]["embeddings"]):
-        element["sparse_embedding"] = [{"index": 7 + place, "value": 0.5, "token": '":['}]
+    for position, element in enumerate(payload["output"]["embeddings"]):
+        element["sparse_embedding"] = [{"index": 7 + position, "value": 0.5, "token": '":['}]
     text = orjson.dumps(payload)
-    assert isinstance(judged(text, "dashscope", output=output), ValidatedVectors)
-    assert judged(text, "dashscope", output=output) == judged_whole(text, "dashscope", output=output)
+    assert isinstance(interpreted(text, "dashscope", output=output), ValidatedVectors)
+    assert interpreted(text, "dashscope", output=output) == interpreted_whole(text, "dashscope", output=output)
 
 
-def test_what_has_no_vector_or_breaks_off_in_one_is_not_cut():
+def test_body_without_a_whole_vector_is_not_extracted():
     assert (
         extract_vectors(b"")
         is extract_vectors(b'{"error":{"code":"1113"}}')
@@ -154,7 +143,7 @@ NUMBERS = st.one_of(
 
 @pytest.mark.parametrize("reader", READERS)
 @given(numbers=st.lists(NUMBERS, min_size=1, max_size=6), between=st.sampled_from([",", ", ", "\n,\t", ",,", ";"]))
-def test_a_list_is_refused_or_holds_the_float64_next_to_each_number(numbers, between, reader):
+def test_parsed_numbers_are_the_nearest_float64_or_rejected(numbers, between, reader):
     text = f"[{between.join(numbers)}]".encode()
     try:
         row = reader(text)
@@ -166,7 +155,7 @@ def test_a_list_is_refused_or_holds_the_float64_next_to_each_number(numbers, bet
 
 @pytest.mark.parametrize("reader", READERS)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**63 - 1), min_size=1))
-def test_no_plain_list_is_refused(reader, row):
+def test_any_plain_list_is_accepted(reader, row):
     assert reader(orjson.dumps(row)).tolist() == row == reader(json.dumps(row, indent=1).encode()).tolist() or any(
         abs(number) > 2**53 for number in row
     )
@@ -178,13 +167,13 @@ def test_no_plain_list_is_refused(reader, row):
     ["[]", "[[1.0],[2.0]]", "[1.0,[2.0]]", "[[1.0,2.0]]", "[true,1]", "[false]", "[null]", '["1.0"]', '[{"a":1}]',
      "[1.0", "[1.0]]", "[1.0] 2", "[NaN]", "[1e999]", '""', '"AAA"', '"AAAAA==="', '"AAAA AAAA"', '"AA\\/A"', '"é"'],
 )  # fmt: skip
-def test_a_text_that_is_no_plain_vector_is_refused(text, reader):
-    with swapped(room, "floats", reader), pytest.raises(ValueError, match=r"."):
+def test_text_that_is_not_a_plain_vector_is_rejected(text, reader):
+    with swapped(vector_extraction, "parse_floats", reader), pytest.raises(ValueError, match=r"."):
         parse_vector(text.encode())
 
 
 @given(st.text("AZaz09+/=-_ \n", max_size=16))
-def test_base64_is_refused_or_read_as_the_standard_library_does(text):
+def test_base64_is_rejected_or_equals_the_standard_library(text):
     try:
         row = parse_vector(f'"{text}"'.encode())
     except ValueError:
@@ -192,31 +181,31 @@ def test_base64_is_refused_or_read_as_the_standard_library_does(text):
     assert row.tobytes() == base64.b64decode(text, validate=True)
 
 
-@pytest.mark.skipif(not room.simdjson, reason="an extra")
-def test_an_exception_that_is_kept_does_not_keep_the_parser_busy():
+@pytest.mark.skipif(not vector_extraction.simdjson, reason="an extra")
+def test_kept_exception_does_not_block_the_parser():
     kept = []
     for _ in range(3):
         with pytest.raises(ValueError, match=r".") as caught:
-            room._floats_by_simdjson(b"[1.0,true]")
+            vector_extraction._parse_by_simdjson(b"[1.0,true]")
         kept.append(caught.value)
-    assert room._floats_by_simdjson(b"[1.0,2.0]").tolist() == [1.0, 2.0]
+    assert vector_extraction._parse_by_simdjson(b"[1.0,2.0]").tolist() == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_row_stays_what_it_is_when_others_are_read_after_it(reader):
+def test_row_is_unchanged_by_later_parses(reader):
     texts = [orjson.dumps([float(number)] * 300) for number in range(1, 41)]
     rows = list(map(reader, texts * 5))
     assert [set(row.tolist()) for row in rows] == [{float(number)} for number in range(1, 41)] * 5
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_vector_too_long_for_the_parser_is_read_all_the_same(reader):
+def test_vector_too_long_for_simdjson_is_accepted(reader):
     row = [1.0 / number for number in range(1, 60_001)]
     text = body(rows=[row])
-    assert len(text) > room._LARGEST
-    with swapped(room, "floats", reader):
-        believed = judged(text, texts=1, dimensions=len(row))
-    assert believed.dense[3] == np.float32(row).tobytes()
+    assert len(text) > vector_extraction._MAX_SIMDJSON_BYTES
+    with swapped(vector_extraction, "parse_floats", reader):
+        validated = interpreted(text, texts=1, dimensions=len(row))
+    assert validated.dense[3] == np.float32(row).tobytes()
 
 
 # ── what is the same ─────────────────────────────────────────────────────────────────────────────
@@ -287,22 +276,22 @@ TRAPS = {
 
 
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("provider", MODELS)
+@pytest.mark.parametrize("provider", REMOTE)
 @pytest.mark.parametrize("trap", TRAPS)
-def test_a_reply_with_a_trap_is_worth_the_same(trap, provider, reader):
+def test_extraction_keeps_the_result_of_special_bodies(trap, provider, reader):
     plain = body(provider, [[4.0, 5.0, 6.0], [1.0, 2.0, 3.0], [7.0, 8.0, 9.0]])
     text = plain.replace(*TRAPS[trap], 1)
     assert text != plain
-    with swapped(room, "floats", reader):
-        assert judged(text, provider) == judged_whole(text, provider)
-        assert judged(text, provider, dimensions=None) == judged_whole(text, provider, dimensions=None)
+    with swapped(vector_extraction, "parse_floats", reader):
+        assert interpreted(text, provider) == interpreted_whole(text, provider)
+        assert interpreted(text, provider, dimensions=None) == interpreted_whole(text, provider, dimensions=None)
 
 
-def test_a_bare_list_is_worth_the_same():
+def test_extraction_keeps_the_result_of_a_bare_list():
     bare = orjson.dumps(orjson.loads(body())["data"])
-    for provider in MODELS:
-        assert judged(bare, provider) == judged_whole(bare, provider)
-    assert isinstance(judged(bare, "gateway"), ValidatedVectors)
+    for provider in REMOTE:
+        assert interpreted(bare, provider) == interpreted_whole(bare, provider)
+    assert isinstance(interpreted(bare, "gateway"), ValidatedVectors)
 
 
 SHARDS = [
@@ -315,15 +304,15 @@ SHARDS = [
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("form", ["lists", "base64"])
 @given(seed=st.integers(0, 2**32))
-def test_a_reply_that_broke_anywhere_is_worth_the_same(seed, form, reader):
-    chance = random.Random(seed)
-    provider = chance.choice(list(MODELS))
+def test_extraction_keeps_the_result_of_damaged_bodies(seed, form, reader):
+    rng = random.Random(seed)
+    provider = rng.choice(REMOTE)
     rows = [[4.0, -5.5, 6e-1], [1.0, 2.0, 3.0], [7, 8, 9]]
     text = body(provider, rows if form == "lists" else [packed(row) for row in rows])
-    for _ in range(chance.randint(1, 3)):
-        begin = chance.randrange(len(text))
-        end = min(len(text), begin + chance.choice([0, 0, 1, 1, 2, 12, 40]))
-        shard = chance.choice([*SHARDS, text[end : end + 30], text[begin:end] * 2])
+    for _ in range(rng.randint(1, 3)):
+        begin = rng.randrange(len(text))
+        end = min(len(text), begin + rng.choice([0, 0, 1, 1, 2, 12, 40]))
+        shard = rng.choice([*SHARDS, text[end : end + 30], text[begin:end] * 2])
         text = text[:begin] + shard + text[end:]
-    with swapped(room, "floats", reader):
-        assert judged(text, provider) == judged_whole(text, provider)
+    with swapped(vector_extraction, "parse_floats", reader):
+        assert interpreted(text, provider) == interpreted_whole(text, provider)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import errno
 import gc
@@ -18,10 +19,12 @@ import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
 import pytest
+from support.providers import MODEL_NAMES, REMOTE
 
 from multiembed.config.endpoint import resolve_endpoint
 from multiembed.config.options import EmbeddingOptions
@@ -29,20 +32,13 @@ from multiembed.errors import ConfigurationError
 from multiembed.providers import PROVIDERS
 from multiembed.providers.local import embed
 from multiembed.providers.types import EncodeInput
-from multiembed.simulator import RecordedRequest, Simulator, serve
-from multiembed.simulator import recorder as recorder_room
-from multiembed.simulator import vectors as vectors_room
+from multiembed.simulator import RecordedRequest, Simulator, request_handler, serve
+from multiembed.simulator import recorder as recorder_module
+from multiembed.simulator import vectors as vectors_module
 from multiembed.simulator.tokenizer import count_tokens
 
 OPENAI = "dashscope-compatible"
-MODELS = {
-    "zhipu": "embedding-3",
-    "siliconflow": "Qwen/Qwen3-Embedding-0.6B",
-    "dashscope": "text-embedding-v4",
-    "dashscope-compatible": "text-embedding-v4",
-    "openai-compatible": "any-model",
-    "gateway": "any-model",
-}
+MODELS = {name: MODEL_NAMES[name] for name in REMOTE}
 TEXTS = ["The quick brown fox", "敏捷的棕色狐狸", "🦊 jumps over 12 dogs"]
 WRONG = "InvalidParameter"
 MAYBE_LONG = "invalid_or_too_long"
@@ -88,8 +84,14 @@ def body_of(provider, texts, model=None, **fields):
     return {"model": model, "input": texts, **fields}
 
 
+def size_of(provider):
+    """A length of vectors that the provider's model takes."""
+    return 64 if provider == "zhipu" else (PROVIDERS[provider].model(MODELS[provider]).dimensions or (64,))[0]
+
+
 def request_of(provider, texts, **options):
-    given = {"role": "document", "dimensions": 64, "output": "dense", "instruct": None, "encoding": "float"}
+    given = {"role": "document", "output": "dense", "instruct": None, "encoding": "float"}
+    given["dimensions"] = size_of(provider)
     facts = PROVIDERS[provider].model(options.pop("model", MODELS[provider]))
     return EncodeInput(model=facts, texts=texts, parameters={}, **{**given, **options})
 
@@ -106,18 +108,18 @@ def vectors_in(answer, provider):
 
 
 @pytest.mark.parametrize("provider", MODELS)
-def test_what_a_provider_encodes_is_answered_with_what_it_decodes(simulator, client, provider):
+def test_request_of_each_provider_gets_response_it_decodes(simulator, client, provider):
     body = PROVIDERS[provider].encode(request_of(provider, TEXTS))
     answer = post(simulator, client, provider, body)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
-    np.testing.assert_array_equal(vectors_in(answer, provider), embed(TEXTS, 64))
+    np.testing.assert_array_equal(vectors_in(answer, provider), embed(TEXTS, size_of(provider)))
     reply = PROVIDERS[provider].decode(answer.json())
     assert reply.total_tokens == sum(map(count_tokens, TEXTS))
 
 
 @pytest.mark.parametrize("provider", MODELS)
-def test_every_model_of_the_catalog_answers_with_its_default_size(simulator, client, provider):
+def test_every_catalog_model_returns_its_default_dimensions(simulator, client, provider):
     for facts in PROVIDERS[provider].models or [PROVIDERS[provider].model("unheard-of")]:
         answer = post(simulator, client, provider, body_of(provider, ["a text"], facts.name))
         assert vectors_in(answer, provider).shape == (1, facts.default_dimensions or 1536)
@@ -193,7 +195,7 @@ def test_the_native_output_type_chooses_what_is_there(simulator, client, output,
         assert ("embedding" in element, "sparse_embedding" in element) == (dense, sparse)
 
 
-def test_sparse_embeddings_share_an_index_where_texts_share_a_word(simulator, client):
+def test_sparse_vectors_share_an_index_for_a_shared_word(simulator, client):
     texts = ["Fox and fox", "a FOX", "狐狸", "棕狐", "?!", " "]
     answer = post(simulator, client, "dashscope", body_of("dashscope", texts, output_type="sparse"))
     bags = [
@@ -224,13 +226,13 @@ def test_the_gateway_envelope_is_that_of_its_page(simulator, client):
     assert (reply["success"], reply["code"], reply["message"]) == (True, "200", "successful")
 
 
-def test_the_gateway_answers_a_bare_list_to_the_model_of_that_name(simulator, client):
+def test_gateway_bare_list_model_returns_a_bare_list(simulator, client):
     answer = post(simulator, client, "gateway", body_of("gateway", TEXTS, "bare-list", dimensions=64))
     assert "success" not in answer.json()
     np.testing.assert_array_equal(vectors_in(answer, "gateway"), embed(TEXTS, 64))
 
 
-def test_the_gateway_answers_the_documented_record_to_the_model_of_that_name(simulator, client):
+def test_gateway_record_model_returns_the_documented_record(simulator, client):
     reply = post(simulator, client, "gateway", body_of("gateway", TEXTS, "resource-record")).json()
     assert list(reply["data"]) == ["id", "name", "status", "createTime"]
     assert PROVIDERS["gateway"].classify(200, reply) is None
@@ -244,7 +246,7 @@ def test_zhipu_takes_any_size_up_to_2048(simulator, client, dimensions):
     assert vectors_in(answer, "zhipu").shape == (1, dimensions)
 
 
-def test_roles_and_instructions_change_no_vector_but_are_recorded(simulator, client):
+def test_role_and_instruct_are_recorded_and_change_no_vector(simulator, client):
     query = PROVIDERS["dashscope"].encode(request_of("dashscope", TEXTS, role="query", instruct="Find foxes"))
     np.testing.assert_array_equal(
         vectors_in(post(simulator, client, "dashscope", query), "dashscope"), embed(TEXTS, 64)
@@ -541,7 +543,7 @@ def test_zhipu_takes_the_token_of_its_sdk_for_the_key(client, credential, status
 
 
 @pytest.mark.parametrize("provider", MODELS)
-def test_another_key_is_taken_when_it_is_the_one_of_this_simulator(client, provider):
+def test_simulator_accepts_its_own_configured_key(client, provider):
     with Simulator(api_key="another") as simulator:
         assert simulator.api_key == "another"
         assert post(simulator, client, provider, body_of(provider, ["a"]), key="another").status_code == 200
@@ -568,7 +570,7 @@ def test_another_key_is_taken_when_it_is_the_one_of_this_simulator(client, provi
         ("/api/v1/", {"success": False, "code": "404", "message": "not found", "data": None}),
     ],
 )
-def test_a_wrong_path_is_refused_in_the_style_of_the_vendor_it_looks_like(simulator, client, path, said):
+def test_wrong_path_is_refused_in_the_format_of_its_vendor(simulator, client, path, said):
     answer = client.post(simulator.url + path, json={})
     assert answer.status_code == 404
     found = answer.json()
@@ -610,7 +612,7 @@ def test_a_body_above_16_mib_is_refused_and_not_kept(simulator, client, provider
     assert post(simulator, client, provider, body_of(provider, ["a"])).status_code == 200
 
 
-# what is told about requests
+# what is recorded about requests
 
 
 def test_requests_are_recorded_in_order_with_what_became_of_them(simulator, client):
@@ -620,7 +622,7 @@ def test_requests_are_recorded_in_order_with_what_became_of_them(simulator, clie
     records = simulator.requests
     assert [record.provider for record in records] == [*MODELS, "zhipu"]
     assert [record.status for record in records] == [200] * len(MODELS) + [401]
-    first, last = records[0], records[-1]
+    first, last = next(record for record in records if record.provider == "zhipu"), records[-1]
     assert isinstance(first, RecordedRequest)
     assert (first.method, first.path) == ("POST", "/api/paas/v4/embeddings")
     assert first.headers["authorization"] == "Bearer sk-simulator"
@@ -644,9 +646,9 @@ def test_nothing_is_recorded_when_that_is_not_wanted(client):
         assert simulator.peak_in_flight == 1
 
 
-@pytest.mark.parametrize(("bound", "most", "kept"), [("_MOST_REQUESTS", 3, 3), ("_MOST_BYTES", 200, 1)])
+@pytest.mark.parametrize(("bound", "most", "kept"), [("_MAX_REQUESTS", 3, 3), ("_MAX_BYTES", 200, 1)])
 def test_the_oldest_requests_are_forgotten_beyond_a_bound(simulator, client, monkeypatch, bound, most, kept):
-    monkeypatch.setattr(recorder_room, bound, most)
+    monkeypatch.setattr(recorder_module, bound, most)
     for number in range(5):
         post(simulator, client, "zhipu", body_of("zhipu", [f"{number}" * 100]))
     texts = [record.body["input"][0][0] for record in simulator.requests]
@@ -655,10 +657,10 @@ def test_the_oldest_requests_are_forgotten_beyond_a_bound(simulator, client, mon
 
 
 def test_vectors_are_remembered_within_a_bound(monkeypatch):
-    monkeypatch.setattr(vectors_room, "_MOST_BYTES", 20_000)
+    monkeypatch.setattr(vectors_module, "_MAX_BYTES", 20_000)
     calls = []
-    monkeypatch.setattr(vectors_room.local, "embed", lambda texts, size: calls.append(texts) or embed(texts, size))
-    store = vectors_room.VectorStore()
+    monkeypatch.setattr(vectors_module.local, "embed", lambda texts, size: calls.append(texts) or embed(texts, size))
+    store = vectors_module.VectorStore()
     store.embed(["one", "two", "one"], 256)
     store.embed(["two", "one"], 256)
     assert calls == [["one", "two"]]
@@ -666,12 +668,12 @@ def test_vectors_are_remembered_within_a_bound(monkeypatch):
     assert len(calls) == 2
     store.embed([f"text {number}" for number in range(50)], 256)
     assert store._bytes <= 20_000
-    assert store._bytes == sum(vectors_room._size(text, row) for (text, _), row in store._known.items()) > 0
+    assert store._bytes == sum(vectors_module._size(text, row) for (text, _), row in store._cached.items()) > 0
     np.testing.assert_array_equal(store.embed(["one"], 256), embed(["one"], 256))
 
 
 def test_environment_names_every_key_and_address(simulator):
-    assert simulator.environment() == {
+    documented = {
         "ZHIPUAI_API_KEY": "sk-simulator",
         "SILICONFLOW_API_KEY": "sk-simulator",
         "DASHSCOPE_API_KEY": "sk-simulator",
@@ -686,12 +688,18 @@ def test_environment_names_every_key_and_address(simulator):
         "OPENAI_COMPATIBLE_BASE_URL": f"{simulator.url}/openai/v1",
         "MULTIEMBED_GATEWAY_BASE_URL": simulator.url,
     }
+    environment = simulator.environment()
+    assert environment | documented == environment
+    assert environment.keys() == (
+        {PROVIDERS[name].key_env[0] for name in REMOTE}
+        | {each for name in REMOTE for each in PROVIDERS[name].base_url_env}
+    )
 
 
 @pytest.mark.parametrize("provider", MODELS)
 def test_environment_leads_every_provider_to_the_simulator(simulator, provider):
-    address = resolve_endpoint(EmbeddingOptions(), PROVIDERS[provider], simulator.environment())
-    assert address.url == endpoint(simulator, provider)
+    url, _, _ = resolve_endpoint(EmbeddingOptions(), PROVIDERS[provider], simulator.environment())
+    assert url == endpoint(simulator, provider)
 
 
 def test_there_is_no_base_url_for_what_needs_no_server(simulator):
@@ -711,7 +719,7 @@ def raw_request(provider="zhipu", texts=("a",), head="", body=None):
 
 
 def connect(simulator):
-    return socket.create_connection(("127.0.0.1", int(simulator.url.rpartition(":")[2])), timeout=5)
+    return socket.create_connection(("127.0.0.1", int(simulator.url.rpartition(":")[2])), timeout=60)
 
 
 def read_answer(stream):
@@ -741,7 +749,16 @@ def test_hundreds_of_requests_go_over_one_connection(simulator):
     assert simulator.peak_in_flight == 1
 
 
-def test_two_hundred_requests_are_answered_at_once():
+def test_two_hundred_requests_are_in_flight_together(monkeypatch):
+    all_arrived = asyncio.Event()
+
+    async def until_all_arrived(_):
+        if len(simulator.requests) == 200:
+            all_arrived.set()
+        await all_arrived.wait()
+
+    loop = SimpleNamespace(sleep=until_all_arrived, get_running_loop=asyncio.get_running_loop)
+    monkeypatch.setattr(request_handler, "asyncio", loop)
     with Simulator(latency=1.0) as simulator, ExitStack() as wires:
         opened = [wires.enter_context(connect(simulator)) for _ in range(200)]
         streams = [wires.enter_context(wire.makefile("rb")) for wire in opened]

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+import support.faults  # noqa: F401 - registers the faults that only tests inject
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -16,12 +17,11 @@ from rich.console import Console
 from multiembed.cli import simulate
 from multiembed.errors import ConfigurationError
 from multiembed.providers import PROVIDERS
-from multiembed.simulator import Simulator
-from multiembed.simulator import request_log as arrivals_room
+from multiembed.simulator import Simulator, request_log
+from multiembed.simulator.formats import API_FORMATS
 from multiembed.simulator.quota_counters import Bucket, FixedWindow, SlidingWindow
 from multiembed.simulator.quotas import Excess, Quota, Quotas
-from multiembed.simulator.request_log import Arrival, Arrivals
-from multiembed.simulator.responder import FORMS
+from multiembed.simulator.request_log import Arrival, RequestLog
 from multiembed.simulator.tokenizer import count_tokens
 
 KEY = "sk-simulator"
@@ -34,7 +34,7 @@ MODELS = {
     "dashscope-compatible": "text-embedding-v4",
     "gateway": "any-model",
 }
-ZHIPU, GATEWAY, DASHSCOPE = FORMS["zhipu"], FORMS["gateway"], FORMS["dashscope"]
+ZHIPU, GATEWAY, DASHSCOPE = API_FORMATS["zhipu"], API_FORMATS["gateway"], API_FORMATS["dashscope"]
 
 # Whole 64ths are exact, so that no sum of them is a hair off.
 gaps = st.integers(0, 640).map(lambda number: number / 64)
@@ -62,7 +62,7 @@ def passed(meter, asked):
     now, found = 0.0, []
     for gap, amount in asked:
         now += gap
-        if meter.has_room(now, amount):
+        if meter.allows(now, amount):
             meter.take(now, amount)
             found.append((now, amount))
     return found
@@ -101,17 +101,17 @@ def test_no_fixed_minute_holds_more_than_its_share(asked, per_minute):
 
 @pytest.mark.parametrize("meter", [Bucket, SlidingWindow, FixedWindow])
 @given(asked=asked, per_minute=st.integers(1, 60), halves_at=st.integers(0, 200))
-def test_whatever_has_passed_a_meter_has_room_for_anything_in_the_end(meter, asked, per_minute, halves_at):
+def test_quota_counter_allows_any_request_after_its_window(meter, asked, per_minute, halves_at):
     one = meter(per_minute)
     now = 0.0
     for place, (gap, amount) in enumerate(asked):
         if place == halves_at:
             one.change(now, max(1, per_minute // 2))
         now += gap
-        if one.has_room(now, amount):
+        if one.allows(now, amount):
             one.take(now, amount)
     an_hour_each = 3600 * (1 + len(asked))
-    assert one.has_room(now + an_hour_each, 1000)
+    assert one.allows(now + an_hour_each, 1000)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -122,12 +122,12 @@ def test_whoever_asks_all_the_time_gets_the_whole_quota(kind, per_minute):
     assert 3 * per_minute - 1 <= found <= 3 * per_minute + max(1, per_minute // 60)
 
 
-def test_a_bucket_gives_a_seconds_worth_at_once_and_then_one_by_one():
+def test_bucket_allows_one_second_of_burst_then_a_steady_rate():
     found = accepted(limited(requests_per_minute=120), [0.0] * 5 + [0.25, 0.5, 0.75, 1.0, 1.25])
     assert found == [0.0, 0.0, 0.5, 1.0]
 
 
-def test_a_sliding_minute_gives_all_at_once_and_again_a_minute_later():
+def test_sliding_window_allows_full_burst_again_after_a_minute():
     found = accepted(limited(requests_per_minute=3, kind="sliding"), [0, 10, 20, 30, 59.9, 60, 69, 70])
     assert found == [0, 10, 20, 60, 70]
 
@@ -144,16 +144,16 @@ def test_without_a_quota_everything_gets_in():
     assert len(accepted(Quotas(), [0.0] * 1000, tokens=10**9)) == 1000
 
 
-@pytest.mark.parametrize("provider", FORMS)
+@pytest.mark.parametrize("provider", API_FORMATS)
 def test_the_second_is_kept_too_where_the_provider_does_that(provider):
     quota = {"requests_per_minute": 600, "kind": "sliding"}
-    found = accepted(limited(**quota), [0.0] * 20, FORMS[provider])
+    found = accepted(limited(**quota), [0.0] * 20, API_FORMATS[provider])
     assert len(found) == (10 if provider in PER_SECOND else 20)
     for told, count in ((True, 10), (False, 20)):
-        assert len(accepted(limited(**quota, per_second=told), [0.0] * 20, FORMS[provider])) == count
+        assert len(accepted(limited(**quota, per_second=told), [0.0] * 20, API_FORMATS[provider])) == count
 
 
-def test_a_second_that_many_providers_share_holds_back_only_the_strict_one():
+def test_shared_second_limits_only_the_strict_provider():
     quotas = limited(requests_per_minute=120, kind="sliding")
     assert len(accepted(quotas, [0.0] * 5, GATEWAY)) == 5
     assert not accepted(quotas, [0.9], DASHSCOPE)
@@ -169,7 +169,7 @@ def test_tokens_are_counted_as_such(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_more_than_a_seconds_worth_of_tokens_gets_in_and_the_next_waits_for_it(kind):
+def test_tokens_over_one_second_delay_the_next_request(kind):
     quotas = limited(tokens_per_minute=6000, kind=kind, per_second=True)
     assert accepted(quotas, [0.0], tokens=5000)
     assert not accepted(quotas, [0.5], tokens=1)
@@ -190,7 +190,7 @@ def test_as_many_are_in_flight_as_have_entered_and_not_left():
     assert quotas.enter(ZHIPU, 1, 0.0) is None
 
 
-def test_those_already_in_flight_count_for_a_quota_that_comes_later():
+def test_requests_in_flight_count_for_a_later_quota():
     quotas = Quotas()
     for _ in range(3):
         quotas.enter(ZHIPU, 1, 0.0)
@@ -208,7 +208,7 @@ def test_what_is_refused_for_one_limit_uses_up_no_other():
     assert quotas.enter(ZHIPU, 0, 0.0) == Excess("requests", None)
 
 
-def test_a_request_must_be_within_its_providers_quota_and_that_of_all():
+def test_request_must_meet_quota_of_provider_and_of_all():
     quotas = limited(requests_per_minute=3, kind="fixed")
     quotas.limit(Quota(requests_per_minute=1, kind="fixed", retry_after=7), 0.0, "zhipu")
     assert quotas.enter(ZHIPU, 1, 0.0) is None
@@ -249,7 +249,7 @@ def test_a_smaller_quota_counts_what_was_used_of_the_larger_one():
         ({"in_flight": 1, "provider": "local"}, "gateway"),
     ],
 )
-def test_a_quota_that_makes_no_sense_is_told_with_the_name_of_what_is_wrong(quota, word):
+def test_invalid_quota_error_names_the_argument(quota, word):
     with pytest.raises(ConfigurationError, match=word):
         Simulator().limit(**quota)
 
@@ -258,9 +258,9 @@ def test_a_quota_that_makes_no_sense_is_told_with_the_name_of_what_is_wrong(quot
 
 
 def logged(*entries):
-    arrivals = Arrivals()
+    arrivals = RequestLog()
     for now, tokens in entries:
-        arrivals.note(Arrival(now, True, tokens, "zhipu"))
+        arrivals.add(Arrival(now, True, tokens, "zhipu"))
     return arrivals
 
 
@@ -277,9 +277,9 @@ def test_the_busiest_stretch_is_found(steps, seconds):
 
 
 def test_the_log_is_bounded_and_the_counts_are_not(monkeypatch):
-    monkeypatch.setattr(arrivals_room, "_MOST", 10)
+    monkeypatch.setattr(request_log, "_MAX_ARRIVALS", 10)
     arrivals = logged(*((now, 1) for now in range(25)))
-    assert [arrival.time for arrival in arrivals.log()] == list(range(15, 25))
+    assert [arrival.time for arrival in arrivals.arrivals()] == list(range(15, 25))
     assert (arrivals.accepted, arrivals.rejected) == (25, 0)
 
 
@@ -398,7 +398,7 @@ def test_a_quota_can_be_changed_and_taken_away_midway(simulator, client):
     assert (simulator.accepted, simulator.rejected) == (5, 2)
 
 
-def test_clearing_forgets_the_arrivals_but_not_what_is_used_of_the_quota(simulator, client):
+def test_clear_drops_arrivals_and_keeps_used_quota(simulator, client):
     simulator.limit(requests_per_minute=1, kind="fixed")
     for _ in range(2):
         post(simulator, client)
@@ -432,7 +432,7 @@ def test_a_refusal_for_a_quota_uses_up_no_fault(simulator, client):
     ]
 
 
-def test_a_refusal_does_not_wait_for_what_a_good_answer_waits_for(client):
+def test_quota_refusal_comes_before_the_full_latency(client):
     naps = []
     real = asyncio.sleep
 
@@ -453,7 +453,7 @@ def test_whoever_has_the_answer_is_no_longer_in_flight(simulator, client):
     assert {post(simulator, client).status_code for _ in range(50)} == {200}
 
 
-def test_a_client_that_leaves_before_its_answer_is_no_longer_in_flight(client):
+def test_client_that_disconnects_is_no_longer_in_flight(client):
     with Simulator(latency=0.2) as simulator:
         simulator.limit(in_flight=1)
         with pytest.raises(httpx.ReadTimeout):
@@ -479,11 +479,11 @@ def test_the_command_line_gives_the_key_its_quota(client, monkeypatch):
 
     monkeypatch.setattr(Simulator, "serve_forever", serve_forever)
     console = Console(file=io.StringIO(), width=200)
-    options = {"port": 0, "api_key": KEY, "latency": 0.0}
-    simulate.run(console, **options, requests_per_minute=1, tokens_per_minute=1_200_000, in_flight=50)
+    server = {"port": 0, "api_key": KEY, "latency": 0.0}
+    simulate.run(console, server, quota={"requests_per_minute": 1, "tokens_per_minute": 1_200_000, "in_flight": 50})
     assert statuses == [200, 429, 429]
     assert (
         "quota: 1 requests per minute, 1,200,000 tokens per minute, 50 requests in flight." in console.file.getvalue()
     )
     with pytest.raises(ConfigurationError, match="requests_per_minute"):
-        simulate.run(console, **options, retry_after=3.0)
+        simulate.run(console, server, quota={"retry_after": 3.0})

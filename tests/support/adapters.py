@@ -1,4 +1,4 @@
-"""What the tests of the adapters and of an embedder's life share: the doors, the models and the right vectors."""
+"""The classes of the package as tests call them: entry points, models and the right vectors."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import numpy as np
 from langchain_multiembed import MultiEmbeddings
 from llamaindex_multiembed import MultiEmbedding
 from multiembed import EmbeddingClient
-from multiembed.providers import PROVIDERS
 from multiembed.providers.local import embed
+from support.providers import DIMENSIONS, ENVIRONMENT_NAMES, provider_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,29 +27,10 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[2]
 
-DIMENSIONS = {
-    "zhipu:embedding-3": 2048,
-    "zhipu:embedding-2": 1024,
-    "siliconflow:BAAI/bge-m3": 1024,
-    "siliconflow:Qwen/Qwen3-Embedding-0.6B": 1024,
-    "dashscope:text-embedding-v4": 1024,
-    "dashscope:text-embedding-v2": 1536,
-    "dashscope-compatible:text-embedding-v4": 1024,
-    "openai-compatible:any-model": 1536,
-    "gateway:any-model": 1536,
-    "local:char-ngrams": 1024,
-}
-"""Each model that is tried, with the length of its vectors."""
 MODELS = tuple(DIMENSIONS)
+"""Each model that is tried."""
 REMOTE_MODELS = tuple(model for model in MODELS if not model.startswith("local"))
 DASHSCOPE = "dashscope:text-embedding-v4"
-
-KEY_NAMES = sorted({name for provider in PROVIDERS.values() for name in provider.key_env})
-ENVIRONMENT_NAMES = [*KEY_NAMES, *(name for provider in PROVIDERS.values() for name in provider.base_url_env)]
-
-
-def provider_of(model: str) -> str:
-    return model.partition(":")[0]
 
 
 def options_for(simulator: Simulator, model: str = DASHSCOPE) -> dict[str, Any]:
@@ -76,11 +57,11 @@ def are_right(vectors: Sequence[Sequence[float]], texts: Sequence[str], dimensio
     )
 
 
-# -- doors
+# -- entry points
 
 
 @dataclass(frozen=True)
-class Door:
+class EntryPoint:
     """One of the three ways in, sync or async: the same texts must come out the same."""
 
     make: Callable[..., Any]
@@ -88,11 +69,11 @@ class Door:
     query: str
 
     def embed(self, embedder: Any, texts: Sequence[str]) -> Any:
-        """The vectors of documents; a coroutine where the door is async."""
+        """The vectors of documents; a coroutine where the entry point is async."""
         return _plain(getattr(embedder, self.documents)(texts))
 
     def embed_query(self, embedder: Any, text: str) -> Any:
-        """The vector of a query; a coroutine where the door is async."""
+        """The vector of a query; a coroutine where the entry point is async."""
         method = getattr(embedder, self.query)
         return _plain(method([text], "query"), first=True) if self.make is EmbeddingClient else method(text)
 
@@ -116,19 +97,19 @@ def _llamaindex(model: str, **options: Any) -> MultiEmbedding:
     return MultiEmbedding(model_name=model, **options)
 
 
-SYNC_DOORS = {
-    "client": Door(EmbeddingClient, "embed", "embed"),
-    "langchain": Door(_langchain, "embed_documents", "embed_query"),
-    "llamaindex": Door(_llamaindex, "get_text_embedding_batch", "get_query_embedding"),
+SYNC_ENTRY_POINTS = {
+    "client": EntryPoint(EmbeddingClient, "embed", "embed"),
+    "langchain": EntryPoint(_langchain, "embed_documents", "embed_query"),
+    "llamaindex": EntryPoint(_llamaindex, "get_text_embedding_batch", "get_query_embedding"),
 }
-ASYNC_DOORS = {
-    "client": Door(EmbeddingClient, "aembed", "aembed"),
-    "langchain": Door(_langchain, "aembed_documents", "aembed_query"),
-    "llamaindex": Door(_llamaindex, "aget_text_embedding_batch", "aget_query_embedding"),
+ASYNC_ENTRY_POINTS = {
+    "client": EntryPoint(EmbeddingClient, "aembed", "aembed"),
+    "langchain": EntryPoint(_langchain, "aembed_documents", "aembed_query"),
+    "llamaindex": EntryPoint(_llamaindex, "aget_text_embedding_batch", "aget_query_embedding"),
 }
-DOORS = {
-    **{f"{name}-sync": door for name, door in SYNC_DOORS.items()},
-    **{f"{name}-async": door for name, door in ASYNC_DOORS.items()},
+ENTRY_POINTS = {
+    **{f"{name}-sync": entry_point for name, entry_point in SYNC_ENTRY_POINTS.items()},
+    **{f"{name}-async": entry_point for name, entry_point in ASYNC_ENTRY_POINTS.items()},
 }
 
 
@@ -147,7 +128,11 @@ class _Stream:
             return np.concatenate([block.vectors async for block in stream])
 
 
-EVERY_DOOR = {**DOORS, "stream": Door(_Stream, "read", ""), "astream": Door(_Stream, "aread", "")}
+ALL_ENTRY_POINTS = {
+    **ENTRY_POINTS,
+    "stream": EntryPoint(_Stream, "read", ""),
+    "astream": EntryPoint(_Stream, "aread", ""),
+}
 
 
 def client_of(embedder: Any) -> EmbeddingClient:
@@ -183,6 +168,6 @@ def run_python(
     )
 
 
-def embed_here(door: Door, embedder: Any, texts: Sequence[str]) -> tuple[int, list[list[float]]]:
+def embed_here(entry_point: EntryPoint, embedder: Any, texts: Sequence[str]) -> tuple[int, list[list[float]]]:
     """For worker processes: this process's id, and the vectors."""
-    return os.getpid(), call(door.embed, embedder, texts)
+    return os.getpid(), call(entry_point.embed, embedder, texts)

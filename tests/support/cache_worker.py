@@ -13,7 +13,7 @@ import numpy as np
 from multiembed import CacheFile, open_cache
 from multiembed.cache import schema, sqlite
 
-SPACE = "a" * 64
+NAMESPACE = "a" * 64
 
 
 def texts_of(numbers):
@@ -26,12 +26,12 @@ def rows_of(numbers):
 
 
 def put(cache, begin, end):
-    cache.put(SPACE, texts_of(range(begin, end)), rows_of(range(begin, end)), None)
+    cache.put(NAMESPACE, texts_of(range(begin, end)), rows_of(range(begin, end)), None)
 
 
 def find(cache, begin, end):
     """The numbers of the texts that are found, each with its own vector."""
-    found = cache.get(SPACE, texts_of(range(begin, end)))
+    found = cache.get(NAMESPACE, texts_of(range(begin, end)))
     numbers = [begin + position for position in found.positions]
     if numbers and not np.array_equal(found.dense, rows_of(numbers)):
         raise AssertionError("a wrong vector")

@@ -15,7 +15,7 @@ def read(*paths, **how):
 def faults(*paths, **how):
     """Where each row stands that cannot be embedded, and why."""
     with Inputs([str(path) for path in paths], **how) as inputs:
-        return {chunk.place(row): why for chunk in inputs.chunks() for row, why in chunk.faults.items()}
+        return {chunk.location(row): why for chunk in inputs.chunks() for row, why in chunk.faults.items()}
 
 
 def columns(*paths, **how):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,8 @@ SIZE = 4
 
 
 @dataclass
-class Play:
-    """A batch's flow with its clock, and a record of what it asked for."""
+class FlowDriver:
+    """Runs the flow of a batch with a fake clock, and records its effects."""
 
     model: str = "gateway:m"
     options: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +47,7 @@ class Play:
         options = {"api_key": KEY, "dimensions": SIZE, "base_url": "https://host.example", **self.options}
         self.learned = LearnedLimits()
         self.limiter = AccountLimiter(lambda: self.now)
-        self.job = CallContext(
+        self.context = CallContext(
             config=resolve_config(self.model, EmbeddingOptions(**options), {}),
             role="document",
             learned=self.learned,
@@ -63,11 +64,11 @@ class Play:
         )
 
     def run(self, texts, answer, first=0):
-        """Play one batch; `answer(texts)` is the server, or a list of its answers in order."""
+        """FlowDriver one batch; `answer(texts)` is the server, or a list of its answers in order."""
         if not callable(answer):
             answers = iter(answer)
             answer = lambda texts: next(answers)(texts)  # noqa: E731
-        flow = batch_flow(Batch(range(first, first + len(texts)), texts), self.job)
+        flow = batch_flow(Batch(range(first, first + len(texts)), texts), self.context)
         try:
             step = next(flow)
             while True:
@@ -103,8 +104,13 @@ def reply(status, body, **headers):
     return HttpResponse(status, headers, body, 0.1)
 
 
+@cache
+def vector_of(text, size):
+    return local.embed([text], size)[0]
+
+
 def good(texts, size=SIZE):
-    rows = local.embed(texts, size).tolist()
+    rows = [vector_of(text, size).tolist() for text in texts]
     data = [{"index": index, "embedding": row} for index, row in enumerate(rows)]
     return reply(200, {"data": data[::-1], "usage": {"total_tokens": len(texts)}})
 
@@ -130,13 +136,13 @@ LATE = always(TransportFailure("timeout", "no whole answer within 60 s"))
 
 
 def rows_of(outcome, texts, size=SIZE):
-    """The believed vectors by place, and a check that each is the right one."""
+    """Return the vectors by position, and check that each is the right one."""
     found = {}
-    for places, believed in outcome.accepted:
-        for place, row in zip(places, believed.dense, strict=True):
-            assert place not in found
-            np.testing.assert_array_equal(row, local.embed([texts[place]], size)[0])
-            found[place] = row
+    for positions, validated in outcome.accepted:
+        for position, row in zip(positions, validated.dense, strict=True):
+            assert position not in found
+            np.testing.assert_array_equal(row, vector_of(texts[position], size))
+            found[position] = row
     return found
 
 

@@ -26,7 +26,7 @@ import asyncio, sys
 import numpy as np
 from multiembed import EmbeddingClient
 
-door, base_url, cache, out = sys.argv[1:]
+entry_point, base_url, cache, out = sys.argv[1:]
 texts = [f"the text {{number}}" for number in range({TEXTS})]
 client = EmbeddingClient(
     "{DASHSCOPE}",
@@ -36,11 +36,11 @@ client = EmbeddingClient(
     max_concurrency={IN_FLIGHT},
     cache=cache,
 )
-if door == "sync":
+if entry_point == "sync":
     result = client.embed(texts)
-elif door == "async":
+elif entry_point == "async":
     result = asyncio.run(client.aembed(texts))
-if door == "stream":
+if entry_point == "stream":
     vectors = np.concatenate([block.vectors for block in client.stream(texts)])
 else:
     vectors = result.vectors

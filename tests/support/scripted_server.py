@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from support.providers import texts_in
+
 DIMENSIONS = 8
 
 
@@ -26,9 +28,7 @@ class Request:
     @property
     def texts(self):
         """The texts of any wire format."""
-        texts = self.body["input"]
-        texts = texts["texts"] if isinstance(texts, dict) else texts
-        return [texts] if isinstance(texts, str) else texts
+        return texts_in(self.body)
 
 
 @dataclass

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
+import traceback
 from contextlib import suppress
 
 from multiembed.transport.client import Transport
@@ -98,8 +100,13 @@ class Server:
     def _handle(self, peer, number):
         with suppress(OSError):
             if self._context is not None:
-                peer = self._context.wrap_socket(peer, server_side=True)
+                peer = self._context.wrap_socket(peer, server_side=True, do_handshake_on_connect=False)
                 self._open.append(peer)
+                try:
+                    peer.do_handshake()
+                except ssl.SSLError:
+                    _drain(peer)
+                    return
         with peer, suppress(OSError):
             self._serve(peer, number)
 
@@ -119,15 +126,24 @@ class Server:
             thread.join()
 
 
+def _drain(peer):
+    """Read to the end. A socket that is closed with bytes unread resets the connection, and the alert may be lost."""
+    with socket.socket(fileno=peer.detach()) as plain:
+        plain.settimeout(5)
+        plain.shutdown(socket.SHUT_WR)
+        while plain.recv(65536):
+            pass
+
+
 def read_request(peer):
     """The head and the body of the next request; None at the end of the connection."""
-    came = b""
-    while b"\r\n\r\n" not in came:
+    received = b""
+    while b"\r\n\r\n" not in received:
         data = peer.recv(65536)
         if not data:
             return None
-        came += data
-    head, _, body = came.partition(b"\r\n\r\n")
+        received += data
+    head, _, body = received.partition(b"\r\n\r\n")
     lengths = [line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
     while len(body) < (int(lengths[0].split(b":")[1]) if lengths else 0):
         data = peer.recv(1 << 20)
@@ -137,13 +153,18 @@ def read_request(peer):
     return head.decode("latin-1"), body
 
 
-def saying(said, *, closes=False, context=None):
+def responding(raw, *, closes=False, context=None):
     """A server that says the same bytes to every request."""
 
     def serve(peer, _):
         while read_request(peer) is not None:
-            peer.sendall(said)
+            peer.sendall(raw)
             if closes:
                 return
 
     return Server(serve, context)
+
+
+def shown(error):
+    """What a log shows of an error, with all that it shows of its causes."""
+    return "".join(traceback.format_exception(error))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from multiembed.ratelimit.pacer import MOST_IN_FLIGHT
+from multiembed.execution.io_thread import started_io_thread
+from multiembed.ratelimit.pacer import MAX_IN_FLIGHT
 
 
 async def until(condition):
@@ -13,8 +14,14 @@ async def until(condition):
         await asyncio.sleep(0)
 
 
+def is_sending():
+    """Whether the I/O thread works on a call."""
+    io = started_io_thread()
+    return io is not None and any(task.get_name() != "idle" for task in asyncio.all_tasks(io.loop))
+
+
 class Batches:
-    """As `multiembed.execution.workers.BatchSource`.
+    """As `multiembed.execution.call.EmbedCall`, for its worker pool.
 
     Args:
         job: what all batches share.
@@ -24,11 +31,11 @@ class Batches:
         counts_in_thread: whether `take` is called in a thread.
     """
 
-    def __init__(self, job, take, *, max_workers=MOST_IN_FLIGHT, done=lambda *_: None, counts_in_thread=False):
-        self.job = job
+    def __init__(self, job, take, *, max_workers=MAX_IN_FLIGHT, done=lambda *_: None, counts_in_thread=False):
+        self.context = job
         self.next_batch = take
         self.max_workers = max_workers
-        self.counts_in_thread = counts_in_thread
+        job.counts_in_thread = counts_in_thread
         self.failed_rest = []
         """The error of the call, each time that the rest was failed for it."""
         self.cancelled = []
@@ -42,7 +49,7 @@ class Batches:
         self.cancelled.append((batch, outcome))
 
     def fail_rest(self):
-        self.failed_rest.append(self.job.fatal_error)
+        self.failed_rest.append(self.context.fatal_error)
 
     def count_workers(self, change):
         self.workers += change

@@ -7,13 +7,15 @@ import pickle
 import socket
 import ssl
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
+import support.faults  # noqa: F401 - registers the faults that only tests inject
 from support.scripted_proxy import scripted_proxy
 
 from multiembed import ConnectionFailedError, EmbeddingClient, MultiEmbedError, RequestTimeoutError
 from multiembed.simulator import Simulator
-from multiembed.transport.failures import failure_reason
+from multiembed.transport.failures import failure_of
 
 
 @contextmanager
@@ -40,10 +42,10 @@ def untrusted():
         yield server.url
 
 
-def error_of(door, url, **options):
+def error_of(entry_point, url, **options):
     client = EmbeddingClient("openai-compatible:m", base_url=url, max_retries=0, timeout=10, **options)
     with client, pytest.raises(MultiEmbedError) as caught:
-        door(client, ["text"])
+        entry_point(client, ["text"])
     return caught.value
 
 
@@ -56,50 +58,50 @@ def error_of(door, url, **options):
         (untrusted, "certificate_untrusted"),
     ],
 )
-def test_reason_without_connection_is_named(door, server, reason):
+def test_reason_without_connection_is_named(entry_point, server, reason):
     with server() as url:
-        error = error_of(door, url)
+        error = error_of(entry_point, url)
     assert (type(error), error.reason) == (ConnectionFailedError, reason)
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason"),
+    ("response", "reason"),
     [
         (b"HTTP/1.1 407 Login\r\n\r\n", "proxy_login"),
         (b"HTTP/1.1 403 No\r\n\r\n", "proxy_refused"),
     ],
 )
-def test_reason_of_proxy_is_named(door, monkeypatch, answer, reason):
-    with scripted_proxy(answer) as port:
+def test_reason_of_proxy_is_named(entry_point, monkeypatch, response, reason):
+    with scripted_proxy(response) as port:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
-        error = error_of(door, f"https://elsewhere-{port}.invalid")  # the way to a URL is found once
+        error = error_of(entry_point, f"https://elsewhere-{port}.invalid")  # the way to a URL is found once
     assert (type(error), error.reason) == (ConnectionFailedError, reason)
 
 
-def test_reason_of_407_answer_is_the_proxy_login(door, simulator):
+def test_reason_of_407_response_is_proxy_login(entry_point, simulator):
     simulator.fail("proxy-407")
-    error = error_of(door, simulator.base_url("openai-compatible"), api_key=simulator.api_key)
+    error = error_of(entry_point, simulator.base_url("openai-compatible"), api_key=simulator.api_key)
     assert (error.status, error.reason) == (407, "proxy_login")
 
 
-def test_reason_of_broken_connection_is_connection(door, simulator):
+def test_reason_of_broken_connection_is_connection(entry_point, simulator):
     simulator.fail("connection-reset")
-    error = error_of(door, simulator.base_url("openai-compatible"), api_key=simulator.api_key)
+    error = error_of(entry_point, simulator.base_url("openai-compatible"), api_key=simulator.api_key)
     assert (type(error), error.reason) == (ConnectionFailedError, "connection")
 
 
-def test_reason_of_silence_is_timeout(door, simulator, connect):
+def test_reason_without_response_is_timeout(entry_point, simulator, connect):
     simulator.fail("silence")
     with pytest.raises(RequestTimeoutError) as caught:
-        door(connect("zhipu:embedding-3", timeout=0.3, max_retries=0), ["text"])
+        entry_point(connect("zhipu:embedding-3", timeout=0.3, max_retries=0), ["text"])
     assert caught.value.reason == "timeout"
 
 
 @pytest.mark.parametrize("fault", ["server-error", "bad-key", "truncated-json"])
-def test_reason_of_complete_answer_is_none(door, simulator, connect, fault):
+def test_reason_of_complete_response_is_none(entry_point, simulator, connect, fault):
     simulator.fail(fault)
     with pytest.raises(MultiEmbedError) as caught:
-        door(connect("zhipu:embedding-3", max_retries=0), ["text"])
+        entry_point(connect("zhipu:embedding-3", max_retries=0), ["text"])
     assert caught.value.reason is None
 
 
@@ -113,6 +115,14 @@ def certificate_error(code):
     if code is not None:
         error.verify_code = code
     return error
+
+
+class LibraryError(ssl.SSLError):
+    """An HTTP library's own exception, which may repeat the URL and names no reason."""
+
+
+class LibraryCertificateError(ssl.SSLCertVerificationError):
+    """The same for a certificate."""
 
 
 def tls_error(reason):
@@ -130,21 +140,24 @@ def tls_error(reason):
         ([certificate_error(64)], "certificate_host"),
         ([certificate_error(19)], "certificate_untrusted"),
         ([certificate_error(None)], "certificate_untrusted"),
-        ([certificate_error(None), certificate_error(10)], "certificate_date"),
+        ([LibraryCertificateError("no"), certificate_error(10)], "certificate_date"),
         ([ssl.SSLError("handshake failure")], "tls"),
-        ([ssl.SSLError("a library's own"), tls_error("WRONG_VERSION_NUMBER")], "not_tls"),
+        ([LibraryError("no"), tls_error("WRONG_VERSION_NUMBER")], "not_tls"),
         ([tls_error("TLSV13_ALERT_CERTIFICATE_REQUIRED")], "client_certificate"),
         ([tls_error("TLSV1_ALERT_UNKNOWN_CA")], "client_certificate"),
         ([tls_error("SSLV3_ALERT_HANDSHAKE_FAILURE")], "tls"),
-        ([ssl.SSLError("a library's own"), certificate_error(19)], "certificate_untrusted"),
+        ([LibraryError("no"), certificate_error(19)], "certificate_untrusted"),
         ([OSError(errno.ENETUNREACH, "no")], "unreachable"),
         ([OSError(errno.EHOSTUNREACH, "no")], "unreachable"),
         ([OSError(errno.ETIMEDOUT, "no")], "unreachable"),
         ([ConnectionResetError(errno.ECONNRESET, "no")], None),
-        ([RuntimeError("a library's own"), ConnectionRefusedError(errno.ECONNREFUSED, "no")], "refused"),
-        ([RuntimeError("a library's own"), socket.gaierror(socket.EAI_AGAIN, "no")], "dns"),
-        ([], None),
+        ([RuntimeError("no"), ConnectionRefusedError(errno.ECONNREFUSED, "no")], "refused"),
+        ([RuntimeError("no"), socket.gaierror(socket.EAI_AGAIN, "no")], "dns"),
+        ([OSError("all attempts failed"), ConnectionRefusedError(errno.ECONNREFUSED, "no")], "refused"),
+        ([RuntimeError("no")], None),
     ],
 )
 def test_failure_reason_by_exception(errors, reason):
-    assert failure_reason(errors) == reason
+    for error, cause in pairwise(errors):
+        error.__cause__ = cause
+    assert failure_of(errors[0]).reason == reason

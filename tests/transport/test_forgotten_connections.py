@@ -1,4 +1,4 @@
-"""Connections that a load balancer has forgotten, through the doors of a client: no failure and no retry is counted."""
+"""Connections that a load balancer has forgotten count no failure and no retry, in sync and async calls."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from multiembed import EmbeddingClient
 from multiembed.execution.runtime import account_id
 from multiembed.ratelimit.limiter import limiter_for
 
-WIDTH = 50
+WIDTH = 25
 """Requests in flight, and so connections."""
 
 
-def answer(body):
+def response(body):
     texts = json.loads(body)["input"]
     data = [{"index": index, "embedding": [float(text), 1.0]} for index, text in enumerate(texts)]
     body = json.dumps({"data": data, "usage": {"total_tokens": len(texts)}}).encode()
@@ -27,8 +27,8 @@ def answer(body):
 
 
 @pytest.mark.parametrize("end", ["RST", "FIN"])
-@pytest.mark.parametrize("first_door", ["sync", "async"])
-def test_pool_of_forgotten_connections_counts_no_failure(door, first_door, end):
+@pytest.mark.parametrize("first_call", ["sync", "async"])
+def test_forgotten_connections_count_no_failure(entry_point, first_call, end):
     forgotten, together = threading.Event(), threading.Barrier(WIDTH)
 
     def serve(peer, number):
@@ -39,14 +39,14 @@ def test_pool_of_forgotten_connections_counts_no_failure(door, first_door, end):
                 return
             if json.loads(request[1])["input"] != ["0"] and not forgotten.is_set():
                 together.wait(20)  # so that each request has a connection of its own
-            peer.sendall(answer(request[1]))
+            peer.sendall(response(request[1]))
 
     with Server(serve) as server:
         options = {"api_key": "sk-any", "base_url": server.url, "limits": {"max_items": 1}, "max_concurrency": WIDTH}
         client = EmbeddingClient("openai-compatible:m", **options)
         client.embed(["0"])
         texts = [str(number) for number in range(1, WIDTH + 1)]
-        if first_door == "sync":
+        if first_call == "sync":
             client.embed(texts)
         else:
             asyncio.run(client.aembed(texts))
@@ -54,7 +54,7 @@ def test_pool_of_forgotten_connections_counts_no_failure(door, first_door, end):
         assert opened >= WIDTH
         forgotten.set()
         again = [str(number) for number in range(WIDTH + 1, 3 * WIDTH + 1)]
-        result = door(client, again)
+        result = entry_point(client, again)
         assert [row[0] for row in result.vectors.tolist()] == [float(text) for text in again]
         assert client.usage.retries == 0
         assert client.usage.requests == 1 + 3 * WIDTH

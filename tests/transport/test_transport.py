@@ -1,4 +1,4 @@
-"""The HTTP transport over real sockets: answers, broken answers, caps, time, cancellation."""
+"""HTTP transport over real sockets: responses, broken responses, the response cap, timeouts, cancellation."""
 
 from __future__ import annotations
 
@@ -14,30 +14,28 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-import httpx
 import pytest
-from support.transport import OK, Server, http, read_request, run, saying, send, send_often, wire_request
+from support.transport import OK, Server, http, read_request, responding, run, send, send_often, shown, wire_request
 
 from multiembed.errors import ConfigurationError
 from multiembed.simulator.tls import certified
-from multiembed.transport import httpx_client
-from multiembed.transport.body import Body
+from multiembed.transport.body import BodyError, decompress
 from multiembed.transport.failures import failure_of
 from multiembed.transport.types import HttpResponse, TransportFailure
 
 SECRET = {"Authorization": "Bearer sk-secret"}
 
 
-# ── answers ──────────────────────────────────────────────────────────────────────────────────────
+# ── responses ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_answer_is_returned_as_it_is():
-    with saying(http(200, b"hello", content_length=5, X_Request_Id="r-1")) as server:
-        answer = send(server.url)
-    assert isinstance(answer, HttpResponse)
-    assert (answer.status, answer.body, answer.headers["x-request-id"]) == (200, b"hello", "r-1")
-    assert answer.seconds > 0
-    assert answer.requests == 1
+def test_response_is_returned_unchanged():
+    with responding(http(200, b"hello", content_length=5, X_Request_Id="r-1")) as server:
+        response = send(server.url)
+    assert isinstance(response, HttpResponse)
+    assert (response.status, response.body, response.headers["x-request-id"]) == (200, b"hello", "r-1")
+    assert response.seconds > 0
+    assert response.requests == 1
 
 
 WHOLE = {
@@ -50,32 +48,32 @@ WHOLE = {
     "200 headers": (http(200, b"ok", content_length=2, **{f"X_{number}": number for number in range(200)}), 1),
     "to be closed": (http(200, b"ok", content_length=2, connection="close"), 3),
     "HTTP/1.0": (OK.replace(b"1.1", b"1.0"), 3),
-    "followed by an answer": (OK + http(200, b"no", content_length=2), 3),
+    "followed by a response": (OK + http(200, b"no", content_length=2), 3),
     "a cookie": (http(200, b"ok", content_length=2, set_cookie="a=b"), 1),
 }
-"""What is said, and how many connections three requests then take: none is used again after something unasked."""
+"""What is raw, and how many connections three requests then take: none is used again after something unasked."""
 
 
-@pytest.mark.parametrize(("said", "connections"), WHOLE.values(), ids=WHOLE.keys())
-def test_connection_is_kept_unless_more_than_the_answer_came(said, connections):
-    with saying(said) as server:
-        answers = send_often(server.url, 3)
-        assert [(answer.status, answer.body) for answer in answers] == [(200, b"ok")] * 3
-        assert [answer.reused for answer in answers] == [False, connections == 1, connections == 1]
+@pytest.mark.parametrize(("raw", "connections"), WHOLE.values(), ids=WHOLE.keys())
+def test_connection_with_extra_bytes_is_not_kept(raw, connections):
+    with responding(raw) as server:
+        responses = send_often(server.url, 3)
+        assert [(response.status, response.body) for response in responses] == [(200, b"ok")] * 3
+        assert [response.reused for response in responses] == [False, connections == 1, connections == 1]
         assert server.connections == connections
 
 
-@pytest.mark.parametrize("said", [b"HTTP/1.1 200 OK\r\n\r\nok", b"HTTP/1.0 200 OK\r\n\r\nok"])
-def test_answer_without_a_length_ends_with_its_connection(said):
-    with saying(said, closes=True) as server:
-        assert [answer.body for answer in send_often(server.url, 2)] == [b"ok"] * 2
+@pytest.mark.parametrize("raw", [b"HTTP/1.1 200 OK\r\n\r\nok", b"HTTP/1.0 200 OK\r\n\r\nok"])
+def test_response_without_a_length_ends_with_its_connection(raw):
+    with responding(raw, closes=True) as server:
+        assert [response.body for response in send_often(server.url, 2)] == [b"ok"] * 2
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirect_is_not_followed(status):
-    with saying(http(status, content_length=0, location="http://127.0.0.1:1/")) as server:
-        answer = send(server.url)
-    assert (answer.status, answer.headers["location"]) == (status, "http://127.0.0.1:1/")
+    with responding(http(status, content_length=0, location="http://127.0.0.1:1/")) as server:
+        response = send(server.url)
+    assert (response.status, response.headers["location"]) == (status, "http://127.0.0.1:1/")
 
 
 BROKEN = {
@@ -101,26 +99,24 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("said", BROKEN.values(), ids=BROKEN.keys())
-def test_broken_answer_is_a_connection_failure(said):
-    with saying(said, closes=True) as server:
-        answers = send_often(server.url, 2, headers=SECRET)
-        assert [answer.kind for answer in answers] == ["connection"] * 2
-        assert not any(answer.local for answer in answers)
-        assert not any(len(answer.detail) > 200 or "yyy" in answer.detail for answer in answers)
+@pytest.mark.parametrize("raw", BROKEN.values(), ids=BROKEN.keys())
+def test_broken_response_is_a_connection_failure(raw):
+    with responding(raw, closes=True) as server:
+        responses = send_often(server.url, 2, headers=SECRET)
+        assert [response.kind for response in responses] == ["connection"] * 2
+        assert not any(response.local for response in responses)
+        assert not any(len(response.detail) > 200 or "yyy" in response.detail for response in responses)
         assert server.connections == 2
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["with a length", "in chunks"])
-def test_answer_above_the_cap_is_not_read_to_its_end(told):
-    said = http(200, **({"content_length": 10_001} if told else {"transfer_encoding": "chunked"}))
-    said += b"" if told else b"ffffff\r\n" + b"x" * 20_000
-    with saying(said) as server:
+@pytest.mark.parametrize("framing", [{"content_length": 20_000_000}, {"transfer_encoding": "chunked"}], ids=str)
+def test_response_above_the_cap_is_not_read_to_its_end(framing):
+    with responding(http(200, b"ffffff\r\n" + b"x" * 20_000, **framing)) as server:
         assert send(server.url).kind == "malformed"
 
 
-def test_headers_that_stand_twice_are_joined_whatever_their_bytes():
-    with saying(b"HTTP/1.1 200 OK\r\nX-A: 1\r\nContent-Length: 2\r\nx-a: \xe9\r\n\r\nok") as server:
+def test_repeated_headers_of_any_bytes_are_joined():
+    with responding(b"HTTP/1.1 200 OK\r\nX-A: 1\r\nContent-Length: 2\r\nx-a: \xe9\r\n\r\nok") as server:
         assert send(server.url).headers == {"content-length": "2", "x-a": "1, é"}
 
 
@@ -129,18 +125,18 @@ def test_headers_that_stand_twice_are_joined_whatever_their_bytes():
 def test_body_of_any_size_is_whole(size, framing):
     body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     if framing == "length":
-        said = http(200, body, content_length=size)
+        raw = http(200, body, content_length=size)
     elif framing == "chunks":
         pieces = [body[start : start + 7000] for start in range(0, size, 7000)]
-        said = http(200, b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in (*pieces, b"")), transfer_encoding="chunked")
+        raw = http(200, b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in (*pieces, b"")), transfer_encoding="chunked")
     else:
-        said = http(200, body)
-    with saying(said, closes=framing == "end") as server:
-        answers = send_often(server.url, 2, max_reply_bytes=size)
-    assert all(isinstance(answer, HttpResponse) and answer.body == body for answer in answers)
+        raw = http(200, body)
+    with responding(raw, closes=framing == "end") as server:
+        responses = send_often(server.url, 2, max_reply_bytes=size)
+    assert all(isinstance(response, HttpResponse) and response.body == body for response in responses)
 
 
-def test_answers_in_pieces_by_turns_are_each_their_own():
+def test_interleaved_responses_stay_apart():
     both = threading.Barrier(2)
 
     def serve(peer, _):
@@ -152,7 +148,7 @@ def test_answers_in_pieces_by_turns_are_each_their_own():
 
     async def two(transport):
         requests = [wire_request(server.url, body=body) for body in (b"first", b"other")]
-        return [answer.body for answer in await asyncio.gather(*map(transport.send, requests))]
+        return [response.body for response in await asyncio.gather(*map(transport.send, requests))]
 
     with Server(serve) as server:
         assert run(two) == [b"first" * 60, b"other" * 60]
@@ -164,25 +160,25 @@ def test_closed_transport_opens_new_connections():
         await transport.aclose()
         return first, await transport.send(wire_request(server.url))
 
-    with saying(OK) as server:
-        assert [(answer.body, answer.reused) for answer in run(close_between)] == [(b"ok", False)] * 2
+    with responding(OK) as server:
+        assert [(response.body, response.reused) for response in run(close_between)] == [(b"ok", False)] * 2
         assert server.connections == 2
 
 
-def test_request_in_flight_survives_the_close():
-    asked, answer = threading.Event(), threading.Event()
+def test_request_in_flight_ends_after_aclose():
+    asked, response = threading.Event(), threading.Event()
 
     def serve(peer, _):
         read_request(peer)
         asked.set()
-        answer.wait(5)
+        response.wait(5)
         peer.sendall(OK)
 
     async def close_in_between(transport):
         sending = asyncio.ensure_future(transport.send(wire_request(server.url)))
         await asyncio.to_thread(asked.wait, 5)
         await transport.aclose()
-        answer.set()
+        response.set()
         return await sending
 
     with Server(serve) as server:
@@ -199,12 +195,17 @@ def raw_deflate(data):
     return packer.compress(data) + packer.flush()
 
 
+def packed(data):
+    """The same bytes in each run, because they are in the names of tests."""
+    return gzip.compress(data, mtime=0)
+
+
 PACKED = {
-    "gzip": ("gzip", gzip.compress(TEXT)),
-    "gzip by its old name": ("x-gzip", gzip.compress(TEXT)),
-    "gzip in two members": ("gzip", gzip.compress(TEXT[:300]) + gzip.compress(TEXT[300:])),
-    "gzip in three members, one empty": ("GZIP", gzip.compress(TEXT) + gzip.compress(b"") + gzip.compress(b"")),
-    "gzip with padding": ("gzip", gzip.compress(TEXT[:300]) + bytes(9) + gzip.compress(TEXT[300:]) + bytes(5)),
+    "gzip": ("gzip", packed(TEXT)),
+    "gzip by its old name": ("x-gzip", packed(TEXT)),
+    "gzip in two members": ("gzip", packed(TEXT[:300]) + packed(TEXT[300:])),
+    "gzip in three members, one empty": ("GZIP", packed(TEXT) + packed(b"") + packed(b"")),
+    "gzip with padding": ("gzip", packed(TEXT[:300]) + bytes(9) + packed(TEXT[300:]) + bytes(5)),
     "zlib": ("deflate", zlib.compress(TEXT)),
     "raw deflate": ("deflate", raw_deflate(TEXT)),
     "identity": ("identity", TEXT),
@@ -215,20 +216,20 @@ PACKED = {
 @pytest.mark.parametrize("framing", ["length", "chunks of one byte"])
 def test_packed_body_is_unpacked_whole(coding, packed, framing):
     if framing == "length":
-        said = http(200, packed, content_encoding=coding, content_length=len(packed))
+        raw = http(200, packed, content_encoding=coding, content_length=len(packed))
     else:
         chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in packed) + b"0\r\n\r\n"
-        said = http(200, chunks, content_encoding=coding, transfer_encoding="chunked")
-    with saying(said) as server:
-        assert [answer.body for answer in send_often(server.url, 2)] == [TEXT] * 2
+        raw = http(200, chunks, content_encoding=coding, transfer_encoding="chunked")
+    with responding(raw) as server:
+        assert [response.body for response in send_often(server.url, 2)] == [TEXT] * 2
         assert server.connections == 1
 
 
 DAMAGED = {
-    "cut gzip": ("gzip", gzip.compress(TEXT)[:-9]),
-    "cut second member": ("gzip", gzip.compress(TEXT) + gzip.compress(TEXT)[:-9]),
-    "gzip with a wrong checksum": ("gzip", gzip.compress(TEXT)[:-8] + bytes(8)),
-    "gzip followed by anything": ("gzip", gzip.compress(TEXT) + b"anything"),
+    "cut gzip": ("gzip", packed(TEXT)[:-9]),
+    "cut second member": ("gzip", packed(TEXT) + packed(TEXT)[:-9]),
+    "gzip with a wrong checksum": ("gzip", packed(TEXT)[:-8] + bytes(8)),
+    "gzip followed by anything": ("gzip", packed(TEXT) + b"anything"),
     "no gzip at all": ("gzip", TEXT),
     "cut zlib": ("deflate", zlib.compress(TEXT)[:-9]),
     "cut raw deflate": ("deflate", raw_deflate(TEXT)[:-3]),
@@ -239,30 +240,30 @@ DAMAGED = {
 
 @pytest.mark.parametrize(("coding", "packed"), DAMAGED.values(), ids=DAMAGED.keys())
 def test_damaged_compression_is_malformed(coding, packed):
-    with saying(http(200, packed, content_encoding=coding, content_length=len(packed))) as server:
+    with responding(http(200, packed, content_encoding=coding, content_length=len(packed))) as server:
         assert send(server.url).kind == "malformed"
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, raw_deflate, lambda data: gzip.compress(data) * 3])
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, raw_deflate, lambda data: packed(data) * 3])
 def test_body_is_capped_while_it_is_unpacked(pack):
     """Little more is unpacked than the cap, though 30 MB are in it."""
-    body = Body(1_000_000)
-    body.add(pack(bytes(30_000_000)))
+    packed, encoding = pack(bytes(30_000_000)), "deflate" if pack in (zlib.compress, raw_deflate) else "gzip"
     tracemalloc.start()
     try:
-        failure = body.whole("deflate" if pack in (zlib.compress, raw_deflate) else "gzip")
+        with pytest.raises(BodyError) as caught:
+            decompress(packed, encoding, 1_000_000)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert failure.kind == "malformed"
+    assert "larger" in str(caught.value)
     assert peak < 3_000_000
 
 
-def test_body_of_exactly_the_cap_is_taken():
-    for coding, data in (("", b"x" * 1000), ("gzip", gzip.compress(b"x" * 1000))):
-        body = Body(1000)
-        assert body.add(data) is None
-        assert body.whole(coding) == b"x" * 1000
+@pytest.mark.parametrize(("encoding", "data"), [("", b"x" * 1000), ("gzip", packed(b"x" * 1000))])
+def test_body_of_exactly_the_cap_is_accepted(encoding, data):
+    with responding(http(200, data, content_length=len(data), content_encoding=encoding)) as server:
+        assert send(server.url, max_reply_bytes=1000).body == b"x" * 1000
+        assert send(server.url, max_reply_bytes=999).kind == "malformed"
 
 
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────
@@ -307,7 +308,7 @@ def test_header_of_the_user_replaces_ours_in_any_case(given, line):
 
 
 def test_path_is_a_slash_where_the_url_has_none():
-    with saying(OK) as server:
+    with responding(OK) as server:
         assert send(server.url.rstrip("/")).body == b"ok"
         assert send(f"{server.url.rstrip('/')}?a=b").body == b"ok"
 
@@ -317,44 +318,40 @@ def test_request_of_many_megabytes_arrives(size):
     seen = []
 
     def serve(peer, _):
-        while (came := read_request(peer)) is not None:
-            seen.append(len(came[1]))
+        while (received := read_request(peer)) is not None:
+            seen.append(len(received[1]))
             peer.sendall(OK)
 
     with Server(serve) as server:
-        assert [answer.body for answer in send_often(server.url, 2, body=b"x" * size, timeout=60.0)] == [b"ok"] * 2
+        assert [response.body for response in send_often(server.url, 2, body=b"x" * size, timeout=60.0)] == [b"ok"] * 2
         assert seen == [size] * 2
         assert server.connections == 1
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [{"X": "a\r\nY: b"}, {"X": "a\nb"}, {"X": "\0"}, {"X Y": "a"}, {"": "a"}, {"X:": "a"}, {"X": "文"}, {"X": "é"}],
-    ids=ascii,
-)
+@pytest.mark.parametrize("headers", [{"X": "a\r\nY: b"}, {"X": "a\nb"}, {"X": "\0"}, {"X\r\nY": "a"}], ids=ascii)
 def test_header_that_http_cannot_carry_is_refused_unrepeated(headers):
-    with saying(OK) as server:
+    """The options are checked before; this is what holds if another header were added."""
+    requests = []
+    with Server(lambda peer, _: requests.append(read_request(peer))) as server:
         with pytest.raises(ConfigurationError, match="cannot carry") as raised:
             send(server.url, headers={**SECRET, **headers})
-        assert raised.value.__cause__ is None
-        assert raised.value.__context__ is None
-        assert server.connections == 0
+        assert "secret" not in shown(raised.value)
+    assert not any(requests)
 
 
 @pytest.mark.parametrize(
     "url",
     [
         *("ftp://a.example/", "a.example", "http://", "http:///v1", "http://a.example:0/", "http://a.example:99999/"),
-        *("http://a.example:x/", "http://[::1/", "http://u:sk-secret@a.example/", "http://a.example/a b?sk-secret"),
-        *("http://a.example/\n", "http://文.example/"),
+        *("http://a.example:x/", "http://[::1/", "http://u:sk-secret@a.example/"),
+        "http://文.example/",
     ],
     ids=ascii,
 )
 def test_url_that_http_cannot_carry_is_refused_unrepeated(url):
     with pytest.raises(ConfigurationError, match="cannot carry") as raised:
         send(url, headers=SECRET)
-    assert raised.value.__cause__ is None
-    assert raised.value.__context__ is None
+    assert "secret" not in shown(raised.value)
 
 
 # ── an attempt's time ────────────────────────────────────────────────────────────────────────────
@@ -391,18 +388,18 @@ SLOW = {
 
 
 @pytest.mark.parametrize("serve", SLOW.values(), ids=SLOW.keys())
-def test_answer_that_does_not_end_is_given_up_in_time(serve):
+def test_endless_response_is_a_timeout(serve):
     with Server(serve) as server:
         assert send(server.url, timeout=0.2).kind == "timeout"
 
 
 @pytest.mark.parametrize("piece", [b"T: y\r\n", b"HTTP/1.1 200 OK\r\n" + b"T: y\r\n" * 1000])
-def test_headers_or_trailers_without_end_are_given_up(piece):
+def test_endless_headers_or_trailers_are_a_failure(piece):
     with Server(flood(piece)) as server:
         assert send(server.url, timeout=0.5).kind in ("timeout", "connection")
 
 
-def test_server_that_does_not_read_is_given_up_and_left():
+def test_server_that_does_not_read_is_a_timeout_and_closed():
     """The connection is closed at once, though megabytes of the request wait to be sent."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
@@ -411,14 +408,14 @@ def test_server_that_does_not_read_is_given_up_and_left():
         assert open_sockets() == before
 
 
-def test_server_silent_in_the_handshake_is_given_up_and_left():
+def test_silent_tls_handshake_is_a_timeout_and_closed():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         before = open_sockets()
         assert send(f"https://127.0.0.1:{silent.getsockname()[1]}/", timeout=0.2).kind == "timeout"
         assert open_sockets() == before
 
 
-def test_look_up_that_hangs_is_given_up_in_time(monkeypatch):
+def test_hanging_lookup_is_a_timeout(monkeypatch):
     let_go, late = threading.Event(), []
 
     def look_up(*_, **__):
@@ -450,10 +447,10 @@ def open_sockets():
     return sum(link.startswith("socket:") for link in links)
 
 
-# ── an answer before the request was read ────────────────────────────────────────────────────────
+# ── a response before the request was read ────────────────────────────────────────────────────────
 
 
-def test_answer_before_the_body_was_read_is_taken_at_once():
+def test_early_response_is_accepted_at_once():
     """A server may refuse by the length alone, and keep the connection open without reading on."""
 
     def serve(peer, _):
@@ -464,9 +461,9 @@ def test_answer_before_the_body_was_read_is_taken_at_once():
     done = threading.Event()
     with Server(serve) as server:
         before = open_sockets()
-        answers = send_often(server.url, 2, body=b"x" * 30_000_000, timeout=60.0)
-        assert [(answer.status, answer.body) for answer in answers] == [(413, b"big")] * 2
-        assert not any(answer.reused for answer in answers)
+        responses = send_often(server.url, 2, body=b"x" * 30_000_000, timeout=60.0)
+        assert [(response.status, response.body) for response in responses] == [(413, b"big")] * 2
+        assert not any(response.reused for response in responses)
         done.set()
     assert open_sockets() <= before
 
@@ -488,24 +485,24 @@ def name_for(monkeypatch, *addresses, name="api.test"):
     return asked
 
 
-def test_many_connections_at_once_take_one_look_up(monkeypatch):
+def test_concurrent_connections_share_one_lookup(monkeypatch):
     asked = name_for(monkeypatch, "127.0.0.1")
 
     async def many(transport):
         request = wire_request(f"http://api.test:{server.port}/", timeout=60.0)
-        return await asyncio.gather(*(transport.send(request) for _ in range(200)))
+        return await asyncio.gather(*(transport.send(request) for _ in range(60)))
 
-    with saying(OK) as server:
-        assert {answer.body for answer in run(many)} == {b"ok"}
-        assert server.connections == 200
+    with responding(OK) as server:
+        assert {response.body for response in run(many)} == {b"ok"}
+        assert server.connections == 60
     assert len(asked) == 1
 
 
-def test_look_up_that_fails_is_a_failure_and_is_repeated(monkeypatch):
+def test_failed_lookup_is_a_failure_and_is_repeated(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse := Refuse())
-    answers = send_often("http://nowhere.test/", 2)
-    assert [answer.kind for answer in answers] == ["connection"] * 2
-    assert all("not known" in answer.detail and not answer.local for answer in answers)
+    responses = send_often("http://nowhere.test/", 2)
+    assert [response.kind for response in responses] == ["connection"] * 2
+    assert all("not known" in response.detail and not response.local for response in responses)
     assert refuse.times == 2
 
 
@@ -518,9 +515,9 @@ class Refuse:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.2 is no address, and a full queue refuses")
-def test_address_that_swallows_connections_is_tried_once(monkeypatch):
+def test_unresponsive_address_is_tried_once(monkeypatch):
     """A full queue of a listener drops SYN, as a firewall does."""
-    with socket.socket() as deaf, saying(OK, closes=True) as server:
+    with socket.socket() as deaf, responding(OK, closes=True) as server:
         deaf.bind(("127.0.0.2", server.port))
         deaf.listen(0)
         fill = [socket.socket() for _ in range(4)]
@@ -535,23 +532,23 @@ def test_address_that_swallows_connections_is_tried_once(monkeypatch):
             return await connect(self, sock, address)
 
         monkeypatch.setattr(asyncio.SelectorEventLoop, "sock_connect", counting)
-        answers = send_often(f"http://api.test:{server.port}/", 4, timeout=30.0)
+        responses = send_often(f"http://api.test:{server.port}/", 4, timeout=30.0)
         for each in fill:
             each.close()
-    assert [answer.body for answer in answers] == [b"ok"] * 4
+    assert [response.body for response in responses] == [b"ok"] * 4
     assert tried == ["127.0.0.2", *["127.0.0.1"] * 4]
 
 
 def test_connection_refused_is_a_failure_and_names_no_secret():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    answer = send(f"http://127.0.0.1:{port}/v1?key=sk-secret", headers=SECRET)
-    assert (answer.kind, answer.local) == ("connection", False)
-    assert "refused" in answer.detail.lower()
-    assert "secret" not in answer.detail
+    response = send(f"http://127.0.0.1:{port}/v1?key=sk-secret", headers=SECRET)
+    assert (response.kind, response.local) == ("connection", False)
+    assert "refused" in response.detail.lower()
+    assert "secret" not in response.detail
 
 
-def test_look_up_that_fails_for_want_of_files_is_local(monkeypatch):
+def test_failed_lookup_without_descriptors_is_local(monkeypatch):
     def no_more_files(*_, **__):
         raise OSError(errno.EMFILE, "Too many open files")
 
@@ -564,8 +561,8 @@ def test_look_up_that_fails_for_want_of_files_is_local(monkeypatch):
         finally:
             monkeypatch.undo()
 
-    answer = run(short_of_files)
-    assert (answer.kind, answer.local) == ("connection", True)
+    response = run(short_of_files)
+    assert (response.kind, response.local) == ("connection", True)
 
 
 LOCAL = [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL]
@@ -576,21 +573,25 @@ def test_shortage_on_this_machine_is_local(monkeypatch, number):
     def refuse(*_, **__):
         raise OSError(number, "shortage")
 
-    with saying(OK) as server:
+    with responding(OK) as server:
         monkeypatch.setattr(asyncio.SelectorEventLoop, "sock_connect", refuse)
-        answer = send(server.url)
-    assert (answer.kind, answer.local) == ("connection", True)
+        response = send(server.url)
+    assert (response.kind, response.local) == ("connection", True)
 
 
 # ── TLS ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_answer_over_tls_is_taken_and_its_connection_kept(trust):
+def test_tls_connection_is_kept(trust):
     context, authority = certified("good")
     trust(authority)
-    with saying(OK, context=context) as server:
-        answers = send_often(server.url, 3)
-        assert [(answer.body, answer.reused) for answer in answers] == [(b"ok", False), (b"ok", True), (b"ok", True)]
+    with responding(OK, context=context) as server:
+        responses = send_often(server.url, 3)
+        assert [(response.body, response.reused) for response in responses] == [
+            (b"ok", False),
+            (b"ok", True),
+            (b"ok", True),
+        ]
         assert server.connections == 1
 
 
@@ -598,13 +599,13 @@ def test_answer_over_tls_is_taken_and_its_connection_kept(trust):
 def test_wrong_certificate_is_a_tls_failure(trust, kind):
     context, authority = certified(kind)
     trust(authority or certified("good")[1])
-    with saying(OK, context=context) as server:
-        answer = send(server.url, headers=SECRET)
-    assert answer.kind == "tls"
-    assert "CERTIFICATE_VERIFY_FAILED" in answer.detail
+    with responding(OK, context=context) as server:
+        response = send(server.url, headers=SECRET)
+    assert response.kind == "tls"
+    assert "CERTIFICATE_VERIFY_FAILED" in response.detail
 
 
-def test_plain_server_asked_by_tls_is_a_connection_failure():
+def test_tls_to_a_plain_server_is_a_connection_failure():
     def serve(peer, _):
         peer.recv(65536)
         peer.sendall(http(400, content_length=0))
@@ -618,7 +619,7 @@ def test_plain_server_asked_by_tls_is_a_connection_failure():
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("size", [2, 5_000_000])
-def test_cancelled_request_leaves_nothing_behind(trust, monkeypatch, scheme, size):
+def test_cancelled_request_leaves_no_socket_or_task(trust, monkeypatch, scheme, size):
     """Whenever it comes: while the name is looked up, while connecting, in the handshake, sending, reading."""
     context, authority = certified("good") if scheme == "https" else (None, "")
     trust(authority or certified("good")[1])
@@ -645,7 +646,7 @@ def test_cancelled_request_leaves_nothing_behind(trust, monkeypatch, scheme, siz
         url = f"{scheme}://localhost:{server.port}/"
         run(lambda transport: cancelled(transport, 0))
         before = open_sockets()
-        for steps in (*range(20), 30, 50, 70, 100):
+        for steps in (*range(20), 30, 60):
             assert run(lambda transport, steps=steps: cancelled(transport, steps)) == set()
         gc.collect()
         stop.set()
@@ -655,24 +656,24 @@ def test_cancelled_request_leaves_nothing_behind(trust, monkeypatch, scheme, siz
 # ── failures ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_words_of_a_failure_hold_no_login_and_are_cut():
+def test_failure_detail_holds_no_login_and_is_cut():
     failure = failure_of(ConnectionRefusedError(f"connect to http://us:er@proxy:1 {'x' * 1000}"))
     assert failure.kind == "connection"
     assert "us:er" not in failure.detail
     assert len(failure.detail) == 200
 
 
-def test_failure_of_an_unknown_exception_has_words_of_ours():
+def test_failure_of_unknown_exception_hides_its_message():
     assert failure_of(RuntimeError("Bearer sk-secret")) == TransportFailure(
-        "connection", "the connection was closed before the answer was whole"
+        "connection", "the connection was closed before the response was whole"
     )
 
 
-def test_words_of_the_parser_are_kept_without_what_it_read():
-    said = http(200, b"ok", content_length="2\r\nContent-Length: 2", x_key="sk-secret")
-    with saying(said, closes=True) as server:
+def test_parser_message_is_kept_without_the_response():
+    raw = http(200, b"ok", content_length="2\r\nContent-Length: 2", x_key="sk-secret")
+    with responding(raw, closes=True) as server:
         detail = send(server.url, headers=SECRET).detail
-    assert detail.startswith("the answer is not valid HTTP: ")
+    assert detail.startswith("the response is not valid HTTP: ")
     assert "secret" not in detail
 
 
@@ -686,64 +687,5 @@ def test_check_of_headers_depends_on_no_other_request():
                 outcomes.append(None)
         return outcomes
 
-    with saying(OK) as server:
+    with responding(OK) as server:
         assert run(ask) == [b"ok", None, b"ok", b"ok", None, None]
-
-
-# ── the user's own httpx clients ─────────────────────────────────────────────────────────────────
-
-
-def by_client(request, **settings):
-    with httpx.Client(**settings) as client:
-        return httpx_client.send(client, request)
-
-
-def by_async_client(request, **settings):
-    async def main():
-        async with httpx.AsyncClient(**settings) as client:
-            return await httpx_client.asend(client, request)
-
-    return asyncio.run(main())
-
-
-@pytest.fixture(params=[by_client, by_async_client])
-def by_httpx(request):
-    return request.param
-
-
-HTTPX = {
-    "whole": (OK, b"ok"),
-    "gzip": (http(200, gzip.compress(b"ok"), content_encoding="gzip", content_length=len(gzip.compress(b"ok"))), b"ok"),
-    "broken gzip": (http(200, b"ok", content_encoding="gzip", content_length=2), "malformed"),
-    "too large": (http(200, b"x" * 101, content_length=101), "malformed"),
-    "cut": (http(200, b"o", content_length=2), "connection"),
-    "nothing": (b"", "connection"),
-    "no HTTP": (b"hello\r\n\r\n", "connection"),
-}
-
-
-@pytest.mark.parametrize(("said", "outcome"), HTTPX.values(), ids=HTTPX.keys())
-def test_own_client_is_read_alike(by_httpx, said, outcome):
-    with saying(said, closes=True) as server:
-        answer = by_httpx(wire_request(server.url, max_reply_bytes=100), trust_env=False)
-    assert (answer.body if isinstance(answer, HttpResponse) else answer.kind) == outcome
-
-
-def test_own_client_keeps_kinds_of_failure_apart(by_httpx):
-    context, _ = certified("good")
-    with saying(OK, context=context) as server:
-        assert by_httpx(wire_request(server.url)).kind == "tls"
-    with Server(never) as server:
-        assert by_httpx(wire_request(server.url, timeout=0.2)).kind == "timeout"
-    with saying(http(407, content_length=0)) as proxy:
-        refused = by_httpx(wire_request("https://api.example/"), proxy=f"http://us:secret@127.0.0.1:{proxy.port}")
-        assert refused == TransportFailure("proxy", "the proxy answers 407", reason="proxy_login")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    assert by_httpx(wire_request(f"http://127.0.0.1:{port}/")).kind == "connection"
-
-
-def test_own_client_repeats_no_header_that_http_cannot_carry(by_httpx):
-    with saying(OK) as server, pytest.raises(ConfigurationError, match="cannot carry") as raised:
-        by_httpx(wire_request(server.url, headers={**SECRET, "X": "a\nb"}))
-    assert raised.value.__context__ is None
