@@ -2,10 +2,10 @@
 
 python benchmarks/cache.py [vectors] [dimensions] [directory]
 
-Measures 1,000,000 vectors of 256 dimensions unless told otherwise, put in requests of 64 texts, and then requests of 10
+Measures 1,000,000 vectors of 256 dimensions by default, put in requests of 64 texts, and then requests of 10
 and groups of such requests on top, each group in one commit. Lookups are done by a fresh process each time, in the
 order the texts were put and in a random one; "warm" is with the file in the system's memory, "cold" with it pushed out
-where the system can be asked to. Seconds are of the wall; the process's own stand beside them: they differ where the
+where the system can be asked to. Seconds are of the wall; the process's own follow them: they differ where the
 machine is busy or reads its disk.
 """
 
@@ -63,7 +63,7 @@ def put_many(cache, begin, dimensions, size):
     return 20_480 / seconds, 20_480 / worked
 
 
-def told(taken):
+def summary(taken):
     ordered = sorted(taken)
     return (
         f"median {statistics.median(ordered):.3f} ms, mean {statistics.fmean(ordered):.3f}, "
@@ -120,9 +120,9 @@ def main():
         print(f"{count:,} vectors of {dimensions} dimensions, put in {seconds:.0f} s")
         print(f"file: {size:,} bytes, {size / (count * dimensions * 4):.3f} x its float32 data")
         print(f"puts of 64: {count / sum(taken) * 1000:,.0f} vectors/s")
-        print(f"a put of 64, over all: {told(taken)}")
-        print(f"a put of 64, the last tenth: {told(taken[-len(taken) // 10 :])}")
-        print(f"a put of 10, on top: {told(put(cache, range(count, count + 20_000), dimensions, 10))}")
+        print(f"a put of 64, over all: {summary(taken)}")
+        print(f"a put of 64, the last tenth: {summary(taken[-len(taken) // 10 :])}")
+        print(f"a put of 10, on top: {summary(put(cache, range(count, count + 20_000), dimensions, 10))}")
         for turn in range(3):
             for place_of_size, size in enumerate((1, 4, 16, 64)):
                 first = 10 * count + (4 * turn + place_of_size) * 20_480

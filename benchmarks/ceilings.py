@@ -1,12 +1,12 @@
-"""Ceilings that the client is told: the most that the server counts in any second, in any minute, and in flight.
+"""Configured limits: the most that the server counts in any second, in any minute, and in flight.
 
     python benchmarks/ceilings.py                # two and a half minutes' worth of each quota
     python benchmarks/ceilings.py --seconds 400
 
 No key, no network. For each account a simulator keeps the quota in every span of a minute, DashScope's in every span of
-a second too. Two embedders with the same key, told the quota, send what it lets pass in that time, one text in a
-request: one by `embed` in a thread, one by `aembed` in an event loop. The accounts run side by side, each in a process
-of its own. Requests are counted as they arrive, and tokens as they are billed; what is refused counts, too.
+a second too. Two embedders with the same key and the quota as their limit send what it lets pass in that time, one text
+in a request: one by `embed` in a thread, one by `aembed` in an event loop. The accounts run in parallel, each in
+a process of its own. Requests are counted as they arrive, and tokens as they are billed; what is refused counts, too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ACCOUNTS: list[tuple[str, dict[str, int]]] = [
 ]
 LATENCY = 0.1
 HEADS = (
-    "account, told",
+    "account, limit",
     "texts",
     "with a vector",
     "seconds",
@@ -69,10 +69,10 @@ def run(pipe: Any, provider: str, quota: dict[str, int], seconds: float) -> None
     found = [0, 0]
     with Simulator(latency=LATENCY, record=False) as simulator:
         simulator.limit(**quota, kind="sliding")
-        told = {"max_concurrency" if name == "in_flight" else name: value for name, value in quota.items()}
+        configured = {"max_concurrency" if name == "in_flight" else name: value for name, value in quota.items()}
         options = {"api_key": simulator.api_key, "base_url": simulator.base_url(provider), "dimensions": dimensions}
         one, other = (
-            EmbeddingClient(f"{provider}:{model}", limits={"max_items": 1}, **options, **told) for _ in range(2)
+            EmbeddingClient(f"{provider}:{model}", limits={"max_items": 1}, **options, **configured) for _ in range(2)
         )
 
         def in_a_thread() -> None:
@@ -99,23 +99,25 @@ def run(pipe: Any, provider: str, quota: dict[str, int], seconds: float) -> None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The most that the server counts, where the client is told.")
-    parser.add_argument("--seconds", type=float, default=150.0, help="worth of each quota; %(default)s unless told")
+    parser = argparse.ArgumentParser(description="The most that the server counts under configured limits.")
+    parser.add_argument(
+        "--seconds", type=float, default=150.0, help="worth of each quota; %(default)s unless arguments"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for ceilings.md")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     os.environ.update(NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
     with ExitStack() as running:
-        pipes = [running.enter_context(process(run, *account, told.seconds)) for account in ACCOUNTS]
+        pipes = [running.enter_context(process(run, *account, arguments.seconds)) for account in ACCOUNTS]
         rows = [list(HEADS), ["---", *["---:"] * (len(HEADS) - 1)], *(pipe.recv() for pipe in pipes)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     head = (
-        f"# Ceilings that the client is told, {datetime.now(UTC):%Y-%m-%d}\n\n{platform.system()} "
+        f"# Configured limits, {datetime.now(UTC):%Y-%m-%d}\n\n{platform.system()} "
         f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, commit {commit()}. "
         "Made by `python benchmarks/ceilings.py`, which says how. The last five columns are the most that the server "
         "counted."
     )
-    told.results.mkdir(parents=True, exist_ok=True)
-    (told.results / "ceilings.md").write_text(f"{head}\n\n{table}\n", "utf-8")
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    (arguments.results / "ceilings.md").write_text(f"{head}\n\n{table}\n", "utf-8")
     print(table)
 
 

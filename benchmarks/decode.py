@@ -1,4 +1,4 @@
-"""What a reply costs from its bytes to believed float32 rows: medians over replies that all differ, in turn.
+"""What a reply costs from its bytes to validated float32 rows: medians over replies that all differ, in turn.
 
 python benchmarks/decode.py [rounds]
 
@@ -90,8 +90,8 @@ def judged(name: str, texts: int, output: str):
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 400
     by_simdjson, by_orjson, apart = (
-        vector_extraction._floats_by_simdjson,
-        vector_extraction._floats_by_orjson,
+        vector_extraction._parse_by_simdjson,
+        vector_extraction._parse_by_orjson,
         interpret.extract_vectors,
     )
     ways = {"simdjson": (apart, by_simdjson), "orjson": (apart, by_orjson), "whole": (lambda _: None, by_orjson)}
@@ -102,7 +102,7 @@ def main() -> None:
     for label, (name, output, texts, make) in REPLIES.items():
         bodies, work = [make() for _ in range(KINDS)], judged(name, texts, output)
         cells = []
-        for interpret.extract_vectors, vector_extraction.floats in ways.values():
+        for interpret.extract_vectors, vector_extraction.parse_floats in ways.values():
             cells.append(microseconds(work, bodies, rounds))
         print(f"{label:<42}{len(bodies[0]):>8}", *(f"{cell:10.0f}" for cell in cells))
     print(f"\n{'microseconds of a parser alone, 10 texts, floats':<50}")

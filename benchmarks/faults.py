@@ -1,4 +1,4 @@
-"""What becomes of a broken answer: each fault of the simulator, through this package's doors and through its peers.
+"""Outcomes of broken responses: each fault of the simulator, through this package's classes and through its peers.
 
     pip install ".[all]" -r benchmarks/requirements-peers.txt
     python benchmarks/faults.py [--markdown] [--details]
@@ -15,7 +15,7 @@ WRONG  no exception, and yet too few or too many vectors, None, a wrong length, 
        zeros, another text's vector or numbers that are not the text's
 hangs  neither within 30 seconds
 
-The exit status is 1 when one of this package's doors is WRONG or hangs.
+The exit status is 1 when one of this package's classes is WRONG or hangs.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import threading
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,9 @@ from multiembed.simulator import Simulator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+importlib.import_module("support.faults")  # registers the faults that only tests inject
 
 MODEL = "BAAI/bge-m3"
 TEXTS = [f"text {number} 文本 {number * 7919}" for number in range(24)]
@@ -70,8 +74,8 @@ class Client(NamedTuple):
     embed: Callable[[Any, list[str], Simulator], list[Any]]
 
 
-class BatchOutcome(NamedTuple):
-    """What became of one fault in one client."""
+class Outcome(NamedTuple):
+    """The outcome of one fault in one client."""
 
     kind: str
     detail: str = ""
@@ -90,7 +94,7 @@ def batches(texts: list[str]) -> list[list[str]]:
 
 
 def options(server: Simulator, address: str = "base_url", **more: Any) -> dict[str, Any]:
-    """What all clients are told, and more."""
+    """The settings of all clients, and more."""
     where = {address: server.base_url("siliconflow"), "api_key": server.api_key}
     return {**where, "timeout": TIMEOUT, "max_retries": RETRIES, **more}
 
@@ -126,25 +130,25 @@ def _(module: Any, texts: list[str], server: Simulator) -> list[Any]:
 @client("OpenAIEmbeddings", "langchain-openai", "langchain_openai")
 def _(module: Any, texts: list[str], server: Simulator) -> list[Any]:
     # Without check_embedding_ctx_length=False it sends numbers of tokens, which only OpenAI understands.
-    told = options(server, chunk_size=BATCH, check_embedding_ctx_length=False, model_kwargs=ENCODING)
-    return module.OpenAIEmbeddings(model=MODEL, **told).embed_documents(texts)
+    given = options(server, chunk_size=BATCH, check_embedding_ctx_length=False, model_kwargs=ENCODING)
+    return module.OpenAIEmbeddings(model=MODEL, **given).embed_documents(texts)
 
 
 @client("OpenAILikeEmbedding", "llama-index-embeddings-openai-like", "llama_index.embeddings.openai_like")
 def _(module: Any, texts: list[str], server: Simulator) -> list[Any]:
-    told = options(server, "api_base", embed_batch_size=BATCH, additional_kwargs=ENCODING)
-    return module.OpenAILikeEmbedding(model_name=MODEL, **told).get_text_embedding_batch(texts)
+    given = options(server, "api_base", embed_batch_size=BATCH, additional_kwargs=ENCODING)
+    return module.OpenAILikeEmbedding(model_name=MODEL, **given).get_text_embedding_batch(texts)
 
 
 @client("litellm", "litellm", "litellm")
 def _(module: Any, texts: list[str], server: Simulator) -> list[Any]:
     module.suppress_debug_info = True
-    told = options(server, "api_base", **ENCODING)
-    replies = [module.embedding(f"openai/{MODEL}", input=batch, **told) for batch in batches(texts)]
+    given = options(server, "api_base", **ENCODING)
+    replies = [module.embedding(f"openai/{MODEL}", input=batch, **given) for batch in batches(texts)]
     return [item["embedding"] for reply in replies for item in reply.data]
 
 
-def run(one: Client, fault: str) -> BatchOutcome:
+def run(one: Client, fault: str) -> Outcome:
     """Let a client embed the texts while one thing goes wrong."""
     texts = [*TEXTS[:-1], "long " * 400] if fault == "text-too-long" else TEXTS
     result: Future[list[Any]] = Future()
@@ -159,11 +163,11 @@ def run(one: Client, fault: str) -> BatchOutcome:
 
         threading.Thread(target=work, daemon=True).start()
         if not wait([result], LIMIT).done:
-            return BatchOutcome("hangs")
+            return Outcome("hangs")
     if error := result.exception():
-        return BatchOutcome("error", f"{type(error).__name__}: {error}")
+        return Outcome("error", f"{type(error).__name__}: {error}")
     wrong = flaw(result.result(), embed(texts))
-    return BatchOutcome("WRONG", wrong) if wrong else BatchOutcome("right")
+    return Outcome("WRONG", wrong) if wrong else Outcome("right")
 
 
 def flaw(rows: list[Any], expected: Any) -> str:
@@ -198,7 +202,7 @@ def show(rows: list[list[str]], *, markdown: bool) -> None:
     print("\n".join(lines), end="\n\n")
 
 
-def report(outcomes: dict[tuple[str, str], BatchOutcome], clients: list[Client], *, markdown: bool) -> None:
+def report(outcomes: dict[tuple[str, str], Outcome], clients: list[Client], *, markdown: bool) -> None:
     summary = [["client", "package", *KINDS, "of"]]
     for name, package, *_ in clients:
         found = [outcomes[name, fault].kind for fault in FAULTS]
@@ -217,7 +221,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Each fault of the simulator through each client that is installed.")
     parser.add_argument("--markdown", action="store_true", help="tables for a README, the summary first")
     parser.add_argument("--details", action="store_true", help="also what each error said")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     logging.disable()
     warnings.simplefilter("ignore")
     # Nothing is asked of a proxy or of the network.
@@ -233,8 +237,8 @@ def main() -> int:
     with ThreadPoolExecutor(len(clients)) as pool:
         found = tqdm(pool.map(lambda case: run(*case), cases), total=len(cases), disable=None)
         outcomes = {(one.name, fault): outcome for (one, fault), outcome in zip(cases, found, strict=True)}
-    report(outcomes, clients, markdown=told.markdown)
-    if told.details:
+    report(outcomes, clients, markdown=arguments.markdown)
+    if arguments.details:
         for (name, fault), outcome in outcomes.items():
             print(f"{fault:<25} {name:<20} {outcome.kind:<6} {' '.join(outcome.detail.split())[:200]}")
     ours = {one.name for one in clients if one.package == "multiembed"}

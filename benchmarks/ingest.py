@@ -3,9 +3,9 @@
 python benchmarks/ingest.py [--gigabytes 0.05] [--dimensions 256] [--directory …]
 python benchmarks/ingest.py --server [--rows 300000] [--dimensions 1024] [--latency 50] [--concurrency 50]
 
-The file is made first: texts of some 300 characters, a number and then the demo's English and Chinese sentences, beside
-an id, a number, a date, a list and an object. Afterwards the output is read back: every row is there, in order, and has
-its text's vector.
+The file is made first: texts of some 300 characters, a number and then the demo's English and Chinese sentences,
+and an id, a number, a date, a list and an object. Afterwards the output is read back: every row is there, in order, and
+has its text's vector.
 
 The model is `local`, so that nothing waits for a network. With --server it is the server of server.c: `multiembed
 embed`, with its own cache, takes turns with a process that reads the same texts into `EmbeddingClient.stream` without a
@@ -139,7 +139,7 @@ def served(text):
     return np.array([int(text[:7]) / 1e7], np.float32)
 
 
-def told(name, rows, seconds, cpu, peak):
+def summary(name, rows, seconds, cpu, peak):
     return f"{name}  {seconds:,.1f} s, {rows / seconds:,.0f} rows/s, {cpu:,.1f} s of CPU, {peak / 2**20:,.0f} MiB"
 
 
@@ -151,7 +151,7 @@ def measure_local(source, out, given):
         check(out, rows, lambda text: client.embed([text]).vectors[0])
     print(f"input   {source.stat().st_size / 1e9:.2f} GB, {rows:,} rows")
     print(f"output  {out.stat().st_size / 1e9:.2f} GB, {options['dimensions']} dimensions")
-    print(told("embed ", rows, *taken))
+    print(summary("embed ", rows, *taken))
 
 
 def measure_served(source, out, given):
@@ -170,18 +170,18 @@ def measure_served(source, out, given):
                     check(out, rows, served)
                 share = server.stop()["cpu_s"] / found[0]
             taken[name].append(found)
-            print(f"{told(name, rows, *found)}; the server took {share:.0%} of a core", flush=True)
+            print(f"{summary(name, rows, *found)}; the server took {share:.0%} of a core", flush=True)
     medians = {name: [statistics.median(each) for each in zip(*rounds, strict=True)] for name, rounds in taken.items()}
     print(f"medians of {given.rounds}, {rows:,} rows, {dimensions} dimensions, {given.latency:g} ms:")
     for name, found in medians.items():
-        print(told(name, rows, *found))
+        print(summary(name, rows, *found))
     print(f"ratio   {medians['stream'][0] / medians['embed '][0]:.0%} of the stream's rate")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=0.05, help="of the input, without --server")
-    parser.add_argument("--server", action="store_true", help="against server.c, beside EmbeddingClient.stream")
+    parser.add_argument("--server", action="store_true", help="against server.c, next to EmbeddingClient.stream")
     parser.add_argument("--rows", type=int, default=300_000, help="of the input, with --server, as all that follows")
     parser.add_argument("--latency", type=float, default=50, help="milliseconds")
     parser.add_argument("--concurrency", type=int, default=50, help="requests in flight")

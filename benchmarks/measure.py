@@ -1,6 +1,6 @@
-"""One measurement, in this process alone: a door, a number of texts, and what it took. See throughput.py.
+"""One measurement, in this process alone: a client, a number of texts, and what it took. See throughput.py.
 
-    python benchmarks/measure.py '{"door": …, "base_url": …, "last_value": …, and the fields of a Case}'
+    python benchmarks/measure.py '{"client": …, "base_url": …, "last_value": …, and the fields of a Case}'
 
 Importing the client's module and building the client are outside the clock; connections and the first contact are
 within. So is memory, but a virtual machine may have to get it from its host first, which takes ten times as long and
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 sys.path[:0] = [str(Path(__file__).parents[1])]  # the checkout is measured, not what is installed
 
-from doors import DOORS, OURS, Setting  # noqa: E402 - after the path
+from clients import CLIENTS, OURS, Setting  # noqa: E402 - after the path
 from server import id_of  # noqa: E402
 
 WORDS = "the sea was grey and the ships came home late with nets full of herring while children counted them aloud; "
@@ -53,7 +53,7 @@ def check(vectors: Any, first: int, case: dict[str, Any]) -> int:
 
 
 def machine_seconds() -> float:
-    """CPU seconds that the whole machine has worked; they show whether others worked beside us."""
+    """CPU seconds that the whole machine has worked; they show whether other programs worked as well."""
     with Path("/proc/stat").open() as file:
         ticks = [int(word) for word in file.readline().split()[1:9]]
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
@@ -75,7 +75,7 @@ def have_memory_ready() -> None:
 
 
 def measure(case: dict[str, Any]) -> dict[str, Any]:
-    one = DOORS[case["door"]]
+    one = CLIENTS[case["client"]]
     module = importlib.import_module(one.module)
     embed = one.opens(module, Setting(case["base_url"], case["batch"], case["concurrency"]))
     texts = texts_of(case["texts"], case["length"])

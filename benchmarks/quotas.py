@@ -1,8 +1,8 @@
-"""Throughput over time under quotas that the client is not told: how soon it finds them, and how close it stays.
+"""Throughput over time under quotas that are not configured: how soon it finds them, and how close it stays.
 
     pip install ".[all]" matplotlib
-    python benchmarks/quotas.py                         # all scenarios, both doors: about 20 minutes
-    python benchmarks/quotas.py zhipu-8 dashscope-600 --door sync --seconds 30
+    python benchmarks/quotas.py                         # all scenarios, both modes: about 20 minutes
+    python benchmarks/quotas.py zhipu-8 dashscope-600 --mode sync --seconds 30
     python benchmarks/quotas.py --list
 
 No key, no network. The simulator, in a process of its own, keeps the quota; an EmbeddingClient in another process has
@@ -11,7 +11,7 @@ no ceilings set and embeds a stream of distinct short texts, one in each request
 of the quota is busy for five seconds more than is measured. Refusals name no Retry-After.
 
 used      accepted / possible, from 10 s after the first request, or after a change of the quota, to the end.
-          Possible is the rate; for requests in flight, as many as the latency alone allows, which nobody quite reaches.
+          Possible is the rate; for requests in flight, as many as the latency alone allows; no client reaches it.
 rejected  refused for the quota / all requests; "settled": in the time of `used`
 failed    texts that got no vector
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from multiembed import EmbeddingResult
 
 RESULTS = Path(__file__).parent / "results"
-DOORS = ("sync", "async")
+MODES = ("sync", "async")
 SETTLES = 10.0
 """Seconds that a client has to find a quota."""
 SPARE = 5.0
@@ -132,13 +132,13 @@ SCENARIOS = [
 
 
 def serve(pipe: Any, scenario: Scenario) -> None:
-    """Keep the quota, change it when told, and tell what came in the end."""
+    """Keep the quota, change it on command, and report the requests at the end."""
     with Simulator(latency=scenario.latency, record=False) as simulator:
         simulator.limit(**scenario.quota)
         pipe.send(simulator.base_url(scenario.provider))
-        while (told := pipe.recv()) is not None:
-            if told:
-                simulator.limit(**told)
+        while (quota := pipe.recv()) is not None:
+            if quota:
+                simulator.limit(**quota)
             else:
                 pipe.send(simulator.arrivals[:1])
         pipe.send([tuple(arrival) for arrival in simulator.arrivals])
@@ -148,7 +148,7 @@ def serve(pipe: Any, scenario: Scenario) -> None:
 
 
 @dataclass
-class BatchOutcome:
+class Outcome:
     """What became of the texts."""
 
     embedded: int = 0
@@ -168,7 +168,7 @@ class BatchOutcome:
         self.errors[words] = self.errors.get(words, 0) + 1
 
 
-def embed(pipe: Any, scenario: Scenario, door: str, base_url: str, seconds: float) -> None:
+def embed(pipe: Any, scenario: Scenario, mode: str, base_url: str, seconds: float) -> None:
     """Embed until the time is over; then tell what became of it."""
     model, dimensions = MODELS[scenario.provider]
     options = {
@@ -178,9 +178,9 @@ def embed(pipe: Any, scenario: Scenario, door: str, base_url: str, seconds: floa
         "limits": {"max_items": scenario.batch},
     }
     clients = [EmbeddingClient(f"{scenario.provider}:{model}", **options) for _ in range(scenario.clients)]
-    outcome = BatchOutcome()
+    outcome = Outcome()
     texts = Shared(scenario.texts(seconds + SPARE))
-    if door == "async":
+    if mode == "async":
         asyncio.run(aembed_all(clients, texts, outcome))
     else:
         embed_all(clients, texts, outcome)
@@ -202,7 +202,7 @@ class Shared:
             return next(self._texts)
 
 
-def embed_all(clients: list[EmbeddingClient], texts: Shared, outcome: BatchOutcome) -> None:
+def embed_all(clients: list[EmbeddingClient], texts: Shared, outcome: Outcome) -> None:
     def stream(client: EmbeddingClient) -> None:
         try:
             for result in client.stream(texts, on_error="keep"):
@@ -217,7 +217,7 @@ def embed_all(clients: list[EmbeddingClient], texts: Shared, outcome: BatchOutco
         thread.join()
 
 
-async def aembed_all(clients: list[EmbeddingClient], texts: Shared, outcome: BatchOutcome) -> None:
+async def aembed_all(clients: list[EmbeddingClient], texts: Shared, outcome: Outcome) -> None:
     async def stream(client: EmbeddingClient) -> None:
         try:
             async for result in client.astream(texts, on_error="keep"):
@@ -247,10 +247,10 @@ def process(target: Any, *arguments: Any) -> Iterator[Any]:
         one.join()
 
 
-def run(scenario: Scenario, door: str, seconds: float) -> dict[str, Any]:
+def run(scenario: Scenario, mode: str, seconds: float) -> dict[str, Any]:
     with process(serve, scenario) as server:
         base_url = server.recv()
-        with process(embed, scenario, door, base_url, seconds) as client:
+        with process(embed, scenario, mode, base_url, seconds) as client:
             first: list[Any] = []
             while not first:
                 server.send({})
@@ -315,18 +315,18 @@ def markdown(about: dict[str, str], results: dict[str, Any]) -> str:
         "`python benchmarks/quotas.py`, which says how, and what the columns mean."
     )
     last = max(one["when"] for one in results.values())[:10]
-    return f"# Quotas that the client is not told, {last}\n\n{head}\n\n{table(results, SCENARIOS)}\n"
+    return f"# Quotas that are not configured, {last}\n\n{head}\n\n{table(results, SCENARIOS)}\n"
 
 
 def table(results: dict[str, Any], scenarios: list[Scenario]) -> str:
     """A row for each run."""
-    rows = [["scenario", "door", "used", "rejected", "settled", "requests", "texts", "failed"]]
+    rows = [["scenario", "mode", "used", "rejected", "settled", "requests", "texts", "failed"]]
     for scenario in scenarios:
-        for door in DOORS:
-            if one := results.get(f"{scenario.name} {door}"):
+        for mode in MODES:
+            if one := results.get(f"{scenario.name} {mode}"):
                 shares = [said(one[name], ".1%") for name in ("used", "rejected", "rejected_settled")]
                 counts = [said(one[name], ",") for name in ("requests", "embedded", "failed")]
-                rows.append([scenario.title, door, *shares, *counts])
+                rows.append([scenario.title, mode, *shares, *counts])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width if place < 2 else "-" * (width - 1) + ":" for place, width in enumerate(widths)])
     return "\n".join(f"| {' | '.join(padded(row, widths))} |" for row in rows)
@@ -350,16 +350,16 @@ def draw(results: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
     from PIL import Image
 
-    shown = [one for one in SCENARIOS if any(f"{one.name} {door}" in results for door in DOORS)]
+    shown = [one for one in SCENARIOS if any(f"{one.name} {mode}" in results for mode in MODES)]
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 2.5 * rows + 0.4), squeeze=False)
     for spare in axes.flat[len(shown) :]:
         spare.axis("off")
     for axis, scenario in zip(axes.flat, shown, strict=False):
-        found = {door: results[key] for door in DOORS if (key := f"{scenario.name} {door}") in results}
-        for door, one in found.items():
-            panel(axis, door, one)
+        found = {mode: results[key] for mode in MODES if (key := f"{scenario.name} {mode}") in results}
+        for mode, one in found.items():
+            panel(axis, mode, one)
         top = max(one["quota_per_second"][0] for one in found.values())
         highest = max(max(one["accepted_per_second"]) for one in found.values())
         lowest = max(max(one["rejected_per_second"]) for one in found.values())
@@ -375,7 +375,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for axis in axes.flat[max(0, len(shown) - columns) : len(shown)]:
         axis.set_xlabel("seconds since the first request", fontsize=8)
     figure.suptitle(
-        "Quotas that the client is not told (dashed): what is accepted (lines), what is rejected (bars, downwards),\n"
+        "Quotas that are not configured (dashed): what is accepted (lines), what is rejected (bars, downwards),\n"
         "and the share of the quota used, from ten seconds after the start or a change to the end",
         fontsize=10,
     )
@@ -386,11 +386,11 @@ def draw(results: dict[str, Any], path: Path) -> None:
         picture.convert("RGB").quantize(64).save(path, optimize=True)
 
 
-def panel(axis: Any, door: str, one: dict[str, Any]) -> None:
+def panel(axis: Any, mode: str, one: dict[str, Any]) -> None:
     """One run."""
-    colour, left = {"sync": ("#1f6fb4", 0.0), "async": ("#e07b1f", 0.5)}[door]
+    colour, left = {"sync": ("#1f6fb4", 0.0), "async": ("#e07b1f", 0.5)}[mode]
     edges = range(len(one["accepted_per_second"]) + 1)
-    used = f"{door} {said(one['used'], '.0%')}"
+    used = f"{mode} {said(one['used'], '.0%')}"
     axis.stairs(one["quota_per_second"], edges, color="black", linewidth=1.0, linestyle="--", baseline=None)
     axis.stairs(one["accepted_per_second"], edges, color=colour, linewidth=1.4, baseline=None, label=used)
     downwards = [-value for value in one["rejected_per_second"]]
@@ -408,34 +408,36 @@ def commit() -> str:
 
 def main() -> None:
     names = [scenario.name for scenario in SCENARIOS]
-    parser = argparse.ArgumentParser(description="Throughput over time under quotas that the client is not told.")
+    parser = argparse.ArgumentParser(description="Throughput over time under quotas that are not configured.")
     parser.add_argument("scenario", nargs="*", help="run these only")
-    parser.add_argument("--door", choices=DOORS, action="append", help="run this one only")
-    parser.add_argument("--seconds", type=float, default=40.0, help="how long each run takes; %(default)s unless told")
+    parser.add_argument("--mode", choices=MODES, action="append", help="run this one only")
+    parser.add_argument(
+        "--seconds", type=float, default=40.0, help="how long each run takes; %(default)s unless arguments"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for quotas.json, .md and .png")
     parser.add_argument("--list", action="store_true", help="list the scenarios and stop")
     parser.add_argument("--draw", action="store_true", help="run nothing: show and draw the last results")
-    told = parser.parse_args()
-    if told.list:
+    arguments = parser.parse_args()
+    if arguments.list:
         print("\n".join(f"{scenario.name:<20} {scenario.title}" for scenario in SCENARIOS))
         return
-    if wrong := set(told.scenario) - set(names):
+    if wrong := set(arguments.scenario) - set(names):
         parser.error(f"there is no scenario {', '.join(sorted(wrong))}; there are {', '.join(names)}")
     os.environ.update(NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
-    chosen = [scenario for scenario in SCENARIOS if not told.scenario or scenario.name in told.scenario]
-    told.results.mkdir(parents=True, exist_ok=True)
-    file = told.results / "quotas.json"
+    chosen = [scenario for scenario in SCENARIOS if not arguments.scenario or scenario.name in arguments.scenario]
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    file = arguments.results / "quotas.json"
     kept = json.loads(file.read_text("utf-8")) if file.exists() else {"about": {}, "runs": {}}
     about, results = kept["about"], kept["runs"]
-    for scenario in [] if told.draw else chosen:
-        for door in told.door or DOORS:
-            print(f"{scenario.title}, {door} …", file=sys.stderr, flush=True)
-            one = run(scenario, door, told.seconds)
+    for scenario in [] if arguments.draw else chosen:
+        for mode in arguments.mode or MODES:
+            print(f"{scenario.title}, {mode} …", file=sys.stderr, flush=True)
+            one = run(scenario, mode, arguments.seconds)
             one["commit"] = commit()
             one["when"] = datetime.now(UTC).isoformat(timespec="seconds")
             for words, texts in one["errors"].items():
                 print(f"  {texts} × {words}", file=sys.stderr)
-            results[f"{scenario.name} {door}"] = one
+            results[f"{scenario.name} {mode}"] = one
             about = {
                 "multiembed": __version__,
                 "python": platform.python_version(),
@@ -445,8 +447,8 @@ def main() -> None:
             written = ",\n".join(lines)
             file.write_text(f'{{"about": {json.dumps(about)},\n"runs": {{\n{written}\n}}}}\n', "utf-8")
     if results:
-        draw(results, told.results / "quotas.png")
-        (told.results / "quotas.md").write_text(markdown(about, results), "utf-8")
+        draw(results, arguments.results / "quotas.png")
+        (arguments.results / "quotas.md").write_text(markdown(about, results), "utf-8")
     print(table(results, chosen))
 
 

@@ -58,8 +58,8 @@ class Server:
 
     def stop(self) -> dict[str, Any]:
         """End it. The return value is what it did: requests, CPU seconds, requests in flight, lateness."""
-        told, _ = self._process.communicate()
-        return json.loads(told)
+        output, _ = self._process.communicate()
+        return json.loads(output)
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""How fast texts become vectors: this package's doors beside its peers, in one run against one fast local server.
+"""How fast texts become vectors: this package's clients and its peers, in one run against one fast local server.
 
     pip install ".[all]" -r benchmarks/requirements-peers.txt
     (and a C compiler, for server.c; over TLS also OpenSSL's headers, Debian: libssl-dev; Linux)
@@ -10,7 +10,7 @@ the machine is done again. Writes throughput.json, .md and .png into benchmarks/
 from the first. With `--only`, the other scenarios of the same commit, machine and day stay there.
 
 Ideal is ceil(ceil(texts / batch) / concurrency) * latency: what the wire would allow if a client cost nothing. That
-the server is no bottleneck is shown by its own CPU time, beside every result, and by raw sockets that decode nothing.
+the server is no bottleneck is shown by its own CPU time, next to every result, and by raw sockets that decode nothing.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from typing import Any
 
 import throughput_plot
 import throughput_table
-from doors import DOORS, OURS, QUERY
+from clients import CLIENTS, OURS, QUERY
 from server import Server, compiled
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
 OTHERS = 0.1
-"""Cores that others may use during a measurement, beside the clock's own steps; else it is done again."""
+"""Cores that others may use during a measurement, besides the clock's own steps; else it is done again."""
 STEPS = 0.03
 PACKAGES = ("multiembed", "langchain_multiembed", "llamaindex_multiembed")
 TRIES = 4
@@ -50,7 +50,7 @@ class Case:
     """One thing that is measured."""
 
     scenario: str
-    door: str
+    client: str
     texts: int
     concurrency: int
     latency: float
@@ -67,10 +67,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Some doors, at one or more points."""
+    """Some clients, at one or more points."""
 
     title: str
-    doors: tuple[str, ...]
+    clients: tuple[str, ...]
     points: tuple[tuple[int, int], ...]
     """Texts and requests in flight."""
     latency: float
@@ -80,10 +80,10 @@ class Scenario:
     tls: bool = False
 
     def cases(self, name: str) -> list[Case]:
-        """All cases. A door that cannot take so many texts takes fewer; one that is sequential only the end points."""
+        """All cases. A client with a maximum takes no more texts; a sequential one takes the end points only."""
         found = []
         for texts, concurrency in self.points:
-            for each in map(DOORS.__getitem__, self.doors):
+            for each in map(CLIENTS.__getitem__, self.clients):
                 most = each.most or texts
                 inner = (texts, concurrency) not in (self.points[0], self.points[-1])
                 if (name == "texts" and texts > most) or (name == "concurrency" and each.sequential and inner):
@@ -93,7 +93,7 @@ class Scenario:
         return found
 
 
-BULK = tuple(name for name, each in DOORS.items() if not name.startswith(QUERY) and each.returns != "blocks")
+BULK = tuple(name for name, each in CLIENTS.items() if not name.startswith(QUERY) and each.returns != "blocks")
 LINES = (
     "EmbeddingClient.embed",
     "MultiEmbeddings.embed_documents",
@@ -146,7 +146,7 @@ SCENARIOS = {
     ),
     "query": Scenario(
         "Single queries, one after the other, no latency",
-        tuple(name for name in DOORS if name.startswith(QUERY)),
+        tuple(name for name in CLIENTS if name.startswith(QUERY)),
         ((1_000, 1),),
         0.0,
         batch=1,
@@ -180,8 +180,8 @@ def run(case: Case, prefix: list[str], tries: int) -> dict[str, Any]:
 
 def run_once(case: Case, prefix: list[str]) -> dict[str, Any]:
     with Server(latency=case.latency, dimensions=case.dimensions, tls=case.tls) as server:
-        told = {**asdict(case), "base_url": server.base_url, "last_value": server.last_value}
-        words = [*prefix, sys.executable, str(HERE / "measure.py"), json.dumps(told)]
+        options = {**asdict(case), "base_url": server.base_url, "last_value": server.last_value}
+        words = [*prefix, sys.executable, str(HERE / "measure.py"), json.dumps(options)]
         trust = {"SSL_CERT_FILE": str(server.authority)} if case.tls else {}  # all clients read it, baseten's too
         try:
             done = subprocess.run(
@@ -207,12 +207,12 @@ def run_once(case: Case, prefix: list[str]) -> dict[str, Any]:
 
 def installed(name: str) -> bool:
     try:
-        return importlib.util.find_spec(DOORS[name].module) is not None
+        return importlib.util.find_spec(CLIENTS[name].module) is not None
     except ModuleNotFoundError:
         return False
 
 
-def about(told: argparse.Namespace) -> dict[str, Any]:
+def about(options: argparse.Namespace) -> dict[str, Any]:
     """The date, the machine and what was measured."""
     model = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
     changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *PACKAGES], cwd=HERE.parent, check=False)
@@ -221,7 +221,7 @@ def about(told: argparse.Namespace) -> dict[str, Any]:
         "machine": f"{os.cpu_count()} cores ({model or platform.machine()}), {platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "commit": _git("log", "-1", "--format=%h") + ("-dirty" if changed.returncode else ""),
-        "asked": {"quick": told.quick, "clients": told.clients, "rounds": told.rounds},
+        "asked": {"quick": options.quick, "clients": options.clients, "rounds": options.rounds},
     }
 
 
@@ -234,17 +234,17 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text(encoding="utf-8").splitlines()
 
 
-def plan(told: argparse.Namespace) -> list[list[Case]]:
-    """The cases of every scenario that was asked for; doors that are not installed are left out with a word."""
-    wanted = [name for name in DOORS if not told.clients or any(word in name for word in told.clients)]
+def plan(options: argparse.Namespace) -> list[list[Case]]:
+    """The cases of every scenario that was asked for; clients that are not installed are left out with a word."""
+    wanted = [name for name in CLIENTS if not options.clients or any(word in name for word in options.clients)]
     missing = {name for name in wanted if not installed(name)}
-    for package in sorted({DOORS[name].package for name in missing}):
+    for package in sorted({CLIENTS[name].package for name in missing}):
         print(f"left out, because it is not installed: {package}", file=sys.stderr)
     planned = []
     for name, scenario in SCENARIOS.items():
-        if not told.only or name in told.only:
-            shape = quicker(scenario) if told.quick else scenario
-            planned.append([case for case in shape.cases(name) if case.door in wanted and case.door not in missing])
+        if not options.only or name in options.only:
+            shape = quicker(scenario) if options.quick else scenario
+            planned.append([case for case in shape.cases(name) if case.client in wanted and case.client not in missing])
     return planned
 
 
@@ -252,47 +252,49 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a tenth of the texts, one round: to see that all works")
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, help="these scenarios")
-    parser.add_argument("--clients", nargs="+", metavar="WORD", help="doors whose name has one of these words in it")
+    parser.add_argument("--clients", nargs="+", metavar="WORD", help="clients whose name has one of these words in it")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each case; the median counts")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="a folder")
     parser.add_argument("--prefix", type=shlex.split, default=[], help='before each process: "taskset -c 0,1"')
     parser.add_argument("--draw", action="store_true", help="measure nothing: make table and picture from the JSON")
-    told = parser.parse_args()
-    kept = told.output / "throughput.json"
-    if not told.draw:
-        measure_all(told, kept)
+    options = parser.parse_args()
+    kept = options.output / "throughput.json"
+    if not options.draw:
+        measure_all(options, kept)
     result = json.loads(kept.read_text(encoding="utf-8"))
     titles = {name: scenario.title for name, scenario in SCENARIOS.items()}
     table = throughput_table.markdown(result, titles)
     kept.with_suffix(".md").write_text(table, encoding="utf-8")
     print(table)
     throughput_plot.draw(result, kept.with_suffix(".png"))
-    return int(any("error" in found and DOORS[found["door"]].package == OURS for found in result["runs"]))
+    return int(any("error" in found and CLIENTS[found["client"]].package == OURS for found in result["runs"]))
 
 
-def earlier(told: argparse.Namespace, kept: Path, now: set[str]) -> list[dict[str, Any]]:
+def earlier(options: argparse.Namespace, kept: Path, now: set[str]) -> list[dict[str, Any]]:
     """What stands there of other scenarios, when it was measured alike: same commit, machine, day and choices."""
     try:
         result = json.loads(kept.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
-    return [found for found in result["runs"] if found["scenario"] not in now] if result["about"] == about(told) else []
+    same = result["about"] == about(options)
+    return [found for found in result["runs"] if found["scenario"] not in now] if same else []
 
 
-def measure_all(told: argparse.Namespace, kept: Path) -> None:
+def measure_all(options: argparse.Namespace, kept: Path) -> None:
     """Every case in every round; what is done is kept after each round of a scenario."""
-    planned = plan(told)
+    planned = plan(options)
     for tls in {case.tls for cases in planned for case in cases}:
         compiled(tls=tls)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    result = {"about": about(told), "runs": earlier(told, kept, {case.scenario for cases in planned for case in cases})}
-    rounds, tries = (1, 1) if told.quick else (told.rounds, TRIES)
+    scenarios = {case.scenario for cases in planned for case in cases}
+    result = {"about": about(options), "runs": earlier(options, kept, scenarios)}
+    rounds, tries = (1, 1) if options.quick else (options.rounds, TRIES)
     for cases in planned:
         for turn in range(rounds):
             order = random.Random(turn).sample(cases, len(cases))
             for case in (bar := tqdm(order, disable=None)):
-                bar.set_description(f"{case.scenario}, round {turn + 1}: {case.door}")
-                result["runs"].append(run(case, told.prefix, tries))
+                bar.set_description(f"{case.scenario}, round {turn + 1}: {case.client}")
+                result["runs"].append(run(case, options.prefix, tries))
             kept.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from doors import DOORS, OURS
+from clients import CLIENTS, OURS
 from throughput_table import medians, well
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axis.set_xlabel(label)
         one = chosen[0]
         axis.set_title(f"Texts per second by {label}", loc="left", fontsize=11.5, fontweight="bold", pad=22)
-        told = f"{one['batch']} texts a request, {one['latency'] * 1000:.0f} ms latency, {fixed}"
-        axis.text(0, 1.025, told, transform=axis.transAxes, color="#555555")
+        title = f"{one['batch']} texts a request, {one['latency'] * 1000:.0f} ms latency, {fixed}"
+        axis.text(0, 1.025, title, transform=axis.transAxes, color="#555555")
     about = result["about"]
     caption = (
         f"{about['date']}, {about['machine']}, Python {about['python']}, commit {about['commit']}.\n"
@@ -69,24 +69,24 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def panel(axis: Any, rows: list[dict[str, Any]], key: str) -> None:
-    """One line for each door, named at its end, and the ideal."""
+    """One line for each client, named at its end, and the ideal."""
     ours, others, names = iter(OUR_COLOURS * 2), iter(GREYS * 5), []
-    for door in (each for each in DOORS.values() if any(row["door"] == each.name for row in rows)):
-        mine = door.package == OURS
-        colour = next(ours) if mine else RIVALS.get(door.package) or next(others)
-        line = sorted((row[key], row["per_second"]) for row in rows if row["door"] == door.name)
+    for client in (each for each in CLIENTS.values() if any(row["client"] == each.name for row in rows)):
+        mine = client.package == OURS
+        colour = next(ours) if mine else RIVALS.get(client.package) or next(others)
+        line = sorted((row[key], row["per_second"]) for row in rows if row["client"] == client.name)
         axis.plot(
             *zip(*line, strict=True),
             color=colour,
             linewidth=2.2 if mine else 1.2,
-            linestyle="--" if door.returns != "list" else "-",
+            linestyle="--" if client.returns != "list" else "-",
             marker="o",
             markersize=4.5 if mine else 3,
             zorder=3 if mine else 2,
         )
-        text = door.name + (" (float32)" if mine and door.returns == "float32" else "")
+        text = client.name + (" (float32)" if mine and client.returns == "float32" else "")
         names.append(Name(text, line[-1], colour, "bold" if mine else "normal"))
-    points = sorted({(row[key], row["texts"] / row["ideal_s"]) for row in rows if not DOORS[row["door"]].most})
+    points = sorted({(row[key], row["texts"] / row["ideal_s"]) for row in rows if not CLIENTS[row["client"]].most})
     if points:
         axis.plot(*zip(*points, strict=True), color=IDEAL, linewidth=1.2, linestyle=":", zorder=1)
         names.append(Name("ideal: what the wire allows", points[-1], IDEAL, "normal"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from doors import DOORS, OURS, QUERY
+from clients import CLIENTS, OURS, QUERY
 
 RIVAL = {"list": "baseten, list", "float32": "baseten, numpy"}
 NUMBERS = ("wall_s", "cpu_s", "peak_mib", "in_flight", "server_cpu_s", "requests")
@@ -15,7 +15,7 @@ def medians(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row for each case, of the rounds in which it went well; where none did, the error stays."""
     cases: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for found in runs:
-        cases.setdefault(tuple(found[key] for key in ("scenario", "door", "texts", "concurrency")), []).append(found)
+        cases.setdefault(tuple(found[key] for key in ("scenario", "client", "texts", "concurrency")), []).append(found)
     rows = []
     for rounds in cases.values():
         good = [found for found in rounds if "error" not in found]
@@ -39,7 +39,7 @@ def markdown(result: dict[str, Any], titles: dict[str, str]) -> str:
         if chosen := [row for row in rows if row["scenario"] == name]:
             shown = {"query": queries, "texts": by_texts, "concurrency": by_concurrency}.get(name, bulk)(chosen)
             parts.append(f"## {title}\n\n{shown}\n\n{bottleneck(chosen)}")
-    releases = sorted({f"{DOORS[row['door']].package} {row['version']}" for row in rows if row.get("version")})
+    releases = sorted({f"{CLIENTS[row['client']].package} {row['version']}" for row in rows if row.get("version")})
     if releases:
         parts.append(f"Releases: {', '.join(releases)}.")
     return "\n\n".join(parts) + "\n"
@@ -109,16 +109,16 @@ def by_concurrency(rows: list[dict[str, Any]]) -> str:
 def across(rows: list[dict[str, Any]], key: str, cell: Any) -> str:
     points = sorted({row[key] for row in rows})
     body = []
-    for door in dict.fromkeys(row["door"] for row in rows):
-        line = {row[key]: row for row in well(rows) if row["door"] == door}
+    for client in dict.fromkeys(row["client"] for row in rows):
+        line = {row[key]: row for row in well(rows) if row["client"] == client}
         if line:
             body.append([called(next(iter(line.values()))), *(cell(line[at]) if at in line else "" for at in points)])
     return table(["client", *(f"{at:,}" for at in points)], body) + failed(rows)
 
 
 def bottleneck(rows: list[dict[str, Any]]) -> str:
-    """What the server had to do beside the busiest client, and what it could have done."""
-    clients = [row for row in well(rows) if DOORS[row["door"]].returns != "bytes"]
+    """The load of the server under the busiest client, and the load that it could take."""
+    clients = [row for row in well(rows) if CLIENTS[row["client"]].returns != "bytes"]
     if not clients:
         return ""
     busiest = max(clients, key=lambda row: row["server_cpu_s"] / row["wall_s"])
@@ -127,15 +127,15 @@ def bottleneck(rows: list[dict[str, Any]]) -> str:
     disturbed = sum(row["disturbed"] for row in well(rows))
     return (
         f"The server took {cost * 1e6:.0f} microseconds of CPU for a request and at most "
-        f"{busiest['server_cpu_s'] / busiest['wall_s']:.0%} of a core beside a client ({busiest['door']})."
+        f"{busiest['server_cpu_s'] / busiest['wall_s']:.0%} of a core under a client ({busiest['client']})."
         + (f" Raw sockets got up to {raw:,.0f} texts a second from it." if raw else "")
         + (f" Disturbed by others on the machine: {disturbed} measurements." if disturbed else "")
     )
 
 
 def beside_baseten(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    rival = RIVAL.get(DOORS[row["door"]].returns)
-    pace = next((other["per_second"] for other in well(rows) if other["door"] == rival), None)
+    rival = RIVAL.get(CLIENTS[row["client"]].returns)
+    pace = next((other["per_second"] for other in well(rows) if other["client"] == rival), None)
     return f"{pace / row['per_second']:.2f}" if pace else ""
 
 
@@ -144,14 +144,14 @@ def well(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def failed(rows: list[dict[str, Any]]) -> str:
-    lines = [f"{row['door']} failed: {row['error']}" for row in rows if "error" in row]
+    lines = [f"{row['client']} failed: {row['error']}" for row in rows if "error" in row]
     return "".join(f"\n\n{line}" for line in dict.fromkeys(lines))
 
 
 def called(row: dict[str, Any]) -> str:
-    door = DOORS[row["door"]]
-    name = door.name.removeprefix(QUERY) + (" (float32)" if door.returns == "float32" else "")
-    return f"**{name}**" if door.package == OURS else name
+    client = CLIENTS[row["client"]]
+    name = client.name.removeprefix(QUERY) + (" (float32)" if client.returns == "float32" else "")
+    return f"**{name}**" if client.package == OURS else name
 
 
 def table(head: list[str], body: list[list[str]]) -> str:

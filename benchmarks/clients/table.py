@@ -1,4 +1,4 @@
-"""What a door is, and the table that doors are entered into."""
+"""The record of a measured client, and the table of all."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
 MODEL = "bench"
 OURS = "multiembed"
 QUERY = "embed_query: "
-"""What the names of doors for queries begin with."""
+"""The names of clients for queries begin with it."""
 
 
 class Setting(NamedTuple):
-    """How a door is to ask."""
+    """The settings of a client."""
 
     base_url: str
     batch: int
     concurrency: int
 
 
-class Door(NamedTuple):
+class Client(NamedTuple):
     """One way from texts to vectors."""
 
     name: str
@@ -36,14 +36,14 @@ class Door(NamedTuple):
     """Sends one batch after the other, so how many may be in flight changes nothing."""
 
 
-DOORS: dict[str, Door] = {}
+CLIENTS: dict[str, Client] = {}
 
 
-def door(name: str, package: str, module: str, returns: str, *, most: int | None = None, sequential: bool = False):
-    """Put a function from the imported module and a setting to what embeds into the table of doors."""
+def register(name: str, package: str, module: str, returns: str, *, most: int | None = None, sequential: bool = False):
+    """Register a function that makes the embedding call from the imported module and a setting."""
 
     def enter(function):
-        DOORS[name] = Door(name, package, module, returns, function, most, sequential)
+        CLIENTS[name] = Client(name, package, module, returns, function, most, sequential)
         return function
 
     return enter

@@ -9,7 +9,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
-from doors.table import MODEL, QUERY, Setting, door
+from clients.table import MODEL, QUERY, Setting, register
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,13 +18,13 @@ FLOATS = {"encoding_format": "float"}
 SLOW = 1000
 
 
-@door("baseten, list", "baseten-performance-client", "baseten_performance_client", "list")
+@register("baseten, list", "baseten-performance-client", "baseten_performance_client", "list")
 def _(module, ask):
-    embed = baseten(module, ask)  # embed(texts).numpy().tolist() was measured too and is no faster
+    embed = baseten(module, ask)  # embed(texts).numpy().tolist() was measured too and is not faster
     return lambda texts: [item.embedding for item in embed(texts).data]
 
 
-@door("baseten, numpy", "baseten-performance-client", "baseten_performance_client", "float32")
+@register("baseten, numpy", "baseten-performance-client", "baseten_performance_client", "float32")
 def _(module, ask):
     embed = baseten(module, ask)
     return lambda texts: embed(texts).numpy()
@@ -36,12 +36,14 @@ def baseten(module, ask):
     return lambda texts: client.embed(texts, MODEL, encoding_format="float", preference=preference)
 
 
-@door("LangChain OpenAIEmbeddings", "langchain-openai", "langchain_openai", "list", most=SLOW, sequential=True)
+@register("LangChain OpenAIEmbeddings", "langchain-openai", "langchain_openai", "list", most=SLOW, sequential=True)
 def _(module, ask):
     return langchain_openai(module, ask).embed_documents
 
 
-@door("LangChain OpenAIEmbeddings, async", "langchain-openai", "langchain_openai", "list", most=SLOW, sequential=True)
+@register(
+    "LangChain OpenAIEmbeddings, async", "langchain-openai", "langchain_openai", "list", most=SLOW, sequential=True
+)
 def _(module, ask):
     embeddings = langchain_openai(module, ask)
     return lambda texts: asyncio.run(embeddings.aembed_documents(texts))
@@ -61,12 +63,12 @@ def langchain_openai(module, ask):
 LLAMAINDEX = ("llama-index-embeddings-openai-like", "llama_index.embeddings.openai_like", "list")
 
 
-@door("LlamaIndex OpenAILikeEmbedding", *LLAMAINDEX, most=SLOW, sequential=True)
+@register("LlamaIndex OpenAILikeEmbedding", *LLAMAINDEX, most=SLOW, sequential=True)
 def _(module, ask):
     return llamaindex_openai(module, ask).get_text_embedding_batch
 
 
-@door("LlamaIndex OpenAILikeEmbedding, async", *LLAMAINDEX, most=SLOW)
+@register("LlamaIndex OpenAILikeEmbedding, async", *LLAMAINDEX, most=SLOW)
 def _(module, ask):
     embedding = llamaindex_openai(module, ask)
     return lambda texts: asyncio.run(embedding.aget_text_embedding_batch(texts))
@@ -83,7 +85,7 @@ def llamaindex_openai(module, ask):
     )
 
 
-@door(
+@register(
     "LangChain DashScopeEmbeddings",
     "langchain-community",
     "langchain_community.embeddings",
@@ -99,7 +101,7 @@ def _(module, ask):
     return module.DashScopeEmbeddings(model="text-embedding-v4", dashscope_api_key="none").embed_documents
 
 
-@door("litellm.aembedding", "litellm", "litellm", "list", most=SLOW)
+@register("litellm.aembedding", "litellm", "litellm", "list", most=SLOW)
 def _(module, ask):
     module.suppress_debug_info = True
 
@@ -112,7 +114,7 @@ def _(module, ask):
     return lambda texts: asyncio.run(spread(send, texts, ask))
 
 
-@door("httpx.AsyncClient + orjson", "httpx", "httpx", "list", most=10_000)
+@register("httpx.AsyncClient + orjson", "httpx", "httpx", "list", most=10_000)
 def _(module, ask):
     async def embed(texts):
         limits = module.Limits(max_connections=ask.concurrency, max_keepalive_connections=ask.concurrency)
@@ -127,7 +129,7 @@ def _(module, ask):
     return lambda texts: asyncio.run(embed(texts))
 
 
-@door("aiohttp + orjson", "aiohttp", "aiohttp", "list")
+@register("aiohttp + orjson", "aiohttp", "aiohttp", "list")
 def _(module, ask):
     async def embed(texts):
         connector = module.TCPConnector(limit=ask.concurrency)
@@ -181,7 +183,7 @@ async def spread(send, texts: Iterable[str], ask: Setting) -> list[list[float]]:
     return [vector for part in done for vector in part]
 
 
-@door("raw sockets, nothing decoded", "python", "selectors", "bytes")
+@register("raw sockets, nothing decoded", "python", "selectors", "bytes")
 def _(module, ask):
     def embed(texts):
         left = iter([request(batch) for batch in batches(texts, ask.batch)])
@@ -222,25 +224,25 @@ def read_on(key, reader: bytearray, left, selector) -> None:
 # ── queries, one after the other ─────────────────────────────────────────────────────────────────
 
 
-@door(QUERY + "baseten", "baseten-performance-client", "baseten_performance_client", "list")
+@register(QUERY + "baseten", "baseten-performance-client", "baseten_performance_client", "list")
 def _(module, ask):
     embed = baseten(module, ask)
     return lambda texts: [embed([text]).data[0].embedding for text in texts]
 
 
-@door(QUERY + "LangChain OpenAIEmbeddings", "langchain-openai", "langchain_openai", "list")
+@register(QUERY + "LangChain OpenAIEmbeddings", "langchain-openai", "langchain_openai", "list")
 def _(module, ask):
     embeddings = langchain_openai(module, ask)
     return lambda texts: [embeddings.embed_query(text) for text in texts]
 
 
-@door(QUERY + "LlamaIndex OpenAILikeEmbedding", *LLAMAINDEX)
+@register(QUERY + "LlamaIndex OpenAILikeEmbedding", *LLAMAINDEX)
 def _(module, ask):
     embedding = llamaindex_openai(module, ask)
     return lambda texts: [embedding.get_query_embedding(text) for text in texts]
 
 
-@door(QUERY + "httpx.Client + orjson", "httpx", "httpx", "list")
+@register(QUERY + "httpx.Client + orjson", "httpx", "httpx", "list")
 def _(module, ask):
     client = module.Client(timeout=60)
     url = f"{openai_url(ask)}/embeddings"
