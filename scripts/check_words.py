@@ -28,7 +28,7 @@ MOST_METAPHORS = 0.3
 METAPHORS = re.compile(
     r"\b(hands?|gates?|crews?|weathers?|rooms?|stor(?:y|ies)|houses?|floors?|doors?|believe[sd]?|believing|judges?|judged"
     r"|judging|judge?ments?|lessons?|storms?|porch|courts?|furniture|culprits?|illness|illnesses|sick|ill|teach(?:es)?"
-    r"|taught|wisdom|walls?|corridors?|kitchens?|faces?|mouths?|ears?|guests?|strangers?|neighbours?|newcomers?|thrift)\b",
+    r"|taught|wisdoms?|corridors?|kitchens?|faces?|mouths?|ears?|guests?|strangers?|neighbours?|newcomers?|thrift)\b",
     re.IGNORECASE,
 )
 """NAMES of the first edition that a reader cannot search for, and words like them."""

@@ -1,0 +1,67 @@
+"""Tasks of development: `nox -l` lists them, `nox -s test-fast` runs one.
+
+Each session installs what it needs into an environment of its own; with `--no-venv` it uses the active one.
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.sessions = ["lint", "types", "test-fast"]
+EVERYTHING = ("--editable", ".[all,notebooks]")
+
+
+def _install(session: nox.Session) -> None:
+    if session.virtualenv.is_sandboxed:
+        session.install(*EVERYTHING, *nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "dev"))
+
+
+@nox.session(name="test-fast")
+def test_fast(session: nox.Session) -> None:
+    """Tests without sockets and threads, in under 25 seconds; arguments go to pytest."""
+    _install(session)
+    session.run("pytest", "-m", "unit", *session.posargs)
+
+
+@nox.session
+def test(session: nox.Session) -> None:
+    """All tests but those marked slow; arguments go to pytest."""
+    _install(session)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, import rules, and the words of prose."""
+    _install(session)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
+    session.run("python", "scripts/check_words.py")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Strict types."""
+    _install(session)
+    session.run("mypy")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """All tests with the branches that they take; fails below `fail_under` in pyproject.toml."""
+    _install(session)
+    session.run("pytest", "--cov", "--cov-report=term:skip-covered", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Compare speed with benchmarks/baseline.json; fails above +15 %."""
+    _install(session)
+    session.run("python", "benchmarks/check_baseline.py", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def ci(session: nox.Session) -> None:
+    """What has to pass before a change lands."""
+    session.run("bash", ".ci/run", external=True)
