@@ -1,0 +1,205 @@
+"""Builds the documentation site; warnings are errors.
+
+    python scripts/build_docs.py     into build/site
+
+The pages in docs/ are filled from the code, so that no table is written twice.
+A line `<!-- models: zhipu -->` becomes the table of a provider's models; `<!-- providers -->`, `<!-- options -->`,
+`<!-- errors -->`, `<!-- servers -->` and `<!-- commands -->` likewise. The pages of the OpenAI-compatible servers are
+made from servers.toml, and the architecture and changelog pages are the repository's own files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import typer.main
+
+import multiembed
+from multiembed.cli.app import app
+from multiembed.config.options import EmbeddingOptions
+from multiembed.providers import PROVIDERS
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+SOURCES = ROOT / "build" / "docs"
+REPOSITORY_FILES = {"architecture.md": "ARCHITECTURE.md", "changelog.md": "CHANGELOG.md"}
+_MARKER = re.compile(r"^<!-- (\w+)(?:: (\S+))? -->$", re.MULTILINE)
+
+SERVER = """# {name}
+
+```python
+from langchain_multiembed import MultiEmbeddings  # or llamaindex_multiembed.MultiEmbedding(model_name=…)
+
+embeddings = MultiEmbeddings(
+    {arguments}
+)
+```
+
+| | |
+|---|---|
+| address | {address} |
+| key | {key} |
+| model | {model} |
+| source | {source}, read 2026-11-28 |
+
+{notes}
+
+The options of every OpenAI-compatible server are on [this page](../providers/openai-compatible.md). When it does not
+work, `multiembed doctor openai-compatible --base-url …` finds out why.
+"""
+
+
+def servers() -> dict[str, dict[str, Any]]:
+    """The OpenAI-compatible servers by the names of their pages."""
+    return tomllib.loads((DOCS / "servers.toml").read_text(encoding="utf-8"))
+
+
+def write_sources() -> None:
+    """Write the pages, filled, into build/docs."""
+    shutil.rmtree(SOURCES, ignore_errors=True)
+    for path in sorted(DOCS.rglob("*")):
+        if path.is_file() and path.suffix != ".toml":
+            target = SOURCES / path.relative_to(DOCS)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".md":
+                target.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+            else:
+                shutil.copyfile(path, target)
+    (SOURCES / "servers").mkdir()
+    for page, server in servers().items():
+        arguments = ",\n    ".join(f"{name}={json.dumps(value)}" for name, value in server["options"].items())
+        text = SERVER.format(**{**server, "arguments": f"{arguments},", "notes": server.get("notes", "").strip()})
+        (SOURCES / "servers" / f"{page}.md").write_text(text, encoding="utf-8")
+    for page, source in REPOSITORY_FILES.items():
+        text = (ROOT / source).read_text(encoding="utf-8")
+        (SOURCES / page).write_text(re.sub(r"\]\(docs/", "](", text), encoding="utf-8")
+
+
+def filled(markdown: str) -> str:
+    """A page with its markers replaced by what they name."""
+    return _MARKER.sub(lambda found: str(_TABLES[found[1]](found[2])), markdown)
+
+
+def table(head: list[str], rows: list[list[object]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in lines)
+
+
+def models(provider: str) -> str:
+    """The models of a provider."""
+    rows = [
+        [
+            f"`{model.name}`",
+            " ".join(map(str, model.dimensions or ("any",))),
+            model.default_dimensions or "",
+            model.limits.max_items,
+            model.limits.max_tokens_per_item or "",
+            "" if model.price_cny_per_mtok is None else f"{model.price_cny_per_mtok:g}",
+            ", ".join(filter(None, ("sparse" if model.sparse else "", "roles" if model.role_parameter else ""))),
+            f"[{model.checked}]({model.source})" if model.source.startswith("http") else model.checked,
+        ]
+        for model in PROVIDERS[provider].models
+    ]
+    head = [
+        "model",
+        "dimensions",
+        "default",
+        "texts a request",
+        "tokens a text",
+        "CNY a million tokens",
+        "also",
+        "read",
+    ]
+    notes = [f"- `{each.name}`: {each.notes}" for each in PROVIDERS[provider].models if each.notes]
+    return table(head, rows) + ("\n\n" + "\n".join(notes) if notes else "")
+
+
+def providers(_: str | None) -> str:
+    """All providers: where keys and addresses come from."""
+    rows = []
+    for name, provider in PROVIDERS.items():
+        regions = "<br>".join(f"`{region}`: {url}" for region, url in provider.regions.items()) or "given by you"
+        variables = [
+            ", ".join(f"`{each}`" for each in names) or "none" for names in (provider.key_env, provider.base_url_env)
+        ]
+        rows.append([f"[`{name}`]({name}.md)", *variables, "no network" if provider.compute else regions])
+    return table(["provider", "key from", "address from", "regions"], rows)
+
+
+def options(_: str | None) -> str:
+    """Every option with its type, default and description."""
+    types = multiembed.EmbeddingOptionsDict.__annotations__
+    parts = []
+    for name, field in EmbeddingOptions.model_fields.items():
+        hint = getattr(types[name], "__forward_arg__", str(types[name]))
+        description = " ".join((field.description or "").split())
+        parts.append(f"### `{name}`\n\nType `{hint}`, default `{field.default!r}`.\n\n{description}\n")
+    return "\n".join(parts)
+
+
+def errors(_: str | None) -> str:
+    """The tree of errors, as its module draws it."""
+    lines = (multiembed.errors.__doc__ or "").splitlines()
+    return "```text\n" + "\n".join(line.removeprefix("    ") for line in lines if line.startswith("    ")) + "\n```"
+
+
+def list_servers(_: str | None) -> str:
+    """The OpenAI-compatible servers."""
+    rows = [
+        [f"[{each['name']}](../servers/{page}.md)", each["address"], each["key"]] for page, each in servers().items()
+    ]
+    return table(["server", "`base_url`", "key"], rows)
+
+
+def commands(_: str | None) -> str:
+    """Every command with its options."""
+    parts = []
+
+    def add(name: str, command: Any) -> None:
+        for sub, child in getattr(command, "commands", {}).items():
+            add(f"{name} {sub}", child)
+        if not getattr(command, "commands", None):
+            rows = [
+                [", ".join(f"`{each}`" for each in option.opts), (getattr(option, "help", "") or "")]
+                for option in command.params
+                if not option.hidden
+            ]
+            described = " ".join((command.help or "").split())
+            parts.append(f"## {name}\n\n{described}\n\n{table(['option', 'meaning'], rows)}\n")
+
+    add("multiembed", typer.main.get_command(app))
+    return "\n".join(parts)
+
+
+def stats(_: str | None) -> str:
+    """The fields of ClientStats."""
+    return table(["field"], [[f"`{each.name}`"] for each in dataclasses.fields(multiembed.ClientStats)])
+
+
+_TABLES = {
+    "models": models,
+    "providers": providers,
+    "options": options,
+    "errors": errors,
+    "servers": list_servers,
+    "commands": commands,
+    "stats": stats,
+}
+
+
+def main() -> None:
+    """Write the sources, and build the site from them."""
+    write_sources()
+    subprocess.run(["zensical", "build", "--strict", "--clean", "-f", str(ROOT / "mkdocs.yml")], cwd=ROOT, check=True)
+
+
+if __name__ == "__main__":
+    main()
