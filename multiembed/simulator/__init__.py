@@ -3,12 +3,9 @@
     from multiembed.simulator import Simulator
 
     with Simulator() as simulator:
-        client = EmbeddingClient(
-            "zhipu:embedding-3", api_key=simulator.api_key, base_url=simulator.base_url("zhipu")
-        )
+        client = EmbeddingClient("zhipu:embedding-3", api_key=simulator.api_key, base_url=simulator.base_url("zhipu"))
 
-Limits, error responses and responses are those that the vendors document. The vectors are those of the provider
-`local`: lexical, not semantic, and equal on every machine.
+Limits and responses are those that the vendors document. Vectors are those of the provider `local`, on every machine.
 
 `simulator.fail("rate-limit", times=3)` injects a fault, for each name in `FAULTS`; `simulator.heal()` removes it. An
 account has no quota until `simulator.limit(requests_per_minute=600)` sets one. `simulator.rejected` and

@@ -77,7 +77,7 @@ def runs(refresh, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_runs_without_a_key_and_without_a_warning(runs, refresh, name):
+def test_notebook_runs_without_a_key_and_without_a_warning(runs, refresh, name):
     notebook, _ = runs[name]
     shown = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
     assert shown.startswith("SIMULATOR: no key")
@@ -85,7 +85,7 @@ def test_a_notebook_runs_without_a_key_and_without_a_warning(runs, refresh, name
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_kept_outputs_are_those_of_a_run(runs, name):
+def test_kept_outputs_are_those_of_a_run(runs, name):
     kept = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     run, _ = runs[name]
     same_texts = kept.metadata.language_info.version == run.metadata.language_info.version
@@ -97,7 +97,7 @@ def test_the_kept_outputs_are_those_of_a_run(runs, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_kept_is_small_and_tells_nothing_of_a_machine(refresh, name):
+def test_kept_outputs_are_small_and_name_no_machine(refresh, name):
     kept = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     assert refresh.complaints(kept) == []
     assert any("image/png" in output.get("data", {}) for cell in kept.cells for output in cell.get("outputs", ()))
@@ -109,7 +109,7 @@ def test_what_is_kept_is_small_and_tells_nothing_of_a_machine(refresh, name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("key", [*KEYS, None])
-def test_a_key_in_the_environment_makes_it_live(monkeypatch, capsys, name, key):
+def test_key_in_the_environment_makes_it_live(monkeypatch, capsys, name, key):
     if key:
         monkeypatch.setenv(key, "sk-live")
     switch = next(cell for cell in nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells if is_code(cell))
@@ -123,7 +123,7 @@ def test_a_key_in_the_environment_makes_it_live(monkeypatch, capsys, name, key):
     assert ("base_url" in namespace["OPTIONS"]) == (key is None)
 
 
-def test_the_chain_answers_from_the_passages(runs):
+def test_chain_answers_from_the_passages(runs):
     _, facts = runs["01_rag_langchain"]
     texts = [" ".join(passage.text.split()) for passage in passages()]
     assert all(any(answer in text for text in texts) for answer in facts["answers"])
@@ -132,13 +132,13 @@ def test_the_chain_answers_from_the_passages(runs):
     assert len(questions()) > facts["hits"] > 0.6 * len(questions())
 
 
-def test_the_chains_documents_are_paid_for_as_estimated(runs):
+def test_chain_documents_cost_what_was_estimated(runs):
     _, facts = runs["01_rag_langchain"]
     assert facts["requests"] == -(-len(passages()) // 10)
     assert facts["estimated"] == pytest.approx(facts["billed"], rel=0.1)
 
 
-def test_the_index_pays_for_what_has_changed_and_forgets_what_is_old(runs):
+def test_index_pays_for_changed_documents_only(runs):
     _, facts = runs["02_index_llamaindex"]
     assert facts["embedded"] == facts["chunks"]
     assert facts["requests"] == -(-facts["chunks"] // 10)
@@ -148,7 +148,7 @@ def test_the_index_pays_for_what_has_changed_and_forgets_what_is_old(runs):
     assert facts["ids"] == facts["chunks"]
 
 
-def test_retrieval_is_measured_on_every_question_at_every_size_of_the_model(runs):
+def test_retrieval_is_measured_at_all_dimensions(runs):
     _, facts = runs["03_choosing_provider_and_dimensions"]
     (model,) = [facts for facts in PROVIDERS["dashscope"].models if facts.name == "text-embedding-v4"]
     assert tuple(facts["sizes"]) == model.dimensions
@@ -159,7 +159,7 @@ def test_retrieval_is_measured_on_every_question_at_every_size_of_the_model(runs
     assert facts["recall"]["10"][-1] > facts["recall"]["10"][0] + 0.2
 
 
-def test_every_model_with_a_price_has_a_bill(runs):
+def test_model_with_a_price_has_a_bill(runs):
     _, facts = runs["03_choosing_provider_and_dimensions"]
     bills = {name: cost for name, cost, _ in facts["rows"]}
     assert set(facts["known"]) == {
@@ -173,7 +173,7 @@ def test_every_model_with_a_price_has_a_bill(runs):
     assert bills["dashscope:qwen3.7-text-embedding-flash"] == pytest.approx(0.125 * facts["tokens"])
 
 
-def test_an_interrupted_run_goes_on_where_it_was_and_ends_with_the_right_vectors(runs):
+def test_interrupted_run_resumes_with_the_right_vectors(runs):
     _, facts = runs["04_ingest_resume"]
     texts = passages()
     assert facts["right"]

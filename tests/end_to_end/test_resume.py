@@ -15,7 +15,7 @@ from multiembed.providers.local import embed
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL there")
 @pytest.mark.parametrize(("entry_point", "kills"), [("sync", 10), ("async", 3), ("stream", 3)])
-def test_a_run_that_is_killed_pays_at_most_what_was_in_flight_at_each_kill_again(
+def test_killed_run_pays_again_only_for_requests_in_flight(
     entry_point, kills, simulator, tmp_path
 ):
     chance = random.Random(entry_point)

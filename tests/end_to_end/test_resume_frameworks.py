@@ -67,7 +67,7 @@ def _aindex(*args, **how):
 @pytest.mark.parametrize("options", [None, InMemoryByteStore], ids=["file", "ByteStore"], indirect=True)
 @pytest.mark.parametrize("cleanup", [None, "incremental"])
 @pytest.mark.parametrize("entry_point", [_index, _aindex], ids=["index", "aindex"])
-def test_an_index_that_broke_off_is_finished_for_the_price_of_what_is_missing(simulator, options, entry_point, cleanup):
+def test_interrupted_index_pays_only_for_missing_texts(simulator, options, entry_point, cleanup):
     """With `cleanup`, what an earlier run had indexed of a source is taken out and indexed again, from our cache."""
     embeddings = MultiEmbeddings(model=DASHSCOPE, **options)
     records, store = InMemoryRecordManager("test"), InMemoryVectorStore(embeddings)
@@ -104,7 +104,7 @@ RUNS = {
 
 @pytest.mark.parametrize("options", [None, SimpleKVStore], ids=["file", "KVStore"], indirect=True)
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
-def test_a_pipeline_that_broke_off_is_finished_for_the_price_of_what_is_missing(simulator, options, run, tmp_path):
+def test_interrupted_pipeline_pays_only_for_missing_texts(simulator, options, run, tmp_path):
     """A document store remembers texts before they are embedded: the one to go on with is that of the last success."""
     embedding = MultiEmbedding(model_name=DASHSCOPE, embed_batch_size=64, **options)
     kept = tmp_path / "docstore.json"
@@ -179,7 +179,7 @@ assert np.array_equal(np.float32([vector for _, vector in found]), embed([text f
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL there")
 @pytest.mark.parametrize("program", [LANGCHAIN, LLAMAINDEX], ids=["langchain", "llamaindex"])
-def test_a_framework_that_is_killed_pays_at_most_what_was_in_flight_again(simulator, tmp_path, program):
+def test_killed_framework_pays_again_only_for_requests_in_flight(simulator, tmp_path, program):
     command = [
         sys.executable, "-c", PROGRAM.replace("PROGRAM", program),
         simulator.base_url("dashscope"), str(tmp_path / "cache.sqlite"), json.dumps(TEXTS), str(IN_FLIGHT),
