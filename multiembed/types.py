@@ -167,7 +167,8 @@ class EmbeddingResult(Generic[_VectorsT_co]):
     model: str
     """As provider:model."""
     failures: Mapping[int, MultiEmbedError] = field(default_factory=dict)
-    """Empty, except in a PartialFailureError's `.result`, where the rows of these texts are NaN."""
+    """Empty, except in a PartialFailureError's `.result` and in a stream's results with `on_error="keep"`. The rows of
+    these texts are NaN."""
     lists: list[list[float]] | None = field(default=None, repr=False)
     """Result of `to_list` for `lists=True` if no text failed; `vectors` is None then."""
 

@@ -1,11 +1,11 @@
-"""Builds the documentation site; warnings are errors.
+"""Builds the documentation site from docs/, after it has filled the generated parts of the pages from the code.
 
-    python scripts/build_docs.py     into build/site
+    python scripts/build_docs.py             into build/site; warnings are errors
+    python scripts/build_docs.py --check     only check that the generated parts are those of the code
 
-The pages in docs/ are filled from the code, so that no table is written twice.
-A line `<!-- models: zhipu -->` becomes the table of a provider's models; `<!-- providers -->`, `<!-- options -->`,
-`<!-- errors -->`, `<!-- servers -->` and `<!-- commands -->` likewise. The pages of the OpenAI-compatible servers are
-made from servers.toml, and the architecture and changelog pages are the repository's own files.
+A part between `<!-- models: zhipu -->` and `<!-- end -->` is the table of a provider's models; `providers`, `options`,
+`errors`, `servers` and `commands` likewise. The pages of the OpenAI-compatible servers are made from servers.toml. The
+site's architecture and changelog pages are the repository's own files.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SOURCES = ROOT / "build" / "docs"
 REPOSITORY_FILES = {"architecture.md": "ARCHITECTURE.md", "changelog.md": "CHANGELOG.md"}
-_MARKER = re.compile(r"^<!-- (\w+)(?:: (\S+))? -->$", re.MULTILINE)
+_PART = re.compile(r"^(<!-- (\w+)(?:: (\S+))? -->)$.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
 
 SERVER = """# {name}
 
@@ -61,30 +62,26 @@ def servers() -> dict[str, dict[str, Any]]:
     return tomllib.loads((DOCS / "servers.toml").read_text(encoding="utf-8"))
 
 
-def write_sources() -> None:
-    """Write the pages, filled, into build/docs."""
-    shutil.rmtree(SOURCES, ignore_errors=True)
-    for path in sorted(DOCS.rglob("*")):
-        if path.is_file() and path.suffix != ".toml":
-            target = SOURCES / path.relative_to(DOCS)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix == ".md":
-                target.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
-            else:
-                shutil.copyfile(path, target)
-    (SOURCES / "servers").mkdir()
+def pages() -> dict[Path, str]:
+    """The pages that have generated parts, as they must be."""
+    found = {}
+    for path in sorted(DOCS.rglob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        found[path] = _PART.sub(lambda part: f"{part[1]}\n{_TABLES[part[2]](part[3])}\n<!-- end -->", text)
     for page, server in servers().items():
         arguments = ",\n    ".join(f"{name}={json.dumps(value)}" for name, value in server["options"].items())
         text = SERVER.format(**{**server, "arguments": f"{arguments},", "notes": server.get("notes", "").strip()})
-        (SOURCES / "servers" / f"{page}.md").write_text(text, encoding="utf-8")
-    for page, source in REPOSITORY_FILES.items():
-        text = (ROOT / source).read_text(encoding="utf-8")
-        (SOURCES / page).write_text(re.sub(r"\]\(docs/", "](", text), encoding="utf-8")
+        found[DOCS / "servers" / f"{page}.md"] = re.sub(r"\n{3,}", "\n\n", text)
+    return found
 
 
-def filled(markdown: str) -> str:
-    """A page with its markers replaced by what they name."""
-    return _MARKER.sub(lambda found: str(_TABLES[found[1]](found[2])), markdown)
+def refresh(*, write: bool) -> list[Path]:
+    """Write the pages that differ from what they must be. Returns: those pages."""
+    changed = [path for path, text in pages().items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    for path in changed if write else ():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(pages()[path], encoding="utf-8")
+    return changed
 
 
 def table(head: list[str], rows: list[list[object]]) -> str:
@@ -130,7 +127,14 @@ def providers(_: str | None) -> str:
         variables = [
             ", ".join(f"`{each}`" for each in names) or "none" for names in (provider.key_env, provider.base_url_env)
         ]
-        rows.append([f"[`{name}`]({name}.md)", *variables, "no network" if provider.compute else regions])
+        page = (DOCS / "providers" / f"{name}.md").exists()
+        rows.append(
+            [
+                f"[`{name}`]({name}.md)" if page else f"`{name}`",
+                *variables,
+                "no network" if provider.compute else regions,
+            ]
+        )
     return table(["provider", "key from", "address from", "regions"], rows)
 
 
@@ -195,11 +199,21 @@ _TABLES = {
 }
 
 
-def main() -> None:
-    """Write the sources, and build the site from them."""
-    write_sources()
-    subprocess.run(["zensical", "build", "--strict", "--clean", "-f", str(ROOT / "mkdocs.yml")], cwd=ROOT, check=True)
+def main() -> int:
+    """Refresh the pages and build the site; the exit status."""
+    check = "--check" in sys.argv
+    changed = refresh(write=not check)
+    if check:
+        print(*(f"{path.relative_to(ROOT)} is out of date: run scripts/build_docs.py." for path in changed), sep="\n")
+        return int(bool(changed))
+    shutil.rmtree(SOURCES, ignore_errors=True)
+    shutil.copytree(DOCS, SOURCES, ignore=shutil.ignore_patterns("*.toml"))
+    for page, source in REPOSITORY_FILES.items():
+        text = (ROOT / source).read_text(encoding="utf-8")
+        (SOURCES / page).write_text(re.sub(r"\]\(docs/", "](", text), encoding="utf-8")
+    command = ["zensical", "build", "--strict", "--clean", "-f", str(ROOT / "mkdocs.yml")]
+    return subprocess.run(command, cwd=ROOT).returncode
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -44,7 +44,7 @@ def demo(
     ] = None,
     model: Annotated[str | None, typer.Option(help="With --live: the model, instead of the provider's first.")] = None,
 ) -> None:
-    """Embed a real corpus through every provider with LangChain and LlamaIndex, and ask it questions."""
+    """Embed a real corpus through a local simulator of every provider, with both frameworks, and ask it questions."""
     from multiembed.cli.demo import run
 
     run(console, question=question, live=live, model=model)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from multiembed.types import ErrorKind
 
 _NO_KEY = (
-    "The server wants a key, and none was sent. Set {env} or pass api_key; in a worker process, set the variable "
+    "The server requires a key, and none was sent. Set {env} or pass api_key; in a worker process, set the variable "
     "there, or pass key_in_pickle=True where the embedder is made."
 )
 _NOT_FOUND = "Nothing was found at {address}: check {place}, and whether there is a model {model}."
@@ -28,11 +28,11 @@ _LOCAL_RESOURCES = (
 )
 _NOT_TRUSTED = (
     "The server's certificate is not trusted, so nothing was sent. Check base_url, and the certificates of your "
-    "network (ca_bundle or SSL_CERT_FILE; client_cert where the server wants one)."
+    "network (ca_bundle or SSL_CERT_FILE; client_cert if the server requires one)."
 )
 _PROXY_LOGIN = (
-    "The proxy wants a user and a password. Put them into proxy or HTTPS_PROXY (http://user:password@host:port), "
-    "or except the provider's host in NO_PROXY."
+    "The proxy requires a user and a password. Put them into proxy or HTTPS_PROXY (http://user:password@host:port), "
+    "or add the provider's host to NO_PROXY."
 )
 _REDIRECT = (
     "{address} redirects, which is not followed, because key and texts would go along. If you trust the target, "
@@ -60,7 +60,7 @@ ERRORS_BY_KIND: Mapping[ErrorKind, tuple[type[errors.MultiEmbedError], str]] = {
     ),
     "quota": (
         errors.QuotaExhaustedError,
-        "Money, package or plan is used up. Top up the account at {page}; waiting does not help.",
+        "The account's credit, package or plan is used up. Top up the account at {page}; waiting does not help.",
     ),
     "model": (errors.ModelNotFoundError, "There is no model {model} at {address}. Check the name{known} and {place}."),
     "tls": (errors.ConnectionFailedError, _NOT_TRUSTED),

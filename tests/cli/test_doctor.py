@@ -511,7 +511,7 @@ def test_refusing_proxy_is_reported_without_its_login(login, answer, words):
 def test_closed_proxy_is_reported(closed_port):
     output = to("https://elsewhere.invalid/v1", run=new_process, HTTPS_PROXY=f"http://127.0.0.1:{closed_port}")
     assert output.status == 1
-    assert "Check the proxy in HTTPS_PROXY, too, or except the server in NO_PROXY" in output.words
+    assert "Check the proxy in HTTPS_PROXY, too, or add the server to NO_PROXY" in output.words
 
 
 def test_call_through_a_proxy_checks_the_servers_certificate(tmp_path):

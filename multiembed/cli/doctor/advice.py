@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _MODEL = "{message} Name another model with --model.{models}"
 _PROXY_REFUSED = (
-    "The proxy does not connect to {host}: check {proxy} or proxy=, ask who runs the proxy to allow {host}, or except "
-    "it in NO_PROXY."
+    "The proxy does not connect to {host}: check {proxy} or proxy=, ask who runs the proxy to allow {host}, or add "
+    "it to NO_PROXY."
 )
 _ADVICE = {
     # by the reason of a failed connection
@@ -38,7 +38,7 @@ _ADVICE = {
     "client_certificate": "The server wants a certificate of the client, or refuses the one given: set client_cert.",
     "proxy_login": (
         "The proxy wants a user and a password, or refuses those given: set {proxy} or proxy= to "
-        "http://user:password@host:port, with %40 for @, or except the server in NO_PROXY."
+        "http://user:password@host:port, with %40 for @, or add the server to NO_PROXY."
     ),
     "proxy_refused": _PROXY_REFUSED,
     "proxy": _PROXY_REFUSED,
@@ -70,7 +70,7 @@ def advise(error: MultiEmbedError, message: str, setup: Setup, client: Embedding
         now=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         certificate=_certificate(),
         proxy=variable or "HTTPS_PROXY",
-        through=f"Check the proxy in {variable}, too, or except the server in NO_PROXY."
+        through=f"Check the proxy in {variable}, too, or add the server to NO_PROXY."
         if variable
         else "In a company's network, a proxy may be needed: HTTPS_PROXY=http://host:port or proxy=.",
     ).strip()
