@@ -520,24 +520,26 @@ def jwt_of(key=ZAI_KEY, *, algorithm="HS256", life=210.0, name=None):
     return (signed + b"." + signature).decode()
 
 
-@pytest.mark.parametrize(
-    ("credential", "status"),
-    [
-        (ZAI_KEY, 200),
-        (jwt_of(), 200),
-        (jwt_of("id-1.other"), 401),
-        (jwt_of(name="id-2"), 401),
-        (jwt_of(life=-1.0), 401),
-        (jwt_of(algorithm="none"), 401),
-        (jwt_of()[:-2], 401),
-        ("a.b.c", 401),
-        ("..", 401),
-        ("é.b.c", 401),
-    ],
-)
-def test_zhipu_takes_the_token_of_its_sdk_for_the_key(client, credential, status):
+CREDENTIALS = {
+    "key": (lambda: ZAI_KEY, 200),
+    "token": (jwt_of, 200),
+    "token of another secret": (lambda: jwt_of("id-1.other"), 401),
+    "token of another id": (lambda: jwt_of(name="id-2"), 401),
+    "expired token": (lambda: jwt_of(life=-1.0), 401),
+    "unsigned token": (lambda: jwt_of(algorithm="none"), 401),
+    "cut token": (lambda: jwt_of()[:-2], 401),
+    "words": (lambda: "a.b.c", 401),
+    "dots": (lambda: "..", 401),
+    "not ascii": (lambda: "é.b.c", 401),
+}
+"""Made in the test: a token expires, and must not be in the name of a test."""
+
+
+@pytest.mark.parametrize("credential", CREDENTIALS)
+def test_zhipu_accepts_the_token_of_its_sdk_for_the_key(client, credential):
+    make, status = CREDENTIALS[credential]
     with Simulator(api_key=ZAI_KEY) as simulator:
-        headers = {"authorization": f"Bearer {credential}".encode()}
+        headers = {"authorization": f"Bearer {make()}".encode()}
         answer = client.post(endpoint(simulator, "zhipu"), json=body_of("zhipu", ["a"]), headers=headers)
     assert answer.status_code == status
 
