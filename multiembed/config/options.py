@@ -45,7 +45,7 @@ def _to_number(value: Any) -> int | float | None:
         if len(text) > _MAX_DIGITS or not _NUMBER.fullmatch(text):
             return None
         return int(text) if text.lstrip("+-").isdigit() else float(text)
-    if isinstance(value, bool):
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")) == "bool":  # NumPy 1 takes its own for an index
         return None
     try:
         return operator.index(value)  # int, and NumPy's integers
