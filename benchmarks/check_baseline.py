@@ -14,6 +14,7 @@ import argparse
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -49,10 +50,14 @@ def calibration() -> None:
 
 def cpu(work: Callable[[], object]) -> float:
     """CPU seconds of this process and its children that have ended."""
-    before = os.times()
+    before = _cpu_so_far()
     work()
-    after = os.times()
-    return sum(after[:4]) - sum(before[:4])
+    return _cpu_so_far() - before
+
+
+def _cpu_so_far() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def ratio(work: Callable[[], object]) -> float:

@@ -62,35 +62,6 @@ def test_put_many_commits_once(cache):
     assert holds(cache, range(9))
 
 
-def test_checkpoint_runs_off_the_write_and_ends_with_close(cache, path, monkeypatch):
-    monkeypatch.setattr(sqlite, "CHECKPOINT_BYTES", 1 << 16)
-    statements = []
-    with cache._writing.use() as opened:
-        opened.set_trace_callback(statements.append)
-    fill(cache, range(3000))
-    checkpointer = cache._checkpointer
-    cache.close()
-    assert not checkpointer.is_alive()
-    assert not [statement for statement in statements if "checkpoint" in statement]
-    path.unlink()
-    assert list(path.parent.iterdir()) == []
-    fill(cache, range(10))
-    assert holds(cache, range(10))
-
-
-def test_checkpoint_without_threads_is_left_to_the_next_commit(cache, monkeypatch):
-    monkeypatch.setattr(sqlite, "CHECKPOINT_BYTES", 1)
-
-    def refuse(thread):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    for number in range(3):
-        fill(cache, [number])
-    cache.close()
-    assert holds(cache, range(3))
-
-
 def test_put_many_on_a_full_disk_keeps_all_or_nothing(cache):
     fill(cache, range(5))
     with cache._writing.use() as opened:
