@@ -49,7 +49,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """All tests with the branches that they take; fails below `fail_under` in pyproject.toml."""
+    """The tests, and the branches of the code that they take."""
     _install(session)
     session.run("pytest", "--cov", "--cov-report=term:skip-covered", *session.posargs)
 
