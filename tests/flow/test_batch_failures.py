@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import ClassVar
 
+import certifi
 import pytest
 from support.flow_driver import FlowDriver, always, good, reply
 from support.scripted_server import DIMENSIONS, Reply, openai_reply, scripted, vector_of
@@ -318,10 +319,10 @@ def test_server_with_constant_vectors_is_used():
 
 @pytest.mark.parametrize("way", [_embed, _aembed], ids=["embed", "aembed"])
 def test_equal_response_on_a_fresh_connection_is_used(way):
-    """There, nothing can come twice: two clients, and options that change no vector."""
+    """There, nothing can come twice. A bundle of its own gives the second client connections of its own."""
     with scripted(openai_reply) as server:
-        for parameters in ({}, {"user": "a"}):
-            with client_of(server, parameters=parameters) as client:
+        for options in ({}, {"parameters": {"user": "a"}, "ca_bundle": certifi.where()}):
+            with client_of(server, **options) as client:
                 assert way(client, ["text"]).vectors.tolist() == [vector_of("text")]
         assert len(server.requests) == 2
 
