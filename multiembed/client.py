@@ -206,7 +206,8 @@ class EmbeddingClient:
         """Hash of everything that changes a vector of this role, except the text.
 
         Vectors may be cached, compared and mixed only when their fingerprints are equal. Provider, address, model,
-        dimensions, role, instruct, prefixes, output, on_too_long, parameters and query change it; nothing else does.
+        dimensions, role, instruct, prefixes, output, parameters and query change it, and on_too_long with
+        its limit of tokens; nothing else does.
         """
         return self.target.fingerprint(_check_role(role))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class CheckedCache:
-    """Cache that raises nothing and returns usable vectors only, whatever the inner cache does.
+    """Cache that raises nothing and returns usable vectors only, even if the inner cache fails or returns nonsense.
 
     After the first failure the inner cache is not used any more.
 

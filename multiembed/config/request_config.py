@@ -97,6 +97,11 @@ class RequestConfig:
         named = [value for name, value in pairs if any(word in name.lower() for word in _SECRET_WORDS)]
         return (*([self.key.get()] if self.key else ()), *named)
 
+    def cost_of(self, tokens: int) -> float | None:
+        """CNY for so many tokens, by the listed price; None if it is unknown."""
+        price = self.model.price_cny_per_mtok
+        return None if price is None else tokens * price / 1e6
+
     def authorization(self) -> dict[str, str]:
         """Header that holds the key."""
         if self.key is None:

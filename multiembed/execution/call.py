@@ -180,8 +180,8 @@ class EmbedCall:
             self._count(batch, outcome)
 
     def _count(self, batch: Batch, outcome: BatchOutcome, *, texts: int = 0, failed: int = 0) -> None:
-        tokens, price = outcome.total_tokens, self.config.model.price_cny_per_mtok
-        cost = None if tokens is None or price is None else tokens * price / 1e6
+        tokens = outcome.total_tokens
+        cost = None if tokens is None else self.config.cost_of(tokens)
         usage = Usage(total_tokens=tokens, requests=outcome.requests, retries=outcome.retries, cost=cost)
         with self._usage_lock:
             batch.chunk.usage += usage
@@ -294,7 +294,6 @@ def estimate_call(texts: Iterable[str], role: Role, runtime: Runtime) -> Estimat
         tokens = round(sum(map(count, config.format_texts(unique, role))))
     else:
         tokens = round(sum(batch.tokens for batch in batches) * learned.billed_ratio)
-    price = config.model.price_cny_per_mtok
     quotas = ((len(batches), limits.requests_per_minute), (tokens, limits.tokens_per_minute))
     seconds = [60.0 * amount / per_minute for amount, per_minute in quotas if per_minute is not None]
     if learned.mean_latency is not None:
@@ -303,6 +302,6 @@ def estimate_call(texts: Iterable[str], role: Role, runtime: Runtime) -> Estimat
         texts=len(checked),
         requests=0 if config.provider.compute else len(batches),
         tokens=tokens,
-        cost=None if price is None else tokens * price / 1e6,
+        cost=config.cost_of(tokens),
         seconds=max(seconds, default=None),
     )

@@ -20,7 +20,6 @@ from calls import (
     serving,
 )
 from support.adapters import (
-    ASYNC_ENTRY_POINTS,
     DASHSCOPE,
     are_right,
     clean_environment,
@@ -31,33 +30,8 @@ from support.adapters import (
 from multiembed import EmbeddingClient
 from multiembed.execution.runtime import account_id
 from multiembed.ratelimit.limiter import limiter_for
-from multiembed.simulator import Simulator
 
 interrupts = pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")
-
-
-@pytest.fixture(params=ASYNC_ENTRY_POINTS.values(), ids=ASYNC_ENTRY_POINTS.keys())
-def async_entry_point(request):
-    return request.param
-
-
-@pytest.fixture
-def options(simulator):
-    return options_for(simulator)
-
-
-@pytest.fixture(scope="module")
-def running_slow_simulator():
-    with Simulator(latency=LATENCY) as running:
-        yield running
-
-
-@pytest.fixture
-def slow(running_slow_simulator, come_to_rest):
-    """A simulator whose requests overlap."""
-    come_to_rest(running_slow_simulator)
-    running_slow_simulator.clear()
-    return running_slow_simulator
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 import httpx
 import pytest
 from calls import (
-    LATENCY,
     NAMES,
     in_threads,
     serve_right,
@@ -28,7 +27,6 @@ from support.adapters import (
 )
 
 from multiembed import EmbeddingClient, MultiEmbedError
-from multiembed.simulator import Simulator
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here"),
@@ -40,25 +38,6 @@ pytestmark = [
 @pytest.fixture(params=ENTRY_POINTS.values(), ids=ENTRY_POINTS.keys())
 def entry_point(request):
     return request.param
-
-
-@pytest.fixture
-def options(simulator):
-    return options_for(simulator)
-
-
-@pytest.fixture(scope="module")
-def running_slow_simulator():
-    with Simulator(latency=LATENCY) as running:
-        yield running
-
-
-@pytest.fixture
-def slow(running_slow_simulator, come_to_rest):
-    """A simulator whose requests overlap."""
-    come_to_rest(running_slow_simulator)
-    running_slow_simulator.clear()
-    return running_slow_simulator
 
 
 @contextmanager

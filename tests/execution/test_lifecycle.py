@@ -49,36 +49,11 @@ from multiembed.execution.chunk import Chunk
 from multiembed.execution.runtime import account_id
 from multiembed.ratelimit.limiter import limiter_for
 from multiembed.ratelimit.pacer import AccountLimits
-from multiembed.simulator import Simulator
 
 
 @pytest.fixture(params=ENTRY_POINTS.values(), ids=ENTRY_POINTS.keys())
 def entry_point(request):
     return request.param
-
-
-@pytest.fixture(params=ASYNC_ENTRY_POINTS.values(), ids=ASYNC_ENTRY_POINTS.keys())
-def async_entry_point(request):
-    return request.param
-
-
-@pytest.fixture
-def options(simulator):
-    return options_for(simulator)
-
-
-@pytest.fixture(scope="module")
-def running_slow_simulator():
-    with Simulator(latency=LATENCY) as running:
-        yield running
-
-
-@pytest.fixture
-def slow(running_slow_simulator, come_to_rest):
-    """A simulator whose requests overlap."""
-    come_to_rest(running_slow_simulator)
-    running_slow_simulator.clear()
-    return running_slow_simulator
 
 
 @pytest.fixture
