@@ -204,9 +204,9 @@ class EmbedCall:
 
     def fail_rest(self) -> None:
         """Fail the texts that have no outcome: the call cannot go on, and no batch is in progress."""
-        if self.context.fatal_error is not None:
+        if self.context.state.fatal_error is not None:
             for chunk in tuple(self.chunks):
-                chunk.fail_rest(self.context.fatal_error)
+                chunk.fail_rest(self.context.state.fatal_error)
             self.wake()
 
     def count_workers(self, change: int) -> None:

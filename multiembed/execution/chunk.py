@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def pack_texts(texts: Sequence[str], context: CallContext) -> Iterator[OpenBatch]:
     """Pack texts into batches under the limits of the model, those learned from responses included."""
     config, learned, count_tokens = context.config, context.learned, context.count_tokens
-    limits, max_items = config.limits, learned.max_items_at(context.clock())
+    limits, max_items = config.limits, learned.max_items_at(context.environment.clock())
     max_tokens = min(limits.max_tokens_per_request or math.inf, context.account_limits.max_tokens_per_request)
     effective = replace(
         limits,

@@ -19,7 +19,7 @@ from multiembed.batching.token_count import checked_counter, estimate_tokens
 from multiembed.config.options import settings_of
 from multiembed.execution.io_thread import caller_loop, in_thread, io_thread, retrieve_error, run_in, started_io_thread
 from multiembed.execution.usage_hook import UsageHook
-from multiembed.flow.context import MAX_RETRIES, PATIENCE, CallContext, LearnedLimits
+from multiembed.flow.context import MAX_RETRIES, PATIENCE, CallContext, Environment, LearnedLimits
 from multiembed.observability.stats import StatsCollector
 from multiembed.ratelimit.limiter import limiter_for
 from multiembed.ratelimit.pacer import AccountLimits
@@ -141,10 +141,9 @@ class Runtime:
             outage_patience=apply_test_mode(PATIENCE) if options.max_retries is None else 0.0,
             timeout=options.timeout,
             deadline_at=None,
-            clock=time.monotonic,
-            wall_time=time.time,
-            random=random.random,
-            sleep_filter=apply_test_mode,
+            environment=Environment(
+                clock=time.monotonic, wall_time=time.time, random=random.random, sleep_filter=apply_test_mode
+            ),
         )
 
     @property

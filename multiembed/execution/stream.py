@@ -116,7 +116,7 @@ class _Stream:
     def result(self, chunk: Chunk, on_error: OnError) -> EmbeddingResult:
         """The result of a chunk, or its error."""
         context = self._call.context
-        is_over = context.fatal_error is not None or context.is_past_deadline()
+        is_over = context.state.fatal_error is not None or context.is_past_deadline()
         return chunk.result() if on_error == "keep" and not is_over else result_or_raise(chunk)
 
     def close(self) -> None:

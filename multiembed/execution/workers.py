@@ -136,7 +136,7 @@ class WorkerPool:
         self._fail_rest_at_end()
 
     def _fail_rest_at_end(self) -> None:
-        if self.stopped and not self._tasks and self.error is None and self._call.context.fatal_error is not None:
+        if self.stopped and not self._tasks and self.error is None and self._call.context.state.fatal_error is not None:
             self._call.fail_rest()
 
     async def _next_batch(self) -> Batch | None:
@@ -160,9 +160,9 @@ class WorkerPool:
             outcome.fail_rest(batch, error)
         except Exception as error:  # noqa: BLE001 - it may be any exception
             outcome.fail_rest(batch, self._to_error(error))
-        if self.stopped and context.fatal_error is None and not outcome.requests:
+        if self.stopped and context.state.fatal_error is None and not outcome.requests:
             return  # nothing was sent
-        outcome.fail_rest(batch, context.fatal_error or MultiEmbedError(_INTERRUPTED))
+        outcome.fail_rest(batch, context.state.fatal_error or MultiEmbedError(_INTERRUPTED))
         with self._yield_turn():
             await self._call.complete_batch(batch, outcome)
 
@@ -194,7 +194,7 @@ class WorkerPool:
 
     async def _request(self, effect: SendRequest) -> TransportResult:
         """Send a request. After a large response, the worker holds the lock to read it, and requests go out first."""
-        if self.stopped or self._call.context.fatal_error is not None:  # while it waited for the permit
+        if self.stopped or self._call.context.state.fatal_error is not None:  # while it waited for the permit
             return NOT_SENT
         with self._yield_turn():
             response = await self._send(effect.request)
@@ -234,7 +234,7 @@ class WorkerPool:
         """End the call. After an exception, it keeps the results that it has."""
         if isinstance(error, Exception):
             context = self._call.context
-            context.fatal_error = context.fatal_error or self._to_error(error)
+            context.state.fatal_error = context.state.fatal_error or self._to_error(error)
         else:
             self.error = self.error or error
         self.stop()

@@ -68,9 +68,9 @@ class _BatchFlow:
         match result:
             case ValidatedVectors():
                 outcome.accepted.append((part.positions, result))
-                context.any_success, context.lost_batches = True, 0
-                if context.blind_isolation == "failed":
-                    context.blind_isolation = "allowed"
+                context.state.any_success, context.state.lost_batches = True, 0
+                if context.state.blind_isolation == "failed":
+                    context.state.blind_isolation = "allowed"
                 return outcome.shortened == shortened
             case MultiEmbedError():
                 outcome.failures.update(dict.fromkeys(part.positions, result))
@@ -91,9 +91,9 @@ class _BatchFlow:
     def _request(self, part: Batch, failing: FailureCount | None, *, must_fail: bool) -> Flow[Result]:
         """Send a part, unless its result is known."""
         context = self._context
-        count, maximum = len(part.texts), context.learned.max_items_at(context.clock())
-        if context.fatal_error is not None:
-            return context.fatal_error
+        count, maximum = len(part.texts), context.learned.max_items_at(context.environment.clock())
+        if context.state.fatal_error is not None:
+            return context.state.fatal_error
         if must_fail and count > 1:
             return Split(part.split_at(count // 2), one_bad_text=True)
         if maximum is not None and count > maximum:
@@ -124,8 +124,8 @@ class _BatchFlow:
             failing = replace(failing, failures=1)
             if failed and context.limiter.successes == successes:
                 failed = yield from self._probe_shortest(failed, found)
-            if found.blindly and context.blind_isolation == "running":
-                context.blind_isolation = "allowed"
+            if found.blindly and context.state.blind_isolation == "running":
+                context.state.blind_isolation = "allowed"
             suspects = [each for each in failed if len(each.texts) > 1]
             for single in [each for each in failed if len(each.texts) == 1]:
                 yield from self.embed(single, failing.divided(probing=False))
@@ -138,7 +138,7 @@ class _BatchFlow:
         context, failing, limiter = self._context, found.failing, self._context.limiter
 
         def pause() -> Sleep:
-            seconds = context.sleep_filter(backoff_delay(failures, context.random()))
+            seconds = context.environment.sleep_filter(backoff_delay(failures, context.environment.random()))
             # Without time before the deadline, one more request at once tells the reason.
             return Sleep(0.0 if context.is_past_deadline(seconds) else seconds)
 
@@ -152,7 +152,7 @@ class _BatchFlow:
             failures += 1
             if (yield from self.embed(shortest, failing.divided(probing=True))) is not None:
                 return others
-        context.blind_isolation = "failed"
+        context.state.blind_isolation = "failed"
         yield pause()
         yield from self.embed(part, failing.restarted(failures, limiter))
         return []

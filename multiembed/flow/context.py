@@ -132,34 +132,24 @@ class LearnedLimits:
             self.max_billed_ratio = max(ratio, 0.99 * self.max_billed_ratio + 0.01 * ratio)
 
 
-@dataclass(slots=True)
-class CallContext:
-    """What all batches of one call share."""
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Time and randomness, which the flow takes as functions: it reads no clock of its own."""
 
-    config: RequestConfig
-    role: Role
-    learned: LearnedLimits
-    limiter: AccountLimiter
-    account_limits: AccountLimits
-    count_tokens: Callable[[str], int]
-    max_retries: int
-    outage_patience: float
-    timeout: float
-    deadline_at: float | None
-    """On `clock`; None without a deadline."""
     clock: Callable[[], float]
+    """Seconds of a clock that never goes back."""
     wall_time: Callable[[], float]
     """Seconds since the epoch, for dates in headers."""
     random: Callable[[], float]
     """Random number in [0, 1)."""
     sleep_filter: Callable[[float], float] = float
     """Maps the seconds of a backoff; the test mode makes them zero."""
-    event: Callable[..., object] = lambda *_, **__: None
-    """Adds an event to the span of the call: its name, and attributes."""
-    configured_retries: int = 0
-    """`max_retries` where the user configured it."""
-    counts_in_thread: bool = False
-    """Whether `count_tokens` is the user's, and must not run on the I/O loop."""
+
+
+@dataclass(slots=True)
+class CallState:
+    """What the batches of one call have found so far, for each other."""
+
     any_success: bool = False
     """Whether any text of the call has a vector."""
     early_failures: Counter[ErrorKind] = field(default_factory=Counter)
@@ -181,9 +171,34 @@ class CallContext:
         self.fatal_error = self.fatal_error or error
         return self.fatal_error
 
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """What all batches of one call share."""
+
+    config: RequestConfig
+    role: Role
+    learned: LearnedLimits
+    limiter: AccountLimiter
+    account_limits: AccountLimits
+    count_tokens: Callable[[str], int]
+    max_retries: int
+    outage_patience: float
+    timeout: float
+    deadline_at: float | None
+    """On the environment's clock; None without a deadline."""
+    environment: Environment
+    event: Callable[..., object] = lambda *_, **__: None
+    """Adds an event to the span of the call: its name, and attributes."""
+    configured_retries: int = 0
+    """`max_retries` where the user configured it."""
+    counts_in_thread: bool = False
+    """Whether `count_tokens` is the user's, and must not run on the I/O loop."""
+    state: CallState = field(default_factory=CallState)
+
     def time_left(self) -> float:
         """Return the seconds before the deadline of the call."""
-        return math.inf if self.deadline_at is None else self.deadline_at - self.clock()
+        return math.inf if self.deadline_at is None else self.deadline_at - self.environment.clock()
 
     def is_past_deadline(self, delay: float = 0.0) -> bool:
         """Whether the deadline of the call passes within `delay` seconds."""

@@ -106,7 +106,7 @@ class RequestFlow:
         result = self._check_quota(tokens, estimated) or (yield from self._attempt(tokens, estimated))
         while isinstance(result, float):
             yield Sleep(result)
-            result = self._context.fatal_error or (yield from self._attempt(tokens, estimated))
+            result = self._context.state.fatal_error or (yield from self._attempt(tokens, estimated))
         return result
 
     def _attempt(self, tokens: float, estimated: int) -> Flow[Result | float]:
@@ -115,7 +115,7 @@ class RequestFlow:
         try:
             request = yield from self._build_request()
         except ConfigurationError as error:  # of the API key function
-            return context.fail_call(error)
+            return context.state.fail_call(error)
         if request is None:
             return self._deadline_error()
         permit = context.limiter.permit(context.account_limits, tokens, context.deadline_at)
@@ -191,7 +191,7 @@ class RequestFlow:
         result = interpret_response(self._response, self._config, texts=self._texts, dimensions=dimensions)
         if isinstance(result, ApiFailure):
             return replace(result, local=True) if result.kind == "timeout" and timeout < _SHORT_TIMEOUT else result
-        first = context.response_model = context.response_model or result.model
+        first = context.state.response_model = context.state.response_model or result.model
         if result.model is not None and first is not None and result.model != first:
             reason = (
                 f"the response names the model {result.model[:_MAX_MODEL_NAME]!r}, and an earlier one named "
@@ -211,14 +211,14 @@ class RequestFlow:
         if failure.kind not in FATAL:
             permit.report_success()
         if failure.kind == "too_many_items" and failure.max_items and failure.max_items < texts:
-            context.learned.learn_max_items(failure.max_items, context.clock())
+            context.learned.learn_max_items(failure.max_items, context.environment.clock())
             logger.info("%s: the server takes %d texts in a request", self._config.name, failure.max_items)
         if failure.token_limit is not None:
             context.learned.token_limit = failure.token_limit
         if failure.kind == "invalid_or_too_long":
             failure = replace(failure, kind=self._kind_by_length())
         if texts > 1:
-            if failure.kind in OF_ONE_TEXT or (failure.kind == "invalid" and context.any_success):
+            if failure.kind in OF_ONE_TEXT or (failure.kind == "invalid" and context.state.any_success):
                 return Split(part.split_at(texts // 2), one_bad_text=True)
             if failure.kind == "invalid":  # one bad text, or a request that is wrong for all: the shortest alone tells
                 return Split(part.around_shortest(), one_bad_text=True)
@@ -240,11 +240,11 @@ class RequestFlow:
         """Decide after a failure that may be temporary: the seconds before the next attempt, or a final result."""
         context, failing, response = self._context, self._failing, self._response
         self._outcome.rate_errors += failure.kind == "rate_limit"
-        failing.add(failure, context.clock(), context.limiter)
+        failing.add(failure, context.environment.clock(), context.limiter)
         result = self._suspect_texts(failure, permit)
         if result is not None:
             return result
-        pause = retry_after(response.status, response.headers, context.wall_time())
+        pause = retry_after(response.status, response.headers, context.environment.wall_time())
         delay = self._backoff(failure, pause, permit)
         if self._should_give_up(failure, delay):
             late = failure.kind == "timeout" and context.is_past_deadline(delay)
@@ -253,8 +253,9 @@ class RequestFlow:
             "retry", error__type=failure.kind, http__response__status_code=response.status, multiembed__delay=delay
         )
         several = self._texts > 1 and not self._some_rows(failure)
-        if several and context.blind_isolation == "allowed" and failing.may_halve_blindly(failure, context.max_retries):
-            context.blind_isolation = "running"
+        may_halve = several and failing.may_halve_blindly(failure, context.max_retries)
+        if may_halve and context.state.blind_isolation == "allowed":
+            context.state.blind_isolation = "running"
             return Isolate(failing, delay, blindly=True)
         return delay
 
@@ -289,17 +290,17 @@ class RequestFlow:
         pause = min(retry_after or 0.0, MAX_RETRY_AFTER)
         if failure.kind == "rate_limit":  # the account is too fast, so this request alone need not wait long
             attempt = limiter.breaker.rejected_probes + 1
-            delay = context.sleep_filter(max(backoff_delay(attempt, context.random()), pause))
+            delay = context.environment.sleep_filter(max(backoff_delay(attempt, context.environment.random()), pause))
             usual = context.config.provider.quota
             permit.report_rate_limited(delay, asked=pause > 0.0, reported=failure.limit_kind, documented=usual)
             return delay
         if failure.local:
-            return context.sleep_filter(backoff_delay(self._failing.failures, context.random()))
+            return context.environment.sleep_filter(backoff_delay(self._failing.failures, context.environment.random()))
         if limiter.retry_budget.try_spend():
-            delay = backoff_delay(self._failing.failures, context.random())
+            delay = backoff_delay(self._failing.failures, context.environment.random())
         else:  # the retry budget is spent: the longest backoff, but one attempt before the deadline
             delay = max(0.0, min(MAX_DELAY, context.time_left() / 2))
-        delay = context.sleep_filter(max(delay, pause))
+        delay = context.environment.sleep_filter(max(delay, pause))
         permit.report_failure(delay, failure.kind)
         return delay
 
@@ -315,7 +316,7 @@ class RequestFlow:
         if failing.failures <= context.max_retries:
             return False
         affects_account = failure.kind == "rate_limit" or not breaker.is_closed
-        waited = context.clock() - (failing.started or 0.0)
+        waited = context.environment.clock() - (failing.started or 0.0)
         return not (affects_account and breaker.ever_succeeded and waited < context.outage_patience)
 
     def _to_error(self, failure: ApiFailure, retry_after: float | None = None) -> MultiEmbedError:
@@ -323,34 +324,34 @@ class RequestFlow:
         context = self._context
         error = build_error(failure, self._config, self._response, self._part.positions, retry_after)
         if failure.kind in RETRYABLE:
-            context.last_retryable_error = error
+            context.state.last_retryable_error = error
             logger.warning("%s: %d texts are given up: %s", self._config.name, self._texts, failure.kind)
         pause = min(retry_after or 0.0, MAX_RETRY_AFTER)
         too_long_a_pause = failure.kind == "rate_limit" and retry_after is not None and context.is_past_deadline(pause)
         if failure.kind in FATAL or too_long_a_pause or self._affects_whole_call(failure):
-            context.fail_call(error)
+            context.state.fail_call(error)
         return error
 
     def _affects_whole_call(self, failure: ApiFailure) -> bool:
         """Whether the failures of the call show that no other text can succeed."""
-        context, breaker = self._context, self._context.limiter.breaker
-        if not context.any_success and (failure.kind == "invalid" or failure.format_error is not None):
-            context.early_failures[failure.kind] += 1
-            if context.early_failures[failure.kind] > 1:
+        state, breaker = self._context.state, self._context.limiter.breaker
+        if not state.any_success and (failure.kind == "invalid" or failure.format_error is not None):
+            state.early_failures[failure.kind] += 1
+            if state.early_failures[failure.kind] > 1:
                 return True
         if failure.kind in RETRYABLE and not breaker.is_closed:
-            context.lost_batches += 1
-            return not breaker.ever_succeeded or context.lost_batches > 1  # one batch may be what the server cannot do
+            state.lost_batches += 1
+            return not breaker.ever_succeeded or state.lost_batches > 1  # one batch may be what the server cannot do
         return False
 
     def _not_sent_error(self) -> MultiEmbedError:
         """Build the error of a part without a permit: the call failed, or no request may start before the deadline."""
         context, breaker = self._context, self._context.limiter.breaker
-        if context.fatal_error is not None:
-            return context.fatal_error
-        seconds = breaker.open_until - context.clock()
+        if context.state.fatal_error is not None:
+            return context.state.fatal_error
+        seconds = breaker.open_until - context.environment.clock()
         if seconds <= 0.0:
-            return context.last_retryable_error or self._deadline_error()
+            return context.state.last_retryable_error or self._deadline_error()
         rate_limited = breaker.reason == "rate_limit"
         reason = "refused a request for being too fast" if rate_limited else "failed several times in a row"
         return ERRORS_BY_KIND[breaker.reason][0](

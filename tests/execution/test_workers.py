@@ -16,7 +16,7 @@ from multiembed import EmbeddingClient, EmbeddingOptions
 from multiembed.batching.token_count import estimate_tokens
 from multiembed.config.request_config import resolve_config
 from multiembed.execution.workers import WorkerPool
-from multiembed.flow.context import Batch, CallContext, LearnedLimits
+from multiembed.flow.context import Batch, CallContext, Environment, LearnedLimits
 from multiembed.ratelimit.limiter import AccountLimiter, Permit
 from multiembed.ratelimit.pacer import INITIAL_IN_FLIGHT, MAX_IN_FLIGHT, AccountLimits
 from multiembed.simulator import Simulator
@@ -27,7 +27,7 @@ PATIENCE = 20.0
 """Seconds after which a test that hangs fails."""
 
 
-def context_of(*, in_flight=None, trusted=True):
+def context_of(*, in_flight=None, trusted=True, max_retries=2, requests_per_minute=None):
     """A context with a limiter of its own; its account has answered once, unless it is not trusted."""
     limiter = AccountLimiter()
     if trusted:
@@ -38,15 +38,13 @@ def context_of(*, in_flight=None, trusted=True):
         role="document",
         learned=LearnedLimits(),
         limiter=limiter,
-        account_limits=AccountLimits(in_flight=in_flight),
+        account_limits=AccountLimits(in_flight=in_flight, requests_per_minute=requests_per_minute),
         count_tokens=estimate_tokens,
-        max_retries=2,
+        max_retries=max_retries,
         outage_patience=0.0,
         timeout=60.0,
         deadline_at=None,
-        clock=time.monotonic,
-        wall_time=time.time,
-        random=random.random,
+        environment=Environment(clock=time.monotonic, wall_time=time.time, random=random.random),
     )
 
 
@@ -163,7 +161,7 @@ def test_exception_in_one_batch_fails_that_batch_only(breaks_at):
     assert list(outcome.failures) == batch.positions
     assert "ZeroDivisionError" in str(outcome.failures[batch.positions[0]])
     assert context.limiter.pacer.in_flight == 0
-    assert context.fatal_error is None
+    assert context.state.fatal_error is None
 
 
 def test_exception_in_complete_batch_ends_the_call():
@@ -174,9 +172,9 @@ def test_exception_in_complete_batch_ends_the_call():
 
     source = Batches(context, lambda: next(plan, None), max_workers=8, done=done)
     asyncio.run(WorkerPool(source, answer_at_once).run(bool))
-    assert "ZeroDivisionError" in str(context.fatal_error)
+    assert "ZeroDivisionError" in str(context.state.fatal_error)
     assert source.failed_rest
-    assert set(source.failed_rest) == {context.fatal_error}
+    assert set(source.failed_rest) == {context.state.fatal_error}
     assert context.limiter.pacer.in_flight == 0
 
 
@@ -188,8 +186,8 @@ def test_exception_in_next_batch_ends_the_call():
 
     source = Batches(context, take)
     asyncio.run(WorkerPool(source, answer_at_once).run(bool))
-    assert "ZeroDivisionError" in str(context.fatal_error)
-    assert source.failed_rest == [context.fatal_error]
+    assert "ZeroDivisionError" in str(context.state.fatal_error)
+    assert source.failed_rest == [context.state.fatal_error]
     assert source.woken
 
 
@@ -244,7 +242,7 @@ async def test_batches_complete_concurrently():
                 await meeting.wait()
 
     await WorkerPool(Meeting(context, lambda: next(plan, None), max_workers=8), answer_at_once).run(bool)
-    assert context.fatal_error is None
+    assert context.state.fatal_error is None
 
 
 def test_workers_that_complete_a_batch_let_others_send():
@@ -274,7 +272,7 @@ def test_workers_that_complete_a_batch_let_others_send():
 
 def test_requests_go_out_before_large_responses_are_read():
     """Four answers come at once: the next four requests do not wait until they are read."""
-    plan, context, sent, together = iter(batches(8)), context_of(in_flight=4), [], asyncio.Barrier(4)
+    plan, context, sent, together = iter(batches(8)), context_of(in_flight=4, max_retries=0), [], asyncio.Barrier(4)
     sent_when_done = []
 
     async def send(request):
@@ -294,7 +292,7 @@ def test_requests_go_out_before_large_responses_are_read():
 
 
 def test_no_request_goes_out_before_a_large_failure_is_reported(monkeypatch):
-    plan, context, sent, together = iter(batches(8)), context_of(in_flight=4), [], asyncio.Barrier(4)
+    plan, context, sent, together = iter(batches(8)), context_of(in_flight=4, max_retries=0), [], asyncio.Barrier(4)
     report, sent_when_failed = Permit.report_failure, []
 
     async def send(request):
@@ -308,7 +306,6 @@ def test_no_request_goes_out_before_a_large_failure_is_reported(monkeypatch):
         report(*args)
 
     monkeypatch.setattr(Permit, "report_failure", noting)
-    context.max_retries = 0
     asyncio.run(WorkerPool(Batches(context, lambda: next(plan, None), max_workers=8), send).run(bool))
     assert sent_when_failed[0] == 4
 
@@ -347,7 +344,7 @@ def test_users_token_counter_runs_in_a_thread_one_call_at_a_time():
     asyncio.run(WorkerPool(source, answer_at_once).run(bool))
     assert sorted(done) == list(range(40))
     assert here not in seen
-    assert context.fatal_error is None
+    assert context.state.fatal_error is None
 
 
 # ── work that comes later, and the end ───────────────────────────────────────────────────────────
@@ -372,8 +369,7 @@ async def test_pool_works_on_batches_that_come_later():
 
 
 async def test_stopped_pool_leaves_the_queue_and_uses_no_quota():
-    context, plan, sent = context_of(), iter(batches(1000)), []
-    context.account_limits = AccountLimits(requests_per_minute=3)
+    context, plan, sent = context_of(requests_per_minute=3), iter(batches(1000)), []
 
     async def send(request):
         sent.append(request)

@@ -124,7 +124,8 @@ def test_transient_failure_raises_after_max_retries(failure, error, max_retries)
     assert (caught.provider, caught.model, caught.indices) == ("gateway", "m", (0, 1))
     assert len(driver.sent) == outcome.requests == 1 + max_retries
     assert outcome.retries == len(driver.waits) == max_retries
-    assert driver.context.fatal_error is caught  # an account that never answered will not answer the other batches
+    # an account that never answered will not answer the other batches
+    assert driver.context.state.fatal_error is caught
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_invalid_request_stops_the_call_after_three_requests():
     assert sorted(failures) == [0, 1, 2]
     assert "a parameter is wrong" in str(failures[0])
     assert driver.sent == [["long", "b", "long"], ["b"], ["long"]]
-    assert driver.context.fatal_error is failures[2]
+    assert driver.context.state.fatal_error is failures[2]
 
 
 def test_rejected_shortest_text_fails_alone():
@@ -212,7 +213,7 @@ def test_rejected_shortest_text_fails_alone():
     outcome = driver.run(texts, lambda batch: refuse(400, "bad", "")(batch) if "!" in batch else good(batch))
     assert list(outcome.failures) == [1]
     assert sorted(rows_of(outcome, texts)) == [0, 2, 3]
-    assert driver.context.fatal_error is None
+    assert driver.context.state.fatal_error is None
 
 
 def test_one_failing_batch_does_not_fail_the_call():
@@ -220,11 +221,11 @@ def test_one_failing_batch_does_not_fail_the_call():
     assert_whole(driver.run(["a"], good), ["a"])
     assert type(the_error(driver.run(["poison"], DOWN), 1)) is errors.ServerError
     assert not driver.limiter.breaker.is_closed
-    assert driver.context.fatal_error is None
+    assert driver.context.state.fatal_error is None
     assert_whole(driver.run(["b"], good), ["b"])
     for _ in range(2):
         driver.run(["poison"], DOWN)
-    assert type(driver.context.fatal_error) is errors.ServerError  # two in a row
+    assert type(driver.context.state.fatal_error) is errors.ServerError  # two in a row
 
 
 def test_truncated_text_adds_no_requests_for_others():
@@ -245,7 +246,7 @@ def test_rejection_without_a_reason_is_split_to_its_text():
     outcome = driver.run(texts, lambda batch: refusal(batch) if "beta" in batch else good(batch))
     assert {position: type(error) for position, error in outcome.failures.items()} == {1: errors.InvalidRequestError}
     assert sorted(rows_of(outcome, texts)) == [0, 2, 3]
-    assert driver.context.fatal_error is None
+    assert driver.context.state.fatal_error is None
 
 
 # ── deadlines ────────────────────────────────────────────────────────────────────────────────────

@@ -22,7 +22,7 @@ from multiembed import EmbeddingClient, EmbeddingOptions, PartialFailureError, e
 from multiembed.config.request_config import resolve_config
 from multiembed.execution.runtime import account_id
 from multiembed.execution.workers import WorkerPool
-from multiembed.flow.context import MAX_RETRIES, PATIENCE, Batch, CallContext, LearnedLimits
+from multiembed.flow.context import MAX_RETRIES, PATIENCE, Batch, CallContext, Environment, LearnedLimits
 from multiembed.ratelimit.limiter import AccountLimiter, limiter_for
 from multiembed.ratelimit.pacer import AccountLimits
 from multiembed.transport.types import HttpResponse, TransportFailure
@@ -145,9 +145,7 @@ def test_outage_of_30_seconds_fails_no_text(batches, size, kind, seed):
         outage_patience=PATIENCE,
         timeout=60.0,
         deadline_at=None,
-        clock=loop.time,
-        wall_time=loop.time,
-        random=rng.random,
+        environment=Environment(clock=loop.time, wall_time=loop.time, random=rng.random),
     )
     sent, outcomes = [], []
 

@@ -15,7 +15,7 @@ from multiembed.batching.token_count import estimate_tokens
 from multiembed.config.options import EmbeddingOptions
 from multiembed.config.request_config import resolve_config
 from multiembed.flow.batch import batch_flow
-from multiembed.flow.context import Batch, CallContext, LearnedLimits, RunInThread, SendRequest, Sleep
+from multiembed.flow.context import Batch, CallContext, Environment, LearnedLimits, RunInThread, SendRequest, Sleep
 from multiembed.providers import local
 from multiembed.ratelimit.limiter import AccountLimiter
 from multiembed.ratelimit.pacer import AccountLimits
@@ -58,9 +58,9 @@ class FlowDriver:
             outage_patience=self.patience,
             timeout=self.timeout,
             deadline_at=None if self.deadline is None else self.now + self.deadline,
-            clock=lambda: self.now,
-            wall_time=lambda: 1_800_000_000.0 + self.now,
-            random=lambda: 0.5,
+            environment=Environment(
+                clock=lambda: self.now, wall_time=lambda: 1_800_000_000.0 + self.now, random=lambda: 0.5
+            ),
         )
 
     def run(self, texts, answer, first=0):

@@ -11,7 +11,7 @@ from multiembed import EmbeddingOptions
 from multiembed.batching.token_count import estimate_tokens
 from multiembed.config.request_config import resolve_config
 from multiembed.execution.workers import WorkerPool
-from multiembed.flow.context import MAX_RETRIES, PATIENCE, Batch, CallContext, LearnedLimits
+from multiembed.flow.context import MAX_RETRIES, PATIENCE, Batch, CallContext, Environment, LearnedLimits
 from multiembed.providers import PROVIDERS
 from multiembed.ratelimit.limiter import AccountLimiter
 from multiembed.ratelimit.pacer import AccountLimits
@@ -137,9 +137,7 @@ class Account:
             outage_patience=PATIENCE,
             timeout=60.0,
             deadline_at=None,
-            clock=self.loop.time,
-            wall_time=self.loop.time,
-            random=self._random.random,
+            environment=Environment(clock=self.loop.time, wall_time=self.loop.time, random=self._random.random),
         )
         return Batches(context, take, done=lambda _, outcome: self.failures.extend(outcome.failures.values()))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from multiembed.execution.io_thread import started_io_thread
 from multiembed.ratelimit.pacer import MAX_IN_FLIGHT
@@ -24,18 +25,17 @@ class Batches:
     """As `multiembed.execution.call.EmbedCall`, for its worker pool.
 
     Args:
-        job: what all batches share.
+        context: what all batches share.
         take: returns the next batch, or None.
         max_workers: the most batches worked on at once.
         done: called with each batch and its outcome.
         counts_in_thread: whether `take` is called in a thread.
     """
 
-    def __init__(self, job, take, *, max_workers=MAX_IN_FLIGHT, done=lambda *_: None, counts_in_thread=False):
-        self.context = job
+    def __init__(self, context, take, *, max_workers=MAX_IN_FLIGHT, done=lambda *_: None, counts_in_thread=False):
+        self.context = replace(context, counts_in_thread=counts_in_thread)
         self.next_batch = take
         self.max_workers = max_workers
-        job.counts_in_thread = counts_in_thread
         self.failed_rest = []
         """The error of the call, each time that the rest was failed for it."""
         self.cancelled = []
@@ -49,7 +49,7 @@ class Batches:
         self.cancelled.append((batch, outcome))
 
     def fail_rest(self):
-        self.failed_rest.append(self.context.fatal_error)
+        self.failed_rest.append(self.context.state.fatal_error)
 
     def count_workers(self, change):
         self.workers += change
