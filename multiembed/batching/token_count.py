@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.utf_16_le  # noqa: F401 - its first use imports it, and a fork during that would leave the child waiting
 import math
 import re
 import string

@@ -77,6 +77,11 @@ def list_models() -> list[tuple[Provider, ModelInfo]]:
     return [(provider, model) for provider in PROVIDERS.values() for model in provider.models]
 
 
+def sparse_models() -> str:
+    """Names of the models that have sparse vectors, as provider:model, for errors."""
+    return ", ".join(f"'{provider.id}:{model.name}'" for provider, model in list_models() if model.sparse)
+
+
 def split_model(model: str) -> tuple[Provider, str]:
     """Split `provider:model` into the provider and the model's name, which may itself hold colons.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from multiembed.types import LimitKind, ModelInfo
 
 MULTIMODAL = "is a multimodal model (text, images, video), and such models are not supported yet."
+
+_SIMILARITY = 0.8
+"""difflib's ratio: "embeding-3" and "embedding-3" have 0.95."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +70,9 @@ class Provider:
     classify: Callable[[int, object], ApiFailure | None] = classify_compatible
     """Classify a response by its HTTP status and its parsed body, or the beginning of a body that is not JSON; None for
     a success."""
-    compute: LocalEmbedder | None = None
-    """Embed without a network: texts and dimensions to vectors."""
+    compute: Callable[[str], LocalEmbedder] | None = None
+    """Find the function that embeds with a model without a network: (texts, dimensions) to vectors. Raises
+    ConfigurationError: there is no such model, or a package is missing."""
 
     @property
     def needs_address(self) -> bool:
@@ -80,3 +85,11 @@ class Provider:
             if model.name == name:
                 return model
         return replace(self.unknown, name=name, known=False)
+
+    def similar_model(self, name: str) -> str | None:
+        """Find the listed model that a name which is not listed may mean; None if no name is near."""
+        listed = [model.name for model in self.models]
+        by_name = {each.lower().rpartition("/")[2]: each for each in reversed(listed)} if "/" not in name else {}
+        by_name |= {each.lower(): each for each in listed}
+        near = difflib.get_close_matches(name.lower(), by_name, n=1, cutoff=_SIMILARITY)
+        return by_name[near[0]] if near and name not in listed else None

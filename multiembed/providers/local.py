@@ -1,14 +1,19 @@
-"""Hashed character n-grams, computed locally: no key, no network, any dimensions, the same on every machine.
+"""Models that are computed locally: no key, no network. Hashed character n-grams are defined here.
 
-The vectors are lexical, not semantic: texts come close when they share words and word parts, not when they mean the
-same. They are for tests, demonstrations and machines without a network, and do not replace a model.
+These are lexical, not semantic: texts come close when they share words and word parts, not when they mean the same.
+They have any dimensions and are the same on every machine. They are for tests, demonstrations and machines without a
+network.
 """
 
 from __future__ import annotations
 
+import difflib
+import encodings.utf_32_le  # noqa: F401 - its first use imports it, and a fork during that would leave the child waiting
 import unicodedata
 from typing import TYPE_CHECKING
 
+from multiembed.errors import ConfigurationError
+from multiembed.providers import use_multilingual
 from multiembed.providers.base import Provider
 from multiembed.types import Limits, ModelInfo
 
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from multiembed.providers.types import LocalEmbedder
     from multiembed.types import Vectors
 
 # Chinese, Japanese and Korean words are short, so one and two characters carry them; alphabets take three to five.
@@ -96,11 +102,31 @@ _NGRAMS = ModelInfo(
     notes="Lexical, not semantic: for tests and demonstrations.",
 )
 
+_MODELS = (_NGRAMS, use_multilingual.USE_MULTILINGUAL)
+
+
+def find_embedder(model: str) -> LocalEmbedder:
+    """Find the function of a local model.
+
+    Raises:
+        ConfigurationError: there is no such model, or its package is missing or in another version.
+    """
+    if model == _NGRAMS.name:
+        return embed
+    if model == use_multilingual.USE_MULTILINGUAL.name:
+        use_multilingual.check_installed()
+        return use_multilingual.embed
+    names = [each.name for each in _MODELS]
+    near = difflib.get_close_matches(model, names, n=1)
+    hint = f" Did you mean 'local:{near[0]}'?" if near else ""
+    raise ConfigurationError(f"There is no local model {model[:80]!r}.{hint} Local models: {', '.join(names)}.")
+
+
 LOCAL = Provider(
     id="local",
-    title="local character n-grams (lexical, not semantic)",
-    models=(_NGRAMS,),
+    title="local models (character n-grams; Universal Sentence Encoder)",
+    models=_MODELS,
     unknown=_NGRAMS,
     path="",
-    compute=embed,
+    compute=find_embedder,
 )

@@ -411,8 +411,8 @@ def test_key_that_a_header_cannot_carry_is_refused(key):
 @pytest.mark.parametrize("option", [{"auth_header": "api-key"}, {"query": {"a": "b"}}], ids=str)
 @pytest.mark.parametrize("provider", [*VENDORS, "local"])
 def test_vendor_takes_no_header_and_no_query_of_ours(provider, option):
-    key = {} if provider == "local" else {"api_key": KEY}
-    assert_tells(refused(f"{provider}:m", **key, **option), f"takes no {next(iter(option))}", "openai-compatible")
+    key, model = ({}, "local") if provider == "local" else ({"api_key": KEY}, f"{provider}:m")
+    assert_tells(refused(model, **key, **option), f"takes no {next(iter(option))}", "openai-compatible")
 
 
 @pytest.mark.parametrize("model", ["zhipu:embedding-3", "openai-compatible:m"])

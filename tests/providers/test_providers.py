@@ -169,7 +169,8 @@ def test_request_is_json_with_texts_in_order(row, role):
 def test_changed_request_body_changes_no_later_one(row):
     provider, facts = ROWS[row]
     if provider.compute is not None:
-        assert provider.compute(["a"], 8).tolist() == provider.compute(["a"], 8).tolist()
+        compute = provider.compute(facts.name)
+        assert compute(["a"], facts.default_dimensions).tolist() == compute(["a"], None).tolist()
         return
     request = EncodeInput(
         model=facts, texts=["a"], role="query", dimensions=None, output="dense", instruct=None, encoding="float",
@@ -249,7 +250,7 @@ def test_unknown_model_gets_cautious_limits(name):
 
 # ── the provider that computes ───────────────────────────────────────────────────────────────────
 
-LOCAL = PROVIDERS["local"].compute
+LOCAL = PROVIDERS["local"].compute("char-ngrams")
 
 
 @given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=5), st.sampled_from([1, 2, 64, 1024, 4096]))
