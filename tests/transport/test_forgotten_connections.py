@@ -13,7 +13,7 @@ from support.transport import Server, http, read_request
 
 from multiembed import EmbeddingClient
 from multiembed.execution.runtime import account_id
-from multiembed.ratelimit.limiter import limiter_for
+from multiembed.ratelimit.registry import limiter_for
 
 WIDTH = 25
 """Requests in flight, and so connections."""
