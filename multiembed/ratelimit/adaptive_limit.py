@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from multiembed.ratelimit.sliding_window import InFlightRecord
+
 if TYPE_CHECKING:
-    from multiembed.ratelimit.sliding_window import InFlightRecord
+    from collections.abc import Sequence
+
     from multiembed.types import LimitKind
 
 # Factors of consecutive rejections, and the shares of the recent throughput that remain at least. Part of the
@@ -88,6 +91,23 @@ class AdaptiveLimit:
         self.value = min(max(self.value * factor, self._minimum), self._maximum)
         self._age = 0.0
 
+    def export_state(self) -> list[float]:
+        """What it has learned, as numbers for another process."""
+        learned = self.value, self._low, self._peak, self._age, self._recovery
+        return [*learned, float(self.searching), float(self._consecutive)]
+
+    def import_state(self, state: Sequence[float]) -> None:
+        """Continue from what another process exported."""
+        value, self._low, self._peak, self._age, self._recovery, searching, consecutive = map(float, state)
+        self.value = min(max(value, self._minimum), self._maximum)
+        self.searching, self._consecutive = bool(searching), int(consecutive)
+
+    def divide(self, share: int) -> None:
+        """Continue as one of `share` limits that divide this one."""
+        self.value, self._low, self._peak = (
+            max(value / share, self._minimum) for value in (self.value, self._low, self._peak)
+        )
+
 
 class ThroughputMeter:
     """Successful requests of up to ten seconds: how many a second, with how many tokens, and how many in flight."""
@@ -106,6 +126,19 @@ class ThroughputMeter:
         """Whether ten seconds hold too few successes to infer a rate from."""
         minimum = self._MIN_SUCCESSES
         return len(self.successes) < minimum or now - self.successes[-minimum][0] > self._WINDOW
+
+    def export_state(self, now: float) -> list[float]:
+        """Number, tokens and maximum concurrency of the recent successes."""
+        recent = [record for when, record in self.successes if now - when <= self._WINDOW]
+        return [len(recent), sum(record.tokens for record in recent), self.max_concurrency(now - self._WINDOW)]
+
+    def import_state(self, now: float, state: Sequence[float]) -> None:
+        """Record as many successes, spread evenly over the time that they were counted in."""
+        number, tokens, concurrency = int(state[0]), state[1], int(state[2])
+        self.successes.clear()
+        for index in range(min(number, self.successes.maxlen or number)):
+            when = now - self._WINDOW * (1.0 - (index + 1) / number)
+            self.add(when, InFlightRecord(when, tokens / number, concurrency, in_flight=False))
 
     def rate(self, now: float, kind: LimitKind) -> float:
         """Requests or tokens per second in the last second, or in up to ten seconds while that holds few successes."""

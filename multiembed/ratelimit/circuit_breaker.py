@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from multiembed.types import ErrorKind
 
 FAILURE_THRESHOLD = 3
@@ -70,6 +72,21 @@ class CircuitBreaker:
         if asked or not self.is_closed:
             self._pause(now + delay, "rate_limit")
 
+    def export_state(self, now: float) -> list[Any]:
+        """The state, for another process. Its times are seconds from now."""
+        times = [None if at == float("-inf") else at - now for at in (self.open_until, self._opened_at)]
+        flags = self.is_closed, self.ever_succeeded, self._asked_for_pause
+        return [*flags, *times, self.reason, self.rejected_probes, self._failures]
+
+    def import_state(self, now: float, state: Sequence[Any]) -> None:
+        """Continue from what another process exported."""
+        closed, succeeded, asked, open_for, opened, reason, probes, failures = state
+        self.is_closed, self.ever_succeeded, self._asked_for_pause = bool(closed), bool(succeeded), bool(asked)
+        self.open_until, self._opened_at = (
+            float("-inf") if seconds is None else now + float(seconds) for seconds in (open_for, opened)
+        )
+        self.reason, self.rejected_probes, self._failures = reason, int(probes), int(failures)
+
     def _pause(self, until: float, reason: ErrorKind) -> None:
         if until > self.open_until:
             self.open_until, self.reason = until, reason
@@ -90,6 +107,15 @@ class RetryBudget:
 
     def __init__(self) -> None:
         self._retries = MAX_RETRY_BUDGET
+
+    @property
+    def retries(self) -> float:
+        """Retries that are left."""
+        return self._retries
+
+    @retries.setter
+    def retries(self, retries: float) -> None:
+        self._retries = min(MAX_RETRY_BUDGET, float(retries))
 
     def on_success(self) -> None:
         """Add a fifth of a retry."""

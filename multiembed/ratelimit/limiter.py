@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 import weakref
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from multiembed.ratelimit.circuit_breaker import CircuitBreaker, RetryBudget
 from multiembed.ratelimit.pacer import AccountLimits, Pacer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from multiembed.ratelimit.sliding_window import InFlightRecord
     from multiembed.types import ErrorKind, LimitKind
@@ -24,9 +23,30 @@ if TYPE_CHECKING:
 logger = logging.getLogger("multiembed")
 _MIN_TIMER = 0.001  # seconds; a shorter time is 0 on some clocks
 _MAX_TIMER = 1.0  # seconds; the queue is checked each second, because test mode may be switched on
-_UNUSED = 3600.0
-"""Seconds until an unused limiter is dropped. Rotating keys would leave one each, of 8 kB to 7 MB."""
 _NOT_CONFIGURED = AccountLimits()
+
+
+class Upstream(Protocol):
+    """Decides about the permits of a limiter, where processes share a quota."""
+
+    @property
+    def decides(self) -> bool:
+        """Whether the limiter itself must not admit requests."""
+
+    def ask(self, permit: Permit) -> None:
+        """Ask for a permit that was queued. `AccountLimiter.admit` is called for it later, or its wait fails."""
+
+    def end(self, permit: Permit, *, final: bool) -> None:
+        """Note that the request of a permit has ended, or its wait. A result may follow unless it is final."""
+
+    def report(self, permit: Permit, *result: object) -> None:
+        """Pass on the result of a request."""
+
+    def spend_retry(self) -> None:
+        """Note that a retry was spent."""
+
+    def leave(self) -> None:
+        """End the sharing, from any thread."""
 
 
 class AccountLimiter:
@@ -51,6 +71,11 @@ class AccountLimiter:
         """When a client last asked for the limiter or a permit."""
         self.owners: weakref.WeakKeyDictionary[object, AccountLimits] = weakref.WeakKeyDictionary()
         """The clients that use the limiter and live, each with its configured limits."""
+        self.upstream: Upstream | None = None
+        self.may_admit: Callable[[], bool] = lambda: True
+        """Whether this limiter still decides, where processes share a quota."""
+        self.share = 1
+        """Number of limiters among which the quota is divided: 1, unless they cannot reach each other."""
         self._queue: deque[Permit] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -83,14 +108,12 @@ class AccountLimiter:
         if self._is_late(permit):
             return False
         loop = asyncio.get_running_loop()
-        permit.decision = loop.create_future()
-        self._queue.append(permit)
         timer = None
         try:
-            self._admit()
+            decision = self.submit(permit)
             if not permit.is_decided and permit.deadline != float("inf"):
                 timer = loop.call_later(permit.deadline - self.clock(), permit.cancel)
-            return await permit.decision
+            return await decision
         except BaseException:
             self.release(permit)
             raise
@@ -98,13 +121,35 @@ class AccountLimiter:
             if timer is not None:
                 timer.cancel()
 
-    def release(self, permit: Permit) -> None:
+    def submit(self, permit: Permit) -> asyncio.Future[bool]:
+        """Queue a permit. Returns: whether it is admitted, once that is decided."""
+        decision = permit.decision = asyncio.get_running_loop().create_future()
+        self._queue.append(permit)
+        if self.upstream is not None:
+            self.upstream.ask(permit)
+        self.admit_waiting()
+        return decision
+
+    def admit(self, permit: Permit) -> None:
+        """Start the request of a permit that waits."""
+        self._queue.remove(permit)
+        permit.record = self.pacer.start(self.clock(), permit.limits.divided(self.share), permit.tokens)
+        permit.decide(admitted=True)
+
+    def release(self, permit: Permit, *, final: bool = True) -> None:
         """Give back a permit, or its position in the queue. A second time does nothing."""
         if permit.record is not None:
             self.pacer.finish(permit.record, self.clock())
         elif permit in self._queue:
             self._queue.remove(permit)
-        self._admit()
+        if self.upstream is not None:
+            self.upstream.end(permit, final=final)
+        self.admit_waiting()
+
+    @property
+    def waiting(self) -> Sequence[Permit]:
+        """The permits that wait, in order."""
+        return [permit for permit in self._queue if not permit.is_decided]
 
     @contextmanager
     def failing(self) -> Iterator[float]:
@@ -117,28 +162,34 @@ class AccountLimiter:
         if self.breaker.open_until > open_until:
             seconds = max(0.0, self.breaker.open_until - now)
             logger.info("%s: paused for %.1f s (%s)", self.name, seconds, self.breaker.reason)
-            for permit in filter(self._is_late, self._queue):
-                permit.decide(admitted=False)
+            self.end_late_waits()
         if self.pacer.learned() != learned:
             logger.info("%s: slowed down to %s", self.name, self.pacer.learned())
 
-    def _admit(self) -> None:
+    def end_late_waits(self) -> None:
+        """End the waits that a pause makes too long."""
+        for permit in filter(self._is_late, self._queue):
+            permit.decide(admitted=False)
+
+    def admit_waiting(self) -> None:
         """Admit the requests that may start now. Where only time is missing, a timer calls this again."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if (self.upstream is not None and self.upstream.decides) or not self.may_admit():
+            return
         while self._queue:
             permit = self._queue[0]
-            admitted = not permit.is_decided and not self._is_late(permit)
-            if admitted:
-                delay = self._delay(permit)
-                if delay > 0.0:
-                    seconds = max(_MIN_TIMER, min(delay, _MAX_TIMER))
-                    self._timer = asyncio.get_running_loop().call_later(seconds, self._admit)
-                    return
-                permit.record = self.pacer.start(self.clock(), permit.limits, permit.tokens)
-            self._queue.popleft()
-            permit.decide(admitted=admitted)
+            if permit.is_decided or self._is_late(permit):
+                self._queue.popleft()
+                permit.decide(admitted=False)
+                continue
+            delay = self._delay(permit)
+            if delay > 0.0:
+                seconds = max(_MIN_TIMER, min(delay, _MAX_TIMER))
+                self._timer = asyncio.get_running_loop().call_later(seconds, self.admit_waiting)
+                return
+            self.admit(permit)
 
     def _is_late(self, permit: Permit) -> bool:
         """Whether no request may start before the permit's deadline."""
@@ -149,9 +200,17 @@ class AccountLimiter:
         now = self.clock()
         if now < self.breaker.open_until:
             return self.breaker.open_until - now
-        if self.pacer.in_flight >= self.breaker.max_in_flight(now, self.pacer.max_in_flight(permit.limits)):
+        limits = permit.limits.divided(self.share)
+        if self.pacer.in_flight >= self.breaker.max_in_flight(now, self.pacer.max_in_flight(limits)):
             return float("inf")
-        return self.pacer.delay(now, permit.limits, permit.tokens)
+        return self.pacer.delay(now, limits, permit.tokens)
+
+    def spend_retry(self) -> bool:
+        """Spend one retry. Returns: False if none is left."""
+        spent = self.retry_budget.try_spend()
+        if spent and self.upstream is not None:
+            self.upstream.spend_retry()
+        return spent
 
 
 @dataclass(slots=True, eq=False)
@@ -166,6 +225,8 @@ class Permit:
     """Record of the request, once admitted."""
     decision: asyncio.Future[bool] | None = None
     """Whether it is admitted, once queued."""
+    is_counted: bool = False
+    """Whether its end is counted among the requests of this process, where processes share a quota."""
 
     def report_success(self, billed: int | None = None) -> None:
         """Report that the provider works. It billed so many tokens."""
@@ -178,12 +239,16 @@ class Permit:
         if limiter.breaker.on_success():
             limiter.pacer.restart_search()
             logger.info("%s: works again", limiter.name)
+        if limiter.upstream is not None:
+            limiter.upstream.report(self, "success", billed)
 
     def report_failure(self, delay: float, kind: ErrorKind = "server") -> None:
         """Report that the request failed and is retried after so many seconds."""
         with self._limiter.failing() as now:
             self._limiter.failures += 1
             self._limiter.breaker.on_failure(now, delay, kind)
+        if self._limiter.upstream is not None:
+            self._limiter.upstream.report(self, "failure", delay, kind)
 
     def report_rate_limited(
         self, delay: float, *, asked: bool, reported: LimitKind | None = None, documented: LimitKind | None = None
@@ -193,11 +258,13 @@ class Permit:
         `asked` is whether the provider asked for this delay, `reported` the limit that the response names, and
         `documented` the one that the provider documents.
         """
-        record = self.record
+        record, upstream = self.record, self._limiter.upstream
         with self._limiter.failing() as now:
             self._limiter.breaker.on_rate_limited(now, delay, asked=asked, sent=None if record is None else record.sent)
-            if record is not None:
+            if record is not None and (upstream is None or not upstream.decides):
                 self._limiter.pacer.on_rate_limited(record, now, reported, documented, delay if asked else 0.0)
+        if upstream is not None:
+            upstream.report(self, "rate_limited", delay, asked, reported, documented)
 
     def end_request(self) -> None:
         """Let another request start before this one's result is reported, because parsing takes long.
@@ -205,7 +272,7 @@ class Permit:
         While the breaker is not closed, the next request waits for the result.
         """
         if self._limiter.breaker.is_closed:
-            self._limiter.release(self)
+            self._limiter.release(self, final=False)
 
     def cancel(self) -> None:
         """End the wait, as at the deadline."""
@@ -217,6 +284,11 @@ class Permit:
         if self.decision is not None and not self.decision.done():
             self.decision.set_result(admitted)
 
+    def fail(self, error: Exception) -> None:
+        """End the wait by an error, which the one who waits raises."""
+        if self.decision is not None and not self.decision.done():
+            self.decision.set_exception(error)
+
     @property
     def is_decided(self) -> bool:
         """Whether it does not wait."""
@@ -227,27 +299,3 @@ class Permit:
 
     async def __aexit__(self, *_: object) -> None:
         self._limiter.release(self)
-
-
-_limiters: dict[tuple[int, str], AccountLimiter] = {}
-"""By process, because a forked child has none of its parent's requests in flight, and by account."""
-
-
-def limiter_for(account: str, clock: Callable[[], float] = time.monotonic, name: str = "") -> AccountLimiter:
-    """Rate limiter of an account and model in this process, the same for every client.
-
-    The account's name is made of provider, host, a hash of the key, and model.
-    """
-    now, key = clock(), (os.getpid(), account)
-    limiter = _limiters.get(key)
-    if limiter is None:
-        for unused in [key for key, each in _limiters.items() if now - each.used_at > _UNUSED and not each.owners]:
-            del _limiters[unused]
-        limiter = _limiters[key] = AccountLimiter(clock, name or account)
-    limiter.used_at = now
-    return limiter
-
-
-def forget_limiters() -> None:
-    """Drop all limiters, so that each test has its own."""
-    _limiters.clear()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from multiembed.ratelimit.adaptive_limit import RECOVERY, AdaptiveLimit, ThroughputMeter
 from multiembed.ratelimit.sliding_window import BilledRatio, InFlightRecord, SlidingWindow, TransitSpread
 from multiembed.testing import apply_test_mode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from multiembed.types import LimitKind
 
@@ -56,6 +57,17 @@ class AccountLimits:
     per_second: bool = False
     """Whether the provider also counts a sixtieth of both in each second."""
 
+    def divided(self, share: int) -> AccountLimits:
+        """The limits of one of `share` limiters that divide the quota, at least 1 each."""
+        if share == 1:
+            return self
+
+        def part(limit: int | None) -> int | None:
+            return None if limit is None else max(1, limit // share)
+
+        rates = part(self.requests_per_minute), part(self.tokens_per_minute)
+        return AccountLimits(part(self.in_flight), *rates, self.per_second)
+
     @property
     def max_tokens_per_request(self) -> float:
         """Maximum of tokens that one request may ever have."""
@@ -74,13 +86,16 @@ class Pacer:
         self._throughput = ThroughputMeter()
         self._billed_ratio = BilledRatio()
         self._transit = TransitSpread()
-        minute = SlidingWindow(_MINUTE, TransitSpread(_MAX_ATTEMPT))
-        self._windows = {_MINUTE: minute, 1: SlidingWindow(1, self._transit)}
+        self._windows = self._new_windows()
         self._last_start = self._last_decrease = self._last_concurrency_decrease = float("-inf")
         self._rejections = 0
         """Those that changed a limit. A request that was sent before the last change shows nothing new."""
         self._votes = 0
         """Whether the provider limits requests in flight (above 0) or a rate (below 0)."""
+
+    def _new_windows(self) -> dict[int, SlidingWindow]:
+        minute = SlidingWindow(_MINUTE, TransitSpread(_MAX_ATTEMPT))
+        return {_MINUTE: minute, 1: SlidingWindow(1, self._transit)}
 
     def learned(self) -> str:
         """The learned limits, for a log line; empty while none is known."""
@@ -178,6 +193,74 @@ class Pacer:
         """Search the learned rates again. After an outage, or a rejection for another reason, they are too low."""
         for rate in self._rates.values():
             rate.restart_search()
+
+    def allow_for(self, delay: float) -> None:
+        """Allow for permits that travel up to `delay` seconds to the process that sends the request."""
+        self._transit.allow_for(delay)
+
+    def adopt(self, sent: float, tokens: float) -> InFlightRecord:
+        """Count a request in flight that another process has admitted."""
+        self.in_flight += 1
+        record = InFlightRecord(sent, tokens, self.in_flight, tokens)
+        for window in self._windows.values():
+            window.start(record)
+        return record
+
+    def add_past(self, sent: float, ended: float, tokens: float) -> None:
+        """Count a request that another process has admitted, and that ended before now."""
+        record = InFlightRecord(sent, tokens, 1, tokens, in_flight=False)
+        for window in self._windows.values():
+            window.add_past(record, ended)
+
+    def replace_past(self, past: Iterable[tuple[float, float, float]], in_flight: Iterable[InFlightRecord]) -> None:
+        """Count these requests in the last minute, as `add_past` takes them, instead of those that were admitted here.
+
+        Those in flight still count.
+        """
+        self._windows = self._new_windows()
+        for record in sorted((each for each in in_flight if each.in_flight), key=attrgetter("sent")):
+            for window in self._windows.values():
+                window.start(record)
+        for request in past:
+            self.add_past(*request)
+
+    def export_state(self, now: float) -> dict[str, Any]:
+        """What it has learned, for another process."""
+        was_early = len(self._throughput.successes) < _EARLY_SUCCESSES
+        return {
+            "concurrency": self._concurrency.export_state(),
+            "rates": {kind: rate.export_state() for kind, rate in self._rates.items()},
+            "billed_ratio": self._billed_ratio.export_state(),
+            "transit": self._transit.export_state(),
+            "throughput": self._throughput.export_state(now),
+            "votes": self._votes,
+            "rejections": self._rejections if was_early else max(self._rejections, _EARLY_REJECTIONS + 1),
+        }
+
+    def import_state(self, now: float, state: Mapping[str, Any], share: int = 1, rank: int = 0) -> None:
+        """Continue from what another process exported.
+
+        Args:
+            now: the time.
+            state: as `export_state` returns it.
+            share: the number of processes that divide the learned limits.
+            rank: of this one among them. They start one after another.
+        """
+        self._concurrency.import_state(state["concurrency"])
+        self._concurrency.divide(share)
+        self._rates = {}
+        for kind, learned in state["rates"].items():
+            rate = self._rates[kind] = AdaptiveLimit(0.0, minimum=_MIN_RATE, maximum=float("inf"), target=_RATE_TARGET)
+            rate.import_state(learned)
+            rate.divide(share)
+        self._next_start = {kind: now + (rank / share) / rate.value for kind, rate in self._rates.items()}
+        self._last_start = now
+        self._billed_ratio.import_state(state["billed_ratio"])
+        self._transit.import_state(state["transit"])
+        if share == 1:
+            self._throughput.import_state(now, state["throughput"])
+        self._votes, self._rejections = int(state["votes"]), int(state["rejections"])
+        self._last_decrease = self._last_concurrency_decrease = float("-inf")
 
     def _lower_rate(self, kind: LimitKind, record: InFlightRecord, now: float, pause: float, *, early: bool) -> None:
         """Lower a learned rate, or begin to learn it from the recent throughput."""

@@ -6,6 +6,10 @@ from bisect import bisect_right, insort
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _ROUNDING = 1e-6
 _MAX_SPREAD = 0.5
@@ -45,11 +49,12 @@ class TransitSpread:
 
     def __init__(self, seconds: float = _MAX_SPREAD) -> None:
         self.seconds = seconds
+        self.minimum = _MIN_SPREAD
         self._shrink = _INITIAL_SHRINK
 
     def on_success(self) -> None:
-        """Shrink the bound."""
-        self.seconds = max(self.seconds * self._shrink, _MIN_SPREAD)
+        """Shrink the bound, to the minimum."""
+        self.seconds = max(self.seconds * self._shrink, self.minimum)
 
     def on_rate_limited(self, round_trip: float) -> None:
         """Double the bound, up to the seconds from sending the request to its rejection."""
@@ -57,6 +62,20 @@ class TransitSpread:
         if self.seconds < maximum:
             self.seconds = min(2.0 * self.seconds, maximum)
             self._shrink = _SHRINK_AFTER_REJECTION
+
+    def allow_for(self, delay: float) -> None:
+        """Set the minimum for permits that travel up to `delay` seconds to the process that sends the request."""
+        self.minimum = min(_MIN_SPREAD + delay, _MAX_SPREAD)
+        self.seconds = max(self.seconds, self.minimum)
+
+    def export_state(self) -> list[float]:
+        """What it has learned, as numbers for another process."""
+        return [self.seconds, self._shrink]
+
+    def import_state(self, state: Sequence[float]) -> None:
+        """Continue from what another process exported."""
+        seconds, self._shrink = map(float, state)
+        self.seconds = min(max(seconds, _MIN_SPREAD), _MAX_SPREAD)
 
 
 class BilledRatio:
@@ -81,6 +100,15 @@ class BilledRatio:
         self._mean += weight * (ratio - self._mean)
         if self._bills >= _MIN_BILLS:
             self.value = min(1.0, self._mean + self._deviation)
+
+    def export_state(self) -> list[float]:
+        """What it has learned, as numbers for another process."""
+        return [self.value, self._mean, self._deviation, self._bills]
+
+    def import_state(self, state: Sequence[float]) -> None:
+        """Continue from what another process exported."""
+        self.value, self._mean, self._deviation, bills = map(float, state)
+        self._bills = int(bills)
 
 
 class SlidingWindow:
@@ -117,6 +145,13 @@ class SlidingWindow:
             del self._unanswered[record]
             arrived = min(now, record.sent + self._spread.seconds)
             insort(self._answered, (arrived + self._span, record), key=itemgetter(0))
+
+    def add_past(self, record: InFlightRecord, ended: float) -> None:
+        """Count a request that ended before now."""
+        self._counted.add(record)
+        self._tokens += record.tokens
+        arrived = min(ended, record.sent + self._spread.seconds)
+        insort(self._answered, (arrived + self._span, record), key=itemgetter(0))
 
     def bill(self, record: InFlightRecord, tokens: float) -> None:
         """Count the billed tokens. The record itself is changed afterwards, by the caller."""

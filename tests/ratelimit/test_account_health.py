@@ -21,9 +21,9 @@ from multiembed import (
     ServerError,
 )
 from multiembed.execution.runtime import account_id
-from multiembed.ratelimit import limiter as limiters
-from multiembed.ratelimit.limiter import limiter_for
+from multiembed.ratelimit import registry as limiters
 from multiembed.ratelimit.pacer import AccountLimits
+from multiembed.ratelimit.registry import limiter_for
 from multiembed.transport.failures import failure_of
 from multiembed.transport.types import TransportFailure
 
@@ -173,7 +173,7 @@ def test_unused_limiters_are_dropped_after_an_hour(monkeypatch):
         return limiter_for(account, lambda: now)
 
     def kept():
-        return sorted(account for _, account in limiters._limiters)
+        return sorted(account for _, account, _ in limiters._limiters)
 
     class Client:
         pass

@@ -12,8 +12,9 @@ from support.workers import until
 from multiembed import EmbeddingOptions
 from multiembed.config.request_config import resolve_config
 from multiembed.execution.runtime import account_id
-from multiembed.ratelimit.limiter import AccountLimiter, limiter_for
+from multiembed.ratelimit.limiter import AccountLimiter
 from multiembed.ratelimit.pacer import AccountLimits
+from multiembed.ratelimit.registry import limiter_for
 
 pytestmark = pytest.mark.unit
 

@@ -107,12 +107,7 @@ class Account:
         for when, change in changes:
             self.loop.call_at(when, change)
 
-        def take():
-            if self.loop.now >= seconds or self.texts >= texts:
-                return None
-            self.texts += 1
-            written = write(self.texts)
-            return Batch(range(len(written)), written, sum(map(estimate_tokens, written)))
+        take = self._take_until(seconds, texts, write)
 
         async def run_calls():
             pools = [WorkerPool(self._source(take, limits), self._send) for _ in range(calls)]
@@ -123,6 +118,16 @@ class Account:
         finally:
             self.ended = self.loop.now
             self.loop.close()
+
+    def _take_until(self, seconds, texts=10**9, write=one_text):
+        def take():
+            if self.loop.now >= seconds or self.texts >= texts:
+                return None
+            self.texts += 1
+            written = write(self.texts)
+            return Batch(range(len(written)), written, sum(map(estimate_tokens, written)))
+
+        return take
 
     def _source(self, take, limits):
         per_second = self._config.provider.per_second

@@ -1,0 +1,1 @@
+"""Quota that several processes share: one of them, the host, has the limiter that decides for all."""
