@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ class CachedVector:
     namespace: NamespaceInfo
     digest: str
     """64 hex digits: SHA-256 over the namespace's fingerprint, a zero byte and the text in UTF-8."""
-    dense: Vectors | None
+    dense: Vectors | None = field(repr=False)
     """float32, shape (dimensions,)."""
     sparse: SparseVector | None
 
@@ -121,7 +121,7 @@ class CacheFile:
                 if vectors:
                     info = NamespaceInfo(
                         fingerprint=fingerprint,
-                        description=_parse_description(description),
+                        description=parse_description(description),
                         vectors=vectors,
                         bytes=size,
                         first=first,
@@ -207,7 +207,8 @@ class CacheFile:
             raise ConfigurationError(f"The cache {self.path} could not be used: {problem}.") from None
 
 
-def _parse_description(text: object) -> dict[str, Any]:
+def parse_description(text: object) -> dict[str, Any]:
+    """The description of a namespace; empty if it is damaged."""
     try:
         description = json.loads(text) if isinstance(text, str) else {}
     except ValueError:

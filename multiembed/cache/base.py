@@ -33,10 +33,10 @@ class CacheEntry:
 
     namespace: str
     """EmbeddingClient.fingerprint(role)."""
-    texts: Sequence[str]
-    dense: Vectors | None
+    texts: Sequence[str] = field(repr=False)
+    dense: Vectors | None = field(repr=False)
     """float32, shape (len(texts), dimensions)."""
-    sparse: Sequence[SparseVector] | None
+    sparse: Sequence[SparseVector] | None = field(repr=False)
     """One per text."""
 
     def check(self) -> None:
@@ -49,6 +49,15 @@ class CacheEntry:
             raise ValueError("There is nothing to keep: neither dense nor sparse vectors.")
         if any(vectors is not None and len(vectors) != len(self.texts) for vectors in (self.dense, self.sparse)):
             raise ValueError("There are not as many vectors as texts.")
+
+
+@dataclass(frozen=True, slots=True)
+class CacheClaim:
+    """Result of a claim: what was found by now, and what is left to another process. The rest is the caller's."""
+
+    found: CacheLookup = field(default_factory=CacheLookup)
+    pending: Sequence[int] = ()
+    """Positions of the texts that another process embeds at this moment, ascending."""
 
 
 class VectorCache(Protocol):

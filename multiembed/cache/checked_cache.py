@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from multiembed.cache.base import CacheLookup
+from multiembed.cache.base import CacheClaim, CacheLookup
 from multiembed.cache.failure_policy import StoreHealth
+from multiembed.cache.record_cache import RecordCache
 from multiembed.types import SparseVector
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class CheckedCache:
         self._health = StoreHealth(type(cache).__name__)
         self._output = output
         self._dimensions = dimensions
+        self.claim_age = cache.claim_age if isinstance(cache, RecordCache) else math.inf
+        """Seconds since the look-up from which a batch is claimed before it is sent."""
 
     def describe(self, namespace: str, description: Mapping[str, Any]) -> None:
         """Pass on the description of a namespace, if the inner cache takes one."""
@@ -51,6 +54,19 @@ class CheckedCache:
                 found = self._cache.get(namespace, list(texts))  # a copy: the cache may keep or change it
                 return validate_lookup(found, len(texts), output=self._output, dimensions=self._dimensions)
         return CacheLookup()
+
+    def claim(self, namespace: str, texts: Sequence[str]) -> CacheClaim:
+        """Look vectors up again just before their texts are sent, and claim the missing ones."""
+        if self._health.reads:
+            with self._health.reporting("read"):
+                claim: CacheClaim = self._cache.claim(namespace, texts)
+                found = validate_lookup(claim.found, len(texts), output=self._output, dimensions=self._dimensions)
+                return CacheClaim(found, claim.pending)
+        return CacheClaim()
+
+    def release(self, namespace: str, texts: Sequence[str]) -> None:
+        """Give up the claims of texts that got no vector."""
+        self._cache.release(namespace, texts)
 
     def put_many(self, entries: Sequence[CacheEntry]) -> None:
         """Keep the vectors of all entries, in one write if the inner cache has `put_many`."""

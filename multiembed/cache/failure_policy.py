@@ -12,7 +12,7 @@ from multiembed.redaction import clean
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-Failure: TypeAlias = Literal["read", "write", "encode", "close", "locked", "damaged", "mixed"]
+Failure: TypeAlias = Literal["read", "write", "encode", "close", "locked", "away", "damaged", "mixed"]
 
 _MESSAGES: dict[Failure, str] = {
     "read": "cannot be read: {}. Every text is embedded again from now on.",
@@ -20,10 +20,20 @@ _MESSAGES: dict[Failure, str] = {
     "encode": "cannot hold some vectors, which are not kept: {}.",
     "close": "cannot be closed: {}.",
     "locked": "is locked by another process. Until it is free again, vectors are not found, and new ones are not kept.",
+    "away": "cannot be used at the moment: {}. Until it can be reached, vectors are not found, and new ones are not "
+    "kept.",
     "damaged": "holds damaged vectors. Their texts are embedded again, and kept again.",
     "mixed": "holds vectors of two lengths for the same model and options. The texts of one of them are embedded "
     "again.",
 }
+
+
+class StoreError(Exception):
+    """Failure of a store, with a message for users."""
+
+
+class StoreAwayError(StoreError):
+    """Failure to reach a store. Later calls may work."""
 
 
 class StoreHealth:
@@ -33,14 +43,14 @@ class StoreHealth:
 
     Args:
         name: of the store, for messages.
-        is_locked: whether an error means that another process holds a lock. Later calls try again then.
+        temporary: how an error is reported after which later calls try again; None for other errors.
     """
 
-    def __init__(self, name: str, *, is_locked: Callable[[Exception], bool] = lambda _: False) -> None:
+    def __init__(self, name: str, *, temporary: Callable[[Exception], Failure | None] = lambda _: None) -> None:
         self.reads = True
         self.writes = True
         self._name = name
-        self._is_locked = is_locked
+        self._temporary = temporary
         self._reported: dict[Failure, object] = {}
 
     @contextmanager
@@ -55,7 +65,7 @@ class StoreHealth:
         except CacheWarning:
             raise
         except Exception as error:  # noqa: BLE001 - as above; a damaged file makes sqlite3 raise other errors, too
-            self.report("locked" if self._is_locked(error) else failure, error)
+            self.report(self._temporary(error) or failure, error)
 
     def report(self, failure: Failure, error: Exception | None = None) -> None:
         """Warn of the first failure of its kind."""
@@ -73,4 +83,6 @@ def _describe(error: Exception | None) -> str:
         lines = str(error).strip().rstrip(".").splitlines()
     except Exception:  # noqa: BLE001 - the error may be of the user's own class
         lines = []
+    if isinstance(error, StoreError) and lines:
+        return clean(lines[0])
     return f"{type(error).__name__}: {clean(lines[0]):.200}" if lines else type(error).__name__

@@ -38,7 +38,7 @@ class ByteStoreCache(_StoreCache):
         store: anything with its `mget` and `mset`.
     """
 
-    def _read(self, builder: LookupBuilder) -> None:
+    def _read(self, namespace: str, builder: LookupBuilder) -> None:  # noqa: ARG002 - digests hold it
         values = self.store.mget([_key(digest) for digest in builder.digests])
         if len(values) != len(builder.digests):
             raise ValueError(f"mget returned {len(values)} values for {len(builder.digests)} keys")
@@ -55,7 +55,7 @@ class KVStoreCache(_StoreCache):
         store: anything with its `get` and `put_all`.
     """
 
-    def _read(self, builder: LookupBuilder) -> None:
+    def _read(self, namespace: str, builder: LookupBuilder) -> None:  # noqa: ARG002 - digests hold it
         values = (self.store.get(_key(digest), collection=COLLECTION) for digest in builder.digests)
         builder.add([_decode_base64(value) for value in values if value is not None])
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
-from multiembed.cache.base import CacheEntry, CacheLookup
+from multiembed.cache.base import CacheClaim, CacheEntry, CacheLookup
 from multiembed.cache.failure_policy import StoreHealth
 from multiembed.cache.record_format import decode, digests, digests_of, encode, form_of, intact_of
-from multiembed.cache.schema import is_busy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from multiembed.cache.failure_policy import Failure
     from multiembed.types import SparseVector, Vectors
 
 Records: TypeAlias = "list[tuple[bytes, bytes]]"
@@ -25,23 +26,34 @@ class RecordCache:
 
     Args:
         name: of the store, for messages.
+        temporary: how an error is reported after which later calls try again; None for other errors.
     """
 
-    def __init__(self, name: str) -> None:
-        self._health = StoreHealth(name, is_locked=is_busy)
+    claim_age: ClassVar[float] = math.inf
+    """Seconds since the look-up from which a batch is claimed before it is sent: other processes add vectors, too."""
+
+    def __init__(self, name: str, temporary: Callable[[Exception], Failure | None] = lambda _: None) -> None:
+        self._health = StoreHealth(name, temporary=temporary)
 
     def get(self, namespace: str, texts: Sequence[str]) -> CacheLookup:
         """Look vectors up, all of one length. Finds nothing if the store fails."""
         if self._health.reads and texts:
             builder = LookupBuilder(digests(namespace, texts))
             with self._health.reporting("read"):
-                self._read(builder)
+                self._read(namespace, builder)
                 if builder.is_damaged:
                     self._health.report("damaged")
                 if builder.is_mixed:
                     self._health.report("mixed")
                 return builder.build()
         return CacheLookup()
+
+    def claim(self, namespace: str, texts: Sequence[str]) -> CacheClaim:
+        """Look vectors up again, just before their texts are sent."""
+        return CacheClaim(self.get(namespace, texts))
+
+    def release(self, namespace: str, texts: Sequence[str]) -> None:
+        """Give up the claims of texts that got no vector."""
 
     def put(
         self, namespace: str, texts: Sequence[str], dense: Vectors | None, sparse: Sequence[SparseVector] | None = None
@@ -80,7 +92,7 @@ class RecordCache:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # all copies of an embedder share one cache
 
-    def _read(self, builder: LookupBuilder) -> None:
+    def _read(self, namespace: str, builder: LookupBuilder) -> None:
         """Add the records of `builder.digests`."""
         raise NotImplementedError
 

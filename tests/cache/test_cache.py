@@ -80,7 +80,7 @@ def test_lookup_finds_vectors_of_its_own_namespace_only(store):
 
 
 def test_lookup_by_fingerprint_separates_roles_and_models(store):
-    clients = [EmbeddingClient("local:ngrams", dimensions=size) for size in (64, 128)]
+    clients = [EmbeddingClient("local:char-ngrams", dimensions=size) for size in (64, 128)]
     for client in clients:
         for role in ("document", "query"):
             fill(store, [len(role)], client.fingerprint(role), client.target.dimensions)

@@ -53,9 +53,9 @@ def left(path):
 def test_info_shows_each_namespace(path):
     status, shown = run("info", path)
     assert status == 0
-    assert "cccccccccccc zhipu:embedding-3 document 256 300" in shown
-    assert "2026-09-21 2026-09-23 2026-09-23" in shown
-    assert "dddddddddddd ? ? ? 2" in shown
+    assert "zhipu:embedding-3 document, 256 dimensions, 300 vectors, " in shown
+    assert "written 2026-09-21 to 2026-09-23, used 2026-09-23, namespace cccccccccccc" in shown
+    assert "? ?, ? dimensions, 2 vectors, " in shown
     assert "302 vectors" in shown
 
 

@@ -15,6 +15,7 @@ import pytest
 from langchain_core.stores import InMemoryByteStore
 from llama_index.core.storage.kvstore import SimpleKVStore
 from support.adapters import DASHSCOPE, ENTRY_POINTS, are_right, call, client_of, options_for, run_python, texts_of
+from support.fork_server import fork_server
 
 from multiembed import CacheEntry, CacheFile, CacheLookup, CacheWarning, EmbeddingClient, SparseVector, open_cache
 from multiembed.cache.checked_cache import CheckedCache, validate_lookup
@@ -439,23 +440,29 @@ print(warning.message)
 """
 
 
+@pytest.fixture(scope="module")
+def run_forked(tmp_path_factory):
+    with fork_server(tmp_path_factory.mktemp("programs"), "support.adapters") as run:
+        yield run
+
+
 @pytest.mark.parametrize("name", ENTRY_POINTS)
-def test_unpicklable_cache_is_one_warning_where_it_is_missing(simulator, tmp_path, name):
+def test_unpicklable_cache_is_one_warning_where_it_is_missing(run_forked, simulator, tmp_path, name):
     make = {"client": OwnCache, "langchain": RedisByteStore, "llamaindex": RedisKVStore}[name.partition("-")[0]]
     embedder = ENTRY_POINTS[name].make(DASHSCOPE, cache=make(), **options_for(simulator))
     with pytest.warns(UserWarning, match="cache cannot be pickled"):
         (tmp_path / "embedder").write_bytes(pickle.dumps(embedder))
-    done = run_python(ELSEWHERE, str(tmp_path / "embedder"), name, environment=simulator.environment())
+    done = run_forked(ELSEWHERE, tmp_path / "embedder", name, environment=simulator.environment())
     assert done.returncode == 0, done.stderr
     assert f"cache={make.__name__} in another process" in done.stdout
     assert "path of a cache file" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["llamaindex-sync", "llamaindex-async"])
-def test_unpicklable_embeddings_cache_is_one_warning(simulator, tmp_path, name):
+def test_unpicklable_embeddings_cache_is_one_warning(run_forked, simulator, tmp_path, name):
     embedder = ENTRY_POINTS[name].make(DASHSCOPE, embeddings_cache=RedisKVStore(), **options_for(simulator))
     (tmp_path / "embedder").write_bytes(pickle.dumps(embedder))
-    done = run_python(ELSEWHERE, str(tmp_path / "embedder"), name, environment=simulator.environment())
+    done = run_forked(ELSEWHERE, tmp_path / "embedder", name, environment=simulator.environment())
     assert done.returncode == 0, done.stderr
     assert "embeddings_cache=RedisKVStore in another process" in done.stdout
 

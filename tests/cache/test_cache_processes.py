@@ -551,15 +551,16 @@ class Soak:
 
 
 @posix
-def test_soak_with_kills_pays_nothing_twice_but_in_flight(path):
-    """25 times, one of four writers and readers is killed, some of them while they open the file."""
+@pytest.mark.parametrize("kills", [8, pytest.param(25, marks=pytest.mark.slow)])
+def test_soak_with_kills_pays_nothing_twice_but_in_flight(path, kills):
+    """So many times, one of four writers and readers is killed, some of them while they open the file."""
     numbers = random.Random(12)
     soak = Soak(path, 12)
     slots = range(4)
     try:
         for slot in slots:
             soak.start(slot)
-        for _ in range(25):
+        for _ in range(kills):
             begun = slots if numbers.random() < 0.7 else ()
             soak.wait_for_batches(begun, numbers.randrange(200))
             slot = numbers.choice(slots)
