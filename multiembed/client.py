@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import AsyncIterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from multiembed.config.options import EmbeddingOptions, EmbeddingOptionsDict, add_option_docs
 from multiembed.config.request_config import resolve_config
-from multiembed.errors import ConfigurationError
+from multiembed.errors import ConfigurationError, ModelNameWarning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from multiembed.execution.runtime import Runtime
     from multiembed.execution.stream import OnError
     from multiembed.types import ClientStats, EmbeddingResult, Estimate, Role, Usage, Vectors
+
+_warned: set[str] = set()
+"""Models that ModelNameWarning was given for in this process."""
 
 
 class EmbeddingClient:
@@ -160,12 +164,14 @@ class EmbeddingClient:
     def progress(self, total: int) -> AbstractContextManager[None]:
         """Show one progress bar for all calls made inside, in this thread or task and those that it starts.
 
+        No bar is shown if one request is enough.
+
         Args:
             total: number of texts of all calls together.
         """
         from multiembed.observability.progress import together
 
-        return together(self.target.name, total)
+        return together(self.target.name, total, several=total > self.target.limits.max_items)
 
     def estimate(self, texts: Iterable[str], role: Role = "document") -> Estimate:
         """Estimate requests, tokens, cost and seconds for texts. Nothing is sent."""
@@ -212,7 +218,8 @@ class EmbeddingClient:
         return self.target.fingerprint(_check_role(role))
 
     def __repr__(self) -> str:
-        return f"EmbeddingClient({self._model!r})"
+        dimensions = self._options.dimensions
+        return f"EmbeddingClient({self._model!r}{'' if dimensions is None else f', dimensions={dimensions}'})"
 
     def adopt_stats(self, other: EmbeddingClient | None) -> None:
         """Add the statistics of another client in this process."""
@@ -270,7 +277,9 @@ class EmbeddingClient:
         meters()
         environment_proxies()  # in the parent: after a fork, macOS cannot be asked
         if self._options.cache is not None:
-            from multiembed.cache import checked_cache, sqlite  # noqa: F401
+            from multiembed.cache import check_cache
+
+            check_cache(self._options.cache)
         if self._options.http_client is not None or self._options.http_async_client is not None:
             from multiembed.transport.httpx_client import check_clients
 
@@ -278,6 +287,15 @@ class EmbeddingClient:
 
     def _resolve(self) -> RequestConfig:
         self._target = config = resolve_config(self._model, self._options, os.environ)
+        similar = None if config.model.known else config.provider.similar_model(config.model.name)
+        if similar is not None and config.name not in _warned:
+            _warned.add(config.name)
+            warnings.warn(
+                f"{config.name!r} is not in the catalog: did you mean '{config.provider.id}:{similar}'? If the name is "
+                "right, silence this: warnings.filterwarnings('ignore', category=multiembed.ModelNameWarning).",
+                ModelNameWarning,
+                stacklevel=4,  # the caller of EmbeddingClient
+            )
         return config
 
     def _runtime(self) -> Runtime:

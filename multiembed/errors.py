@@ -82,6 +82,10 @@ class MultiEmbedError(Exception):
         return f"{self.message}{quoted} [{shown}]" if shown else f"{self.message}{quoted}"
 
 
+class ModelNameWarning(UserWarning):
+    """A model is not in the catalog, and has nearly the name of one that is."""
+
+
 class ConfigurationError(MultiEmbedError, ValueError):
     """An option, a key, an address or an item of the texts is wrong; nothing was sent."""
 
@@ -140,6 +144,10 @@ class RequestTimeoutError(MultiEmbedError):
 
 class DeadlineExceededError(MultiEmbedError):
     """The whole call took longer than `deadline` seconds."""
+
+
+class QuotaWarning(UserWarning):
+    """The processes that share a quota cannot reach each other; each goes on with its share of the quota."""
 
 
 def unexpected(error: Exception, *, provider: str, model: str) -> MultiEmbedError:

@@ -38,6 +38,16 @@ class Limits:
     max_bytes_per_request: int | None = None
     """Bytes of one request's body."""
 
+    def __repr__(self) -> str:
+        parts = [f"{_counted(self.max_items, 'text')} a request"]
+        if self.max_tokens_per_item is not None:
+            parts.append(f"{self.max_tokens_per_item:,} tokens a text")
+        if self.max_tokens_per_request is not None:
+            parts.append(f"{self.max_tokens_per_request:,} tokens a request")
+        if self.max_bytes_per_request is not None:
+            parts.append(f"{self.max_bytes_per_request:,} bytes a request")
+        return f"Limits({', '.join(parts)})"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelInfo:
@@ -65,8 +75,19 @@ class ModelInfo:
     checked: str = ""
     """Day on which the source was read, as YYYY-MM-DD."""
     notes: str = ""
+    revision: str = ""
+    """Package and version that compute a local model. Part of the cache namespace."""
     known: bool = True
     """False: the model is not in the catalog and has its provider's careful defaults."""
+
+    def __repr__(self) -> str:
+        sizes, default = self.dimensions or (), self.default_dimensions
+        shown = " ".join(map(str, sizes)) or "any"
+        parts = [repr(self.name), f"dimensions {shown}{'' if default is None else f' (default {default})'}"]
+        parts.append(repr(self.limits).removeprefix("Limits(").removesuffix(")"))
+        price = self.price_cny_per_mtok
+        parts.append("price unknown" if price is None else f"{price:g} CNY per million tokens")
+        return f"ModelInfo({', '.join(parts)}{'' if self.known else ', not in the catalog'})"
 
 
 ErrorKind: TypeAlias = Literal[
@@ -87,6 +108,9 @@ class SparseVector:
     tokens: tuple[str, ...] | None = None
     """Token of each index, where the provider names it."""
 
+    def __repr__(self) -> str:
+        return f"SparseVector({_counted(len(self.values), 'weight')})"
+
     def to_dict(self) -> dict[int, float]:
         """Weight by index, as Milvus and LlamaIndex's sparse stores take it."""
         return dict(zip(self.indices, self.values, strict=True))
@@ -105,6 +129,14 @@ class Usage:
     """Texts whose vectors came from the cache, at no cost."""
     cost: float | None = 0.0
     """CNY by the catalog's price; None where price or tokens are unknown."""
+
+    def __repr__(self) -> str:
+        parts = [_tokens(self.total_tokens), _cny(self.cost), _counted(self.requests, "request")]
+        if self.retries:
+            parts.append("1 retry" if self.retries == 1 else f"{self.retries:,} retries")
+        if self.cached_texts:
+            parts.append(f"{_counted(self.cached_texts, 'text')} from the cache")
+        return f"Usage({', '.join(parts)})"
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(**{each.name: _sum(getattr(self, each.name), getattr(other, each.name)) for each in fields(self)})
@@ -134,6 +166,16 @@ class ClientStats:
     p99: float | None
     """99th percentile of the latency."""
 
+    def __repr__(self) -> str:
+        parts = [
+            f"{_counted(self.texts, 'text')} ({self.cached_texts:,} cached, {self.failed_texts:,} failed)",
+            *(_tokens(self.total_tokens), _cny(self.cost), _counted(self.requests, "request")),
+            *(f"{self.retries:,} retried", f"{self.rate_errors:,} over a rate limit"),
+        ]
+        if self.p50 is not None and self.p99 is not None:
+            parts.append(f"latency p50 {self.p50:.3g} s, p99 {self.p99:.3g} s")
+        return f"ClientStats({', '.join(parts)})"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
@@ -146,6 +188,23 @@ class Estimate:
     """CNY by the catalog's price; None: the price is unknown."""
     seconds: float | None
     """By the latency so far; None before the first request."""
+
+    def __repr__(self) -> str:
+        parts = [_counted(self.texts, "text"), _counted(self.requests, "request"), _tokens(self.tokens)]
+        time = "time unknown" if self.seconds is None else f"{self.seconds:.3g} s"
+        return f"Estimate({', '.join((*parts, _cny(self.cost), time))})"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _tokens(number: int | None) -> str:
+    return "tokens unknown" if number is None else _counted(number, "token")
+
+
+def _cny(cost: float | None) -> str:
+    return "cost unknown" if cost is None else f"{cost:.3g} CNY" if cost < 1 else f"{cost:,.2f} CNY"
 
 
 _VectorsT_co = TypeVar("_VectorsT_co", bound="Vectors | None", default="Vectors", covariant=True)
@@ -171,6 +230,19 @@ class EmbeddingResult(Generic[_VectorsT_co]):
     these texts are NaN."""
     lists: list[list[float]] | None = field(default=None, repr=False)
     """Result of `to_list` for `lists=True` if no text failed; `vectors` is None then."""
+
+    def __repr__(self) -> str:
+        rows = self.lists if self.vectors is None else self.vectors
+        parts = []
+        if rows is not None:
+            kind = "float" if self.vectors is None else "float32"
+            parts.append(f"{_counted(len(rows), 'vector')} of {len(rows[0]) if len(rows) else 0:,} {kind}")
+        if self.sparse is not None:
+            parts.append(_counted(len(self.sparse), "sparse vector"))
+        parts += [self.model, _tokens(self.usage.total_tokens), _cny(self.usage.cost)]
+        if self.failures:
+            parts.append(f"{len(self.failures):,} failed")
+        return f"EmbeddingResult({', '.join(parts)})"
 
     @property
     def texts(self) -> int:

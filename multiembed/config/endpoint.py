@@ -105,8 +105,7 @@ def _parse_address(
     query = _parse_query(parts.query, source, provider)
     if parts.scheme == "http" and not allow_insecure and not is_loopback(host):
         raise ConfigurationError(
-            f"{source} sends key and texts to {host} in the open: use https://, or allow_insecure=True (on the "
-            "command line --allow-insecure) if you must."
+            f"{source} sends key and texts to {host} in the open: use https://, or allow_insecure=True if you must."
         )
     base, path = base.partition("?")[0].rstrip("/"), provider.path
     if path.endswith("/embeddings") and parts.path.rstrip("/").endswith("/embeddings"):

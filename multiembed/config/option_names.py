@@ -126,7 +126,10 @@ def run_validation(model: type[BaseModel], validate: Callable[[], object]) -> No
     try:
         validate()
     except ValidationError as error:
-        problems = "; ".join(_message(problem, model) for problem in error.errors(include_input=False))
+        by_option: dict[str, str] = {}
+        for problem in error.errors(include_input=False):  # a union has a problem for each of its types
+            by_option.setdefault(str(problem["loc"][:1]), _message(problem, model))
+        problems = "; ".join(by_option.values())
     else:
         return
     raise ConfigurationError(problems if problems.endswith("?") else f"{problems}.")
@@ -139,4 +142,5 @@ def _message(problem: Any, model: type[BaseModel]) -> str:
         return f"There is no option {shown!r}{advice_for(name, model.model_fields)}"
     if problem["type"] == "missing":
         return f"{name!r} is missing"
-    return f"{name!r}: {problem['msg'].removeprefix('Value error, ').removeprefix(f'{name} ').rstrip('.')}"
+    wrong = problem["msg"].removeprefix("Value error, ").removeprefix(f"{name} ").rstrip(".")
+    return f"{name!r}: {wrong.replace('Input should be', 'must be').replace('a valid string', 'text')}"

@@ -21,6 +21,7 @@ from multiembed.cache.unavailable_cache import UnavailableCache
 from multiembed.config.credentials import is_secret_name
 from multiembed.config.option_names import run_validation
 from multiembed.errors import ConfigurationError
+from multiembed.transport.redis_connection import shown_url
 from multiembed.transport.settings import TransportSettings, without_login
 from multiembed.types import Usage  # noqa: TC001 - as above
 
@@ -100,6 +101,7 @@ class EmbeddingOptionsDict(TypedDict, total=False):
     max_concurrency: int | None
     requests_per_minute: int | None
     tokens_per_minute: int | None
+    quota: str | None
     max_retries: int | None
     timeout: float | None
     deadline: float | None
@@ -188,8 +190,8 @@ class EmbeddingOptions(BaseModel):
     document_prefix: str | None = None
     """Text put before each document."""
     output: Literal["dense", "sparse", "dense&sparse"] = "dense"
-    """Kind of vectors. Sparse ones only with DashScope's text-embedding-v3 and -v4; "sparse" alone only with
-    EmbeddingClient."""
+    """Kind of vectors. Sparse ones only with DashScope's native API: text-embedding-v3, text-embedding-v4 and
+    qwen3.7-text-embedding (also -flash); "sparse" alone only with EmbeddingClient."""
     on_too_long: Literal["error", "truncate", "split"] = "error"
     """What to do with a text longer than the model takes. "error": that text fails alone. "truncate": its beginning is
     embedded. "split": its pieces are embedded, and their mean, weighted by length and of unit length, is its vector."""
@@ -204,6 +206,11 @@ class EmbeddingOptions(BaseModel):
     tokens_per_minute: PositiveInt | None = _changes_no_vector()
     """The account's quota of tokens per minute, likewise. DashScope's limit of a sixtieth of both
     quotas per second is also kept."""
+    quota: str | None = _changes_no_vector()
+    """Which processes share the account's quota, configured or learned. None: MULTIEMBED_QUOTA of the environment, or
+    only this process. "machine": all processes of this user on this machine, without a server. The URL of a Redis
+    server ("redis://host:6379/0", "rediss://…", "unix:///path"): all processes that name it, on any machine
+    (`pip install "multiembed[redis]"`)."""
     max_retries: NaturalInt | None = _changes_no_vector()
     """Retries of one request after a transient failure. None: 5 retries, and up to a minute of waiting for an account
     that worked before."""
@@ -213,13 +220,14 @@ class EmbeddingOptions(BaseModel):
     deadline: Seconds | None = _changes_no_vector()
     """Seconds for one call as a whole, retries included. None: no limit."""
     cache: Any = _changes_no_vector(repr=False)
-    """Store of the vectors, so that no text is paid for twice: the path of a SQLite file (created if missing), a
-    LangChain ByteStore, a LlamaIndex KVStore, or an object with `get` and `put`. None: no cache."""
+    """Store of the vectors, so that no text is paid for twice: the path of a SQLite file (created if missing), the URL
+    of a Redis server (`redis://`, `rediss://`, `unix://`; `?ttl=` seconds in its query), a LangChain ByteStore, a
+    LlamaIndex KVStore, or an object with `get` and `put`. None: no cache."""
     limits: Mapping[str, AnyInt | None] | None = _changes_no_vector()
     """Corrections of the model's limits: max_items (texts per request), max_tokens_per_item, max_tokens_per_request
     (tokens) and max_bytes_per_request (bytes)."""
     show_progress: bool = _changes_no_vector(default=False)
-    """True: each call shows a progress bar over its texts on stderr."""
+    """True: each call of more than one request shows a progress bar over its texts on stderr."""
     token_counter: SkipJsonSchema[Callable[[str], int]] | None = _changes_no_vector(repr=False)
     """Function that counts the tokens of a text exactly. None: the built-in estimate."""
     on_usage: SkipJsonSchema[Callable[[Usage], object]] | None = _changes_no_vector(repr=False)
@@ -232,7 +240,7 @@ class EmbeddingOptions(BaseModel):
     are pickled only with `key_in_pickle=True`."""
     ca_bundle: str | None = _changes_no_vector()
     """PEM file or directory with the certificate authorities to trust, for instance your company's, or "system" for
-    those of the operating system (`pip install "multiembed[system-certs]"`). None: those of certifi, or of
+    those of the operating system (extra [system-certs]). None: those of certifi, or of
     SSL_CERT_FILE and SSL_CERT_DIR."""
     client_cert: str | tuple[str, str] | None = _changes_no_vector()
     """Certificate shown to servers that ask for one: a PEM file that also holds its key, or (certificate file, key
@@ -306,7 +314,9 @@ class EmbeddingOptions(BaseModel):
         return None if query is None else {name: query[name] for name in query if not is_secret_name(name)}
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        return ((name, value) for name, value in super().__repr_args__() if name in self.model_fields_set)
+        for name, value in super().__repr_args__():
+            if name in self.model_fields_set:
+                yield name, shown_url(value) if name == "quota" and isinstance(value, str) else value
 
     def __getstate__(self) -> dict[Any, Any]:
         """The state for pickle, without what must not or cannot be sent to another process."""

@@ -14,8 +14,9 @@ from multiembed.batching.inputs import replace_surrogates
 from multiembed.config.credentials import ApiKey, is_secret_name, resolve_key
 from multiembed.config.endpoint import check_auth_header, check_headers, check_query, resolve_endpoint
 from multiembed.errors import ConfigurationError
-from multiembed.providers import split_model
+from multiembed.providers import sparse_models, split_model
 from multiembed.providers.types import EncodeInput
+from multiembed.ratelimit.shared.quota import check_quota
 from multiembed.types import Limits
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ _OPTION_OF_FIELD = {
     "model": "the option model",
     "input": "the texts themselves",
 }
+_QUOTA_VARIABLE = "MULTIEMBED_QUOTA"
 _SECRET_WORDS = ("auth", "key", "token", "secret", "sig", "cookie", "password", "credential")
 """Words in the names of headers and query parameters whose values no error may show."""
 
@@ -64,6 +66,8 @@ class RequestConfig:
     document_prefix: str
     parameters: Mapping[str, Any]
     on_too_long: TooLong
+    quota: str | None = field(default=None, repr=False)
+    """Which processes share the account's quota; a URL, which may hold a password. None: only this one."""
 
     @property
     def name(self) -> str:
@@ -163,6 +167,8 @@ class RequestConfig:
             "too long": [self.on_too_long, self.limits.max_tokens_per_item if self.on_too_long != "error" else None],
             "parameters": self.parameters,
         }
+        if self.model.revision:
+            parts["revision"] = self.model.revision
         query_parts = {name: value for name, value in self.query.items() if not is_secret_name(name)}
         if query_parts:  # only then, so that vectors that were cached before there was a query are still found
             parts["query"] = query_parts
@@ -176,6 +182,8 @@ def resolve_config(model: str, options: EmbeddingOptions, environ: Mapping[str, 
         ConfigurationError: the options cannot work; the message says what to do.
     """
     provider, name = split_model(model)
+    if provider.compute is not None:
+        provider.compute(name)  # raises where the model cannot be computed here
     info = provider.model(name)
     for problem in (*_model_problems(options, provider, info), *_option_problems(options, provider, info)):
         raise ConfigurationError(problem, provider=provider.id, model=info.name)
@@ -192,11 +200,7 @@ def resolve_config(model: str, options: EmbeddingOptions, environ: Mapping[str, 
     query_prefix = info.query_prefix if options.query_prefix == "recommended" else options.query_prefix
     return RequestConfig(
         provider=provider,
-        model=replace(
-            info,
-            dimensions_on_wire=info.dimensions_on_wire and options.send_dimensions,
-            known=info.known or provider.compute is not None,
-        ),
+        model=replace(info, dimensions_on_wire=info.dimensions_on_wire and options.send_dimensions),
         limits=_limits(info.limits, options.limits or {}),
         url=url,
         query={**query, **check_query(options.query or {})},
@@ -212,7 +216,17 @@ def resolve_config(model: str, options: EmbeddingOptions, environ: Mapping[str, 
         document_prefix=replace_surrogates(options.document_prefix or ""),
         parameters=parameters,
         on_too_long=options.on_too_long,
+        quota=None if provider.compute else _resolve_quota(options.quota, environ),
     )
+
+
+def _resolve_quota(given: str | None, environ: Mapping[str, str]) -> str | None:
+    """The option `quota`, or the environment's."""
+    quota = (given or environ.get(_QUOTA_VARIABLE, "")).strip()
+    if not quota:
+        return None
+    check_quota(quota, "quota" if given else _QUOTA_VARIABLE)
+    return quota
 
 
 def _model_problems(options: EmbeddingOptions, provider: Provider, info: ModelInfo) -> Iterator[str]:
@@ -225,13 +239,13 @@ def _model_problems(options: EmbeddingOptions, provider: Provider, info: ModelIn
     if options.dimensions and info.dimensions is not None and options.dimensions not in info.dimensions:
         sizes = ", ".join(map(str, info.dimensions))
         yield f"{info.name} has no vectors of {options.dimensions} dimensions: choose from {sizes}."
-    if options.output != "dense" and options.on_too_long == "split":
-        yield "on_too_long='split' takes the mean of the pieces' vectors, but sparse ones have none: take 'truncate'."
     if options.output != "dense" and not info.sparse:
         yield (
-            f"{name} gives dense vectors only: leave output at 'dense', or take 'dashscope:text-embedding-v4' (native "
-            "API), which gives sparse ones too."
+            f"{name} gives dense vectors only: leave output at 'dense', or take a model that gives sparse ones too, by "
+            f"DashScope's native API: {sparse_models()}."
         )
+    if options.output != "dense" and options.on_too_long == "split":
+        yield "on_too_long='split' takes the mean of the pieces' vectors, but sparse ones have none: take 'truncate'."
     if options.query_prefix == "recommended" and info.query_prefix is None:
         yield f"No query prefix is recommended for {name}: leave query_prefix out or write your own."
 

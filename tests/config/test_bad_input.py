@@ -308,7 +308,7 @@ def test_pieces_of_a_failed_text_are_not_sent(entry_point, connect, simulator):
     assert len(simulator.requests) < 100
 
 
-@pytest.mark.parametrize("path", ["redis://host/0", "file:///vectors.sqlite", "a\0b"])
+@pytest.mark.parametrize("path", ["s3://bucket/vectors", "file:///vectors.sqlite", "a\0b"])
 def test_cache_that_is_not_a_path_is_refused(path, connect, simulator):
     error = call(EmbeddingClient.embed, connect("dashscope:text-embedding-v4", cache=path), ["a"])
     assert type(error) is ConfigurationError

@@ -102,6 +102,39 @@ def test_no_bar_is_shown_by_default(bars, options, entry_point, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("count", [1, PER_REQUEST])
+def test_one_request_has_no_bar(bars, options, entry_point, count):
+    embedder = entry_point.make(DASHSCOPE, show_progress=True, **options)
+    call(entry_point.embed, embedder, texts_of(count))
+    call(entry_point.embed_query, embedder, "a query")
+    assert bars == []
+
+
+def test_batch_split_by_tokens_has_a_bar(bars, options, entry_point):
+    """Few texts may take several requests: the bar appears when the first of them is done."""
+    limits = {"max_items": 10, "max_tokens_per_request": 60}
+    texts = [f"{number} {'long text ' * 20}" for number in range(4)]
+    call(entry_point.embed, entry_point.make(DASHSCOPE, show_progress=True, limits=limits, **options), texts)
+    [bar] = bars
+    assert (bar.total, bar.done, bar.closed) == (4, 4, True)
+
+
+@pytest.mark.parametrize("method", ["get_text_embedding_batch", "aget_text_embedding_batch"])
+def test_one_request_of_llamaindex_has_no_bar(bars, options, method):
+    embedding = MultiEmbedding(model_name=DASHSCOPE, **options)
+    call(getattr(embedding, method), texts_of(PER_REQUEST), show_progress=True)
+    assert bars == []
+
+
+def test_missing_ipywidgets_is_no_warning(monkeypatch, recwarn):
+    """In a notebook without ipywidgets, tqdm.auto warns and then draws the bar of a terminal."""
+    monkeypatch.setattr(progress, "find_spec", lambda _name: None)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    progress.Progress("a-model", 600, several=True).close()
+    assert not recwarn.list
+
+
 def test_bar_counts_cached_texts_at_once(bars, options, entry_point, tmp_path):
     embedder = entry_point.make(DASHSCOPE, show_progress=True, cache=tmp_path / "cache.sqlite", **options)
     with closing(client_of(embedder)):
@@ -140,17 +173,17 @@ def test_shared_bar_is_not_used_by_other_calls(bars, options):
     async def both():
         with client.progress(60):
             await asyncio.gather(client.aembed(texts_of(30, "one")), client.aembed(texts_of(30, "other")))
-        await client.aembed(texts_of(7))
+        await client.aembed(texts_of(17))
 
     asyncio.run(both())
     together, alone = bars
     assert (together.total, together.done, together.closed) == (60, 60, True)
-    assert (alone.total, alone.done, alone.closed) == (7, 7, True)
+    assert (alone.total, alone.done, alone.closed) == (17, 17, True)
 
 
 @pytest.mark.parametrize("kind", ["stream", "astream"])
 def test_bar_of_a_stream_grows_with_the_texts_read(bars, kind):
-    client = EmbeddingClient("local:any", dimensions=16, show_progress=True)
+    client = EmbeddingClient("local:char-ngrams", dimensions=16, show_progress=True)
     count = 3 * CHUNK_TEXTS + 5
 
     async def read():
@@ -168,7 +201,7 @@ def test_bar_of_a_stream_grows_with_the_texts_read(bars, kind):
 
 
 def test_stream_closed_early_closes_its_bar(bars):
-    client = EmbeddingClient("local:any", dimensions=16, show_progress=True)
+    client = EmbeddingClient("local:char-ngrams", dimensions=16, show_progress=True)
     with closing(client.stream(iter(texts_of(5 * CHUNK_TEXTS)))) as stream:
         next(stream)
     assert bars[0].closed
@@ -232,7 +265,7 @@ def test_bar_in_a_log_writes_few_whole_lines(monkeypatch, options, sync_entry_po
 def test_bar_in_a_log_writes_a_line_every_ten_seconds(monkeypatch):
     log, clock = io.StringIO(), [0.0]
     monkeypatch.setattr(sys, "stderr", log)
-    bar = progress.Progress("a-model", 600)
+    bar = progress.Progress("a-model", 600, several=True)
     monkeypatch.setattr(bar._bar, "_time", lambda: clock[0])
     bar._bar.start_t = bar._bar.last_print_t = 0.0
     for _ in range(600):
@@ -246,7 +279,7 @@ def test_bar_in_a_log_writes_a_line_every_ten_seconds(monkeypatch):
 def test_unchanged_line_is_not_repeated(monkeypatch):
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
-    EmbeddingClient("local:any", show_progress=True).embed([])
+    progress.Progress("a-model", 600, several=True).close()
     assert len(log.getvalue().splitlines()) == 1
 
 
@@ -276,7 +309,7 @@ def test_bar_without_a_console_does_not_stop_the_call(stream, monkeypatch, optio
 CELLS = {
     "sync": "len(client.embed(texts).vectors)",
     "async": "len((await client.aembed(texts)).vectors)",
-    "async with a cache": "len((await EmbeddingClient('local:any', cache='c', **options).aembed(texts)).vectors)",
+    "async with a cache": "len((await EmbeddingClient('local', cache='c', **options).aembed(texts)).vectors)",
     "stream": "sum(len(block.vectors) for block in client.stream(iter(texts)))",
     "together": "with client.progress(len(texts)):\n    client.embed(texts)\nlen(texts)",
 }
@@ -291,7 +324,7 @@ def test_bar_in_a_notebook_is_a_widget_that_ends_full(tmp_path, monkeypatch):
     first = (
         "from multiembed import EmbeddingClient\n"
         "options = {'dimensions': 16, 'show_progress': True}\n"
-        "client = EmbeddingClient('local:any', **options)\n"
+        "client = EmbeddingClient('local:char-ngrams', **options)\n"
         "texts = [f'text {number}' for number in range(2500)]"
     )
     notebook = nbformat.new_notebook(cells=[nbformat.new_code_cell(cell) for cell in (first, *CELLS.values())])
@@ -302,6 +335,8 @@ def test_bar_in_a_notebook_is_a_widget_that_ends_full(tmp_path, monkeypatch):
         assert result["data"]["text/plain"] == "2500"
         box = run.widget_state[shown["data"]["application/vnd.jupyter.widget-view+json"]["model_id"]]
         label, bar, numbers = (run.widget_state[child.removeprefix("IPY_MODEL_")] for child in box["children"])
-        assert label["value"].replace("\u2007", " ") == "local:any: 100%"
+        assert label["value"].replace("\u2007", " ") == "local:char-ngrams: 100%"
+        layout = run.widget_state[label["layout"].removeprefix("IPY_MODEL_")]
+        assert layout["min_width"] == "max-content", "the label would be broken into lines"
         assert (bar["value"], bar["max"], bar["bar_style"]) == (2500, 2500, "success")
         assert "2500/2500" in numbers["value"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("mypy")  # and pyright, which comes with it
 REPOSITORY = Path(__file__).parents[2]
 ACCEPTED = REPOSITORY / "tests" / "typing" / "accepted.py"
 REFUSED = REPOSITORY / "tests" / "typing" / "refused.py"
