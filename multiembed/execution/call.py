@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import takewhile
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from multiembed.batching.inputs import check_texts
 from multiembed.batching.token_count import expected_tokens
@@ -20,6 +20,7 @@ from multiembed.cache.base import CacheEntry
 from multiembed.errors import InvalidRequestError
 from multiembed.execution.chunk import Chunk, pack_texts
 from multiembed.execution.io_thread import in_thread, io_thread
+from multiembed.flow.context import Batch
 from multiembed.observability.log import log_call
 from multiembed.observability.progress import Progress, shared
 from multiembed.observability.tracing import Span
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from multiembed.config.request_config import RequestConfig
     from multiembed.execution.runtime import Runtime
-    from multiembed.flow.context import Batch, BatchOutcome, CallContext
+    from multiembed.flow.context import BatchOutcome, CallContext
     from multiembed.types import Role
 
 
@@ -98,9 +99,11 @@ class EmbedCall:
         if cache is not None:
             details = {"model": config.name, "role": self._role, "dimensions": config.expected_dimensions}
             cache.describe(self._namespace, {**details, "output": config.output, "base_url": config.base_url})
-            chunk.add_cached(cache.get(self._namespace, chunk.texts))
+            chunk.looked_up_at = time.monotonic()
+            found = chunk.add_cached(cache.get(self._namespace, chunk.texts))
+            chunk.usage += Usage(cached_texts=chunk.count_of(found))
         if self._bar is not None:
-            self._bar.announce(len(chunk))
+            self._bar.announce(len(chunk), several=len(chunk) > config.limits.max_items)
         self.chunks.append(chunk)
         return chunk
 
@@ -157,6 +160,35 @@ class EmbedCall:
                 self.wake()
         return None
 
+    def must_claim(self, batch: Batch) -> bool:
+        """Whether a batch is claimed in the cache before it is sent."""
+        cache, chunk = self.runtime.cache, batch.chunk
+        return cache is not None and time.monotonic() - chunk.looked_up_at >= cache.claim_age
+
+    async def claim(self, batch: Batch) -> tuple[Batch, Batch]:
+        """Take vectors of a batch that the cache has by now, and claim its other texts.
+
+        Returns: the texts to send, and those that another process embeds at this moment.
+        """
+        chunk: Chunk = batch.chunk
+        claim = await in_thread(self.runtime.cache.claim, self._namespace, batch.texts)  # type: ignore[union-attr]
+        found = chunk.add_cached(claim.found, batch)
+        if found:
+            count = chunk.count_of(found)
+            self._count(chunk, Usage(cached_texts=count), texts=count)
+            self._complete(Batch(found, ()), chunk)
+        elif not claim.pending:
+            return batch, Batch((), ())
+        done, pending = set(found), {batch.positions[row] for row in claim.pending}
+        rows = range(len(batch.texts))
+        missing = batch.select(row for row in rows if batch.positions[row] not in done | pending)
+        others = batch.select(row for row in rows if batch.positions[row] in pending - done)
+        return replace(missing, chunk=chunk), replace(others, chunk=chunk)
+
+    async def release(self, batch: Batch) -> None:
+        """Give up the claims of the texts of a batch that got no vector."""
+        await in_thread(self.runtime.cache.release, self._namespace, batch.texts)  # type: ignore[union-attr]
+
     async def complete_batch(self, batch: Batch, outcome: BatchOutcome) -> None:
         """Take the outcome of a batch. Vectors are kept in the cache before the caller gets them."""
         chunk: Chunk = batch.chunk
@@ -167,32 +199,36 @@ class EmbedCall:
                 await writer.write([CacheEntry(self._namespace, texts, v.dense, v.sparse) for texts, v in accepted])
         finally:
             failed = chunk.count_of(outcome.failures)
-            self._count(batch, outcome, texts=chunk.count_of(batch.positions), failed=failed)
-            failed_in_others = chunk.complete_batch(batch)  # last: from now on, the caller may take the chunk
-            if failed_in_others:
-                self.runtime.stats.add(Usage(), failed=failed_in_others)
-            if any(first.is_complete for first in self.chunks[:1]):
-                self.wake()
+            self._count_outcome(chunk, outcome, texts=chunk.count_of(batch.positions), failed=failed)
+            self._complete(batch, chunk)  # last: from now on, the caller may take the chunk
+
+    def _complete(self, batch: Batch, chunk: Chunk) -> None:
+        failed_in_others = chunk.complete_batch(batch)
+        if failed_in_others:
+            self.runtime.stats.add(Usage(), failed=failed_in_others)
+        if any(first.is_complete for first in self.chunks[:1]):
+            self.wake()
 
     def count_cancelled(self, batch: Batch, outcome: BatchOutcome) -> None:
         """Count the cost of a batch that is cancelled."""
         if outcome.requests:
-            self._count(batch, outcome)
+            self._count_outcome(batch.chunk, outcome)
 
-    def _count(self, batch: Batch, outcome: BatchOutcome, *, texts: int = 0, failed: int = 0) -> None:
+    def _count_outcome(self, chunk: Chunk, outcome: BatchOutcome, *, texts: int = 0, failed: int = 0) -> None:
         tokens = outcome.total_tokens
         cost = None if tokens is None else self.config.cost_of(tokens)
         usage = Usage(total_tokens=tokens, requests=outcome.requests, retries=outcome.retries, cost=cost)
+        self._count(chunk, usage, texts=texts, failed=failed, rate_errors=outcome.rate_errors, seconds=outcome.seconds)
+
+    def _count(self, chunk: Chunk, usage: Usage, *, texts: int, failed: int = 0, **responses: Any) -> None:
         with self._usage_lock:
-            batch.chunk.usage += usage
+            chunk.usage += usage
             self._usage += usage
             self._failed += failed
             ended = self._ended
         if ended:  # Ctrl-C has ended the call, and the response came later
             self.runtime.usage_hook.report_soon(usage)
-        self.runtime.stats.add(
-            usage, texts=texts, failed=failed, rate_errors=outcome.rate_errors, seconds=outcome.seconds
-        )
+        self.runtime.stats.add(usage, texts=texts, failed=failed, **responses)
         self._advance(texts)
 
     def _advance(self, texts: int) -> None:

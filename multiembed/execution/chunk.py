@@ -147,6 +147,8 @@ class Chunk:
         self._followers: dict[int, list[tuple[Chunk, int]]] = {}
         """By position: other chunks, with their positions, that wait for the same text's vector."""
         self.usage = Usage()
+        self.looked_up_at = 0.0
+        """When its texts were looked up in the cache, on time.monotonic."""
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -172,17 +174,26 @@ class Chunk:
 
     # ── before the first batch ───────────────────────────────────────────────────────────────────
 
-    def add_cached(self, lookup: CacheLookup) -> None:
-        """Store the vectors that the cache holds; their texts are not sent."""
+    def add_cached(self, lookup: CacheLookup, batch: Batch | None = None) -> list[int]:
+        """Store the vectors that the cache holds; their texts are not sent.
+
+        Args:
+            lookup: of all texts.
+            batch: the lookup is of its texts only, which are about to be sent.
+
+        Returns: the positions of the texts that have their vectors now.
+        """
+        found = lookup.positions if batch is None else [batch.positions[row] for row in lookup.positions]
         if lookup.dense is not None:
-            if lookup.dense.shape[1] != (self._config.expected_dimensions or lookup.dense.shape[1]):
-                return
-            self._buffer.put(lookup.positions, lookup.dense)
-        for position, vector in zip(lookup.positions, lookup.sparse or (), strict=False):
+            size = lookup.dense.shape[1]
+            if size != (self._config.expected_dimensions or size) or not self._buffer.put(found, lookup.dense):
+                return []
+        for position, vector in zip(found, lookup.sparse or (), strict=False):
             self._sparse[position] = vector
-        self._mark_done(lookup.positions)
-        self._unsent = [position for position in self._unsent if not self._done[position]]
-        self.usage += Usage(cached_texts=self.count_of(lookup.positions))
+        self._mark_done(found)
+        if batch is None:
+            self._unsent = [position for position in self._unsent if not self._done[position]]
+        return found
 
     def follow(self, other: Chunk) -> None:
         """Take the vectors of texts that another chunk has too from there, now or once they come.

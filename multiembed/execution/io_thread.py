@@ -53,9 +53,9 @@ class Wakeup:
         with suppress(RuntimeError):  # it is set already
             self._lock.release()
 
-    def wait(self, seconds: float) -> None:
-        """Wait until it is set or the time is over, and clear it."""
-        self._lock.acquire(timeout=seconds)
+    def wait(self, seconds: float) -> bool:
+        """Wait until it is set or the time is over, and clear it. Returns: whether it was set."""
+        return self._lock.acquire(timeout=seconds)
 
 
 class IoThread:
@@ -244,7 +244,7 @@ async def run_in(loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[A
         tasks.clear()
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         with suppress(RuntimeError):  # this loop is closed, and no caller waits
-            here.call_soon_threadsafe(_resolve, future, task.result() if error is None else None, error)
+            here.call_soon_threadsafe(resolve, future, task.result() if error is None else None, error)
 
     def cancel() -> None:
         for task in tasks:
@@ -289,12 +289,13 @@ def _call(future: asyncio.Future[_T], function: Callable[[], _T]) -> None:
     except BaseException as error:  # noqa: BLE001 - raised again by the caller
         outcome = None, error
     with suppress(RuntimeError):  # the loop is closed
-        future.get_loop().call_soon_threadsafe(_resolve, future, *outcome)
+        future.get_loop().call_soon_threadsafe(resolve, future, *outcome)
     del future, outcome  # an error's traceback holds this frame: no cycle of references
 
 
-def _resolve(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done():  # the caller was cancelled
+def resolve(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    """Give a future its result or error, unless its caller was cancelled."""
+    if future.done():
         return
     if error is None:
         future.set_result(result)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from multiembed.batching.packing import pack_batches
 from multiembed.batching.truncation import split_text, truncate
 from multiembed.errors import InputTooLongError, MalformedResponseError, MultiEmbedError
 from multiembed.flow.backoff import backoff_delay
-from multiembed.flow.context import Batch, BatchOutcome, Sleep
+from multiembed.flow.context import Batch, BatchOutcome, RunInThread, Sleep
 from multiembed.flow.isolation import HALVES
 from multiembed.flow.request import Isolate, RequestFlow, Split, counted
 from multiembed.responses.validation import ValidatedVectors, weighted_mean
@@ -39,13 +40,7 @@ def batch_flow(batch: Batch, context: CallContext, outcome: BatchOutcome | None 
     The outcome gets the results as they come. It is complete only at the end, and correct also before.
     """
     outcome = BatchOutcome() if outcome is None else outcome
-    compute = context.config.provider.compute
-    if compute is None:
-        yield from _BatchFlow(context, outcome).embed(batch)
-    else:
-        yield Sleep(0)  # other tasks of the event loop run between batches
-        vectors = compute(context.config.format_texts(batch.texts, context.role), context.config.expected_dimensions)
-        outcome.accepted.append((batch.positions, ValidatedVectors(vectors, None, 0, None)))
+    yield from _BatchFlow(context, outcome).embed(batch)
     return outcome
 
 
@@ -100,7 +95,25 @@ class _BatchFlow:
             return Split(part.pieces(maximum))
         if count == 1 and context.config.on_too_long != "error":
             return (yield from self._embed_single(part, failing))
-        return (yield from RequestFlow(part, context, self._outcome, failing).run())
+        return (yield from self._send(part, failing))
+
+    def _send(self, part: Batch, failing: FailureCount | None) -> Flow[Result]:
+        """Send a part as one request, or compute its vectors in a thread where the model is a local one."""
+        context, config = self._context, self._context.config
+        if config.provider.compute is None:
+            return (yield from RequestFlow(part, context, self._outcome, failing).run())
+        texts, maximum = config.format_texts(part.texts, context.role), config.limits.max_tokens_per_item
+        if maximum is not None and len(texts) == 1 and config.on_too_long == "error":  # a longer text is alone
+            tokens = yield from counted(context, context.count_tokens, texts[0])
+            if tokens > maximum:
+                return InputTooLongError(
+                    f"The text has about {tokens:,} tokens, and {config.name} takes {maximum:,}. Shorten it, or set "
+                    "on_too_long='truncate' or 'split'.",
+                    **context.error_details(part),
+                )
+        compute = config.provider.compute(config.model.name)
+        vectors = yield RunInThread(partial(compute, texts, config.expected_dimensions))
+        return ValidatedVectors(vectors, None, 0, None)
 
     def _isolate_bad_texts(self, part: Batch, found: Isolate) -> Flow[None]:
         """Halve a failing part, and the halves that fail, until the texts that make requests fail are alone.
@@ -170,7 +183,7 @@ class _BatchFlow:
                     pieces = yield from counted(context, split_text, text, maximum, count_tokens)
                     return (yield from self._embed_pieces(pieces, part))
                 text = yield from counted(context, truncate, text, maximum, count_tokens)
-            result = yield from RequestFlow(Batch(part.positions, (text,)), context, self._outcome, failing).run()
+            result = yield from self._send(Batch(part.positions, (text,)), failing)
             # A rejection by the account's quota has no status. The text is not shortened for it: vectors must not
             # depend on the account.
             if not isinstance(result, InputTooLongError) or result.status is None or len(text) == 1:

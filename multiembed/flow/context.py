@@ -81,7 +81,7 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class RunInThread:
-    """Effect: call the user's function (API key, token counter) in a thread; return its result or raise its error."""
+    """Effect: call a function in a thread (key, token counter, local model); return its result or raise its error."""
 
     function: Callable[[], Any]
 

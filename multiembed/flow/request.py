@@ -296,7 +296,7 @@ class RequestFlow:
             return delay
         if failure.local:
             return context.environment.sleep_filter(backoff_delay(self._failing.failures, context.environment.random()))
-        if limiter.retry_budget.try_spend():
+        if limiter.spend_retry():
             delay = backoff_delay(self._failing.failures, context.environment.random())
         else:  # the retry budget is spent: the longest backoff, but one attempt before the deadline
             delay = max(0.0, min(MAX_DELAY, context.time_left() / 2))

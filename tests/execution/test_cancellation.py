@@ -29,7 +29,7 @@ from support.adapters import (
 
 from multiembed import EmbeddingClient
 from multiembed.execution.runtime import account_id
-from multiembed.ratelimit.limiter import limiter_for
+from multiembed.ratelimit.registry import limiter_for
 
 interrupts = pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import faulthandler
 import os
-import signal
 import threading
 from contextlib import contextmanager
 
@@ -22,6 +22,7 @@ from support.adapters import (
     SYNC_ENTRY_POINTS,
     are_right,
     options_for,
+    provider_of,
     run_python,
     texts_of,
 )
@@ -68,7 +69,7 @@ def forked(*jobs):
 
 def _be_a_child(job, writing):
     """Do the job, tell its answer, and end without touching what belongs to the parent."""
-    signal.alarm(30)  # a child that hangs is ended, and its pipe with it
+    faulthandler.dump_traceback_later(30, exit=True, file=writing)  # a child that hangs answers where, and ends
     try:
         said = str(job())
     except BaseException as error:  # noqa: BLE001 - the parent gets any error
@@ -169,6 +170,26 @@ def test_fork_during_the_first_call_leaves_no_import_half_done(simulator):
     assert done.stderr == ""
     assert done.returncode == 0
     assert sorted(request.body["input"]["texts"] for request in simulator.requests) == [["child"], ["parent"]]
+
+
+IMPORTS_OF_A_CALL = """
+import asyncio, sys
+from multiembed import EmbeddingClient
+
+client = EmbeddingClient(sys.argv[1], base_url=sys.argv[2] or None, api_key="sk-simulator")
+texts, before = ["one", "two \\ud83d", "三 🦊"], set(sys.modules)
+client.embed(texts)
+asyncio.run(client.aembed(texts, "query"))
+print(sorted(set(sys.modules) - before))
+"""
+
+
+@pytest.mark.parametrize("model", [DASHSCOPE, "siliconflow:Qwen/Qwen3-Embedding-0.6B", "local:char-ngrams"])
+def test_call_imports_no_module(simulator, model):
+    """A fork while another thread imports a module, or a codec, leaves the child waiting for that module for good."""
+    provider = provider_of(model)
+    done = run_python(IMPORTS_OF_A_CALL, model, "" if provider == "local" else simulator.base_url(provider))
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 class AtHome(httpx.BaseTransport):

@@ -9,10 +9,8 @@ import threading
 
 import pytest
 from calls import HoldingApi, serving
-from fork_server import fork_server
-from support.adapters import (
-    clean_environment,
-)
+from support.adapters import clean_environment
+from support.fork_server import fork_server
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 

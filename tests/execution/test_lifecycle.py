@@ -43,12 +43,13 @@ from support.adapters import (
     options_for,
     texts_of,
 )
+from support.workers import until
 
 from multiembed import ConfigurationError, EmbeddingClient, PartialFailureError
 from multiembed.execution.chunk import Chunk
 from multiembed.execution.runtime import account_id
-from multiembed.ratelimit.limiter import limiter_for
 from multiembed.ratelimit.pacer import AccountLimits
+from multiembed.ratelimit.registry import limiter_for
 
 
 @pytest.fixture(params=ENTRY_POINTS.values(), ids=ENTRY_POINTS.keys())
@@ -305,7 +306,7 @@ def test_estimate_sends_nothing_and_counts_the_requests(simulator, model):
     estimate = client.estimate(texts)
     assert simulator.requests == []
     assert client.usage.requests == 0
-    assert are_right(client.embed(texts).to_list(), texts, DIMENSIONS[model])
+    assert are_right(client.embed(texts).to_list(), texts, DIMENSIONS[model], model)
     assert estimate.texts == 240
     assert estimate.requests == len(simulator.requests) == client.usage.requests
     assert (estimate.requests > 0) == (model in REMOTE_MODELS)
@@ -343,8 +344,8 @@ def test_permits_of_an_idle_loop_do_not_block_a_sync_call(slow):
     assert serve_right(SYNC_ENTRY_POINTS["client"], client, "before")
     loop = asyncio.new_event_loop()
     tasks = [loop.create_task(client.aembed(texts_of(20, f"task {n}"))) for n in range(4)]
-    loop.run_until_complete(asyncio.sleep(LATENCY / 2))
-    assert limiter_for(account_id(client.target)).pacer.in_flight == 2
+    pacer = limiter_for(account_id(client.target)).pacer
+    loop.run_until_complete(until(lambda: pacer.in_flight == 2))
     assert serve_right(SYNC_ENTRY_POINTS["client"], client, "sync", 30)
     loop.run_until_complete(asyncio.gather(*tasks))
     loop.run_until_complete(client.aclose())

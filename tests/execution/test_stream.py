@@ -28,7 +28,7 @@ from multiembed.execution import stream as stream_of
 from multiembed.providers.local import embed
 
 DIMENSIONS = 64
-LOCAL = "local:any"
+LOCAL = "local:char-ngrams"
 DASHSCOPE = "dashscope:text-embedding-v4"
 PROMISED = stream_of.CHUNK_TEXTS
 CHUNK_TEXTS = 120

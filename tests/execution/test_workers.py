@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from support.virtual_clock import VirtualLoop
 from support.workers import Batches, is_sending, until
 
 from multiembed import EmbeddingClient, EmbeddingOptions
@@ -436,6 +437,32 @@ async def test_stopped_pool_ends_a_backoff_at_once():
     async with asyncio.timeout(5):
         await run
     assert len(sent) == 1
+
+
+@pytest.mark.parametrize(
+    "responses",
+    [[(429, "100")], [(503, "19"), (401, "0")]],
+    ids=["others wait for a permit", "another waits to retry"],
+)
+def test_fatal_error_ends_the_waits_of_other_batches(responses):
+    loop, plan, sent, done = VirtualLoop(), iter(batches(8)), [], []
+    context = context_of(in_flight=len(responses))
+    context.limiter.clock = loop.time
+    environment = Environment(clock=loop.time, wall_time=loop.time, random=random.random)
+    context = replace(context, deadline_at=30.0, environment=environment)
+
+    async def send(request):
+        sent.append(request)
+        status, pause = responses[min(len(sent), len(responses)) - 1]
+        await asyncio.sleep(0.1 * len(sent))
+        return HttpResponse(status, {"retry-after": pause}, b"")
+
+    source = Batches(context, lambda: next(plan, None), done=lambda *pair: done.append(pair))
+    loop.run_until_complete(WorkerPool(source, send).run(bool))
+    loop.close()
+    errors = [error for _, outcome in done for error in outcome.failures.values()]
+    assert [type(error) for error in errors] == [type(context.state.fatal_error)] * 8
+    assert loop.now < 1.0
 
 
 def test_finished_calls_leave_no_task_on_the_io_thread(connect):

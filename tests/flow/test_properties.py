@@ -23,8 +23,9 @@ from multiembed.config.request_config import resolve_config
 from multiembed.execution.runtime import account_id
 from multiembed.execution.workers import WorkerPool
 from multiembed.flow.context import MAX_RETRIES, PATIENCE, Batch, CallContext, Environment, LearnedLimits
-from multiembed.ratelimit.limiter import AccountLimiter, limiter_for
+from multiembed.ratelimit.limiter import AccountLimiter
 from multiembed.ratelimit.pacer import AccountLimits
+from multiembed.ratelimit.registry import limiter_for
 from multiembed.transport.types import HttpResponse, TransportFailure
 
 SIZE = 8
@@ -90,7 +91,7 @@ def test_client_fails_only_bad_texts_under_any_failures(call, texts, schedule, c
     server = Server(schedule, cap)
     mock = httpx.MockTransport(server)
     client = EmbeddingClient(
-        "siliconflow:Qwen/Qwen3-Embedding-unlisted",
+        "siliconflow:a-model-of-mine",
         api_key="sk-any",
         dimensions=SIZE,
         parameters={"encoding_format": "float"},
