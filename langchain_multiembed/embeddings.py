@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from langchain_core.embeddings import Embeddings
 from pydantic import Field
@@ -13,6 +13,9 @@ from multiembed import EmbeddingOptionsDict, FrameworkEmbedder
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from langchain_multiembed.sparse import MultiSparseEmbeddings
+    from multiembed import EmbeddingResult
+
 
 class MultiEmbeddings(FrameworkEmbedder, Embeddings):
     """Embeddings for LangChain through Zhipu, SiliconFlow, DashScope or any OpenAI-compatible server.
@@ -22,7 +25,7 @@ class MultiEmbeddings(FrameworkEmbedder, Embeddings):
 
         .. code-block:: bash
 
-            pip install "multiembed[langchain]"
+            pip install ".[langchain]"   # in a clone of the repository
             export DASHSCOPE_API_KEY="your-key"
 
         ===================== ==================================================
@@ -45,6 +48,10 @@ class MultiEmbeddings(FrameworkEmbedder, Embeddings):
     Usage:
         `embeddings.client.usage` is the usage so far, and `on_usage` gets the usage of each call. Inside a chain,
         each call also sends its usage as the custom event "multiembed_usage" to the run's callbacks.
+
+    Hybrid search:
+        With `output="dense&sparse"`, `sparse()` is the sparse half for langchain-qdrant, and
+        `langchain_multiembed.milvus.MilvusSparse(embeddings)` for langchain-milvus.
 
     Instantiate:
         .. code-block:: python
@@ -86,16 +93,34 @@ class MultiEmbeddings(FrameworkEmbedder, Embeddings):
         Raises:
             MultiEmbedError: see multiembed.errors; PartialFailureError when only some texts failed.
         """
-        return send_usage_event(self.client.embed(texts, "document", lists=True)).to_list()
+        return self._embed_kind("dense", texts, "document")
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a query."""
-        return send_usage_event(self.client.embed([text], "query", lists=True)).to_list()[0]
+        return self._embed_kind("dense", [text], "query")[0]  # type: ignore[no-any-return]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """As `embed_documents`, without blocking the event loop."""
-        return (await asend_usage_event(await self.client.aembed(texts, "document", lists=True))).to_list()
+        return await self._aembed_kind("dense", texts, "document")
 
     async def aembed_query(self, text: str) -> list[float]:
         """As `embed_query`, without blocking the event loop."""
-        return (await asend_usage_event(await self.client.aembed([text], "query", lists=True))).to_list()[0]
+        return (await self._aembed_kind("dense", [text], "query"))[0]  # type: ignore[no-any-return]
+
+    def sparse(self) -> MultiSparseEmbeddings:
+        """Sparse embeddings over the same client, for hybrid search: each text costs one request for both kinds.
+
+        Make it before the texts are embedded: what their requests bring is kept only while one exists.
+
+        Raises:
+            ConfigurationError: `output` is not "dense&sparse".
+        """
+        from langchain_multiembed.sparse import MultiSparseEmbeddings  # imports langchain-qdrant where it is installed
+
+        return MultiSparseEmbeddings(self)
+
+    def _send_usage(self, result: EmbeddingResult[Any]) -> EmbeddingResult[Any]:
+        return send_usage_event(result)
+
+    async def _asend_usage(self, result: EmbeddingResult[Any]) -> EmbeddingResult[Any]:
+        return await asend_usage_event(result)

@@ -17,9 +17,10 @@ from llamaindex_multiembed.kvstore import NamespacedKVStore, UnavailableKVStore
 from multiembed import EmbeddingOptionsDict, FrameworkEmbedder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from multiembed import Role
+    from llamaindex_multiembed.sparse import MultiSparseEmbedding
+    from multiembed import EmbeddingResult, Role
 
 _role: ContextVar[Role] = ContextVar("role", default="document")
 """Role of the texts that the base class looks up in its cache, whose keys do not tell queries from documents."""
@@ -56,9 +57,12 @@ class MultiEmbedding(FrameworkEmbedder, BaseEmbedding):
     `rate_limiter`, each window is a call of its own, so leave it large. When some texts fail, the indices and the rows
     of the PartialFailureError are those of the call.
 
+    For hybrid search, give `output="dense&sparse"`: `sparse()` is the sparse half for Pinecone, `sparse_doc_fn` and
+    `sparse_query_fn` for Qdrant, and `llamaindex_multiembed.milvus.MilvusSparse(embedding)` for Milvus.
+
     Examples:
-        `pip install "multiembed[llamaindex]"`, and a key in the environment (ZHIPUAI_API_KEY, SILICONFLOW_API_KEY,
-        DASHSCOPE_API_KEY, OPENAI_COMPATIBLE_API_KEY, MULTIEMBED_GATEWAY_API_KEY)
+        `pip install ".[llamaindex]"` in a clone of the repository, and a key in the environment (ZHIPUAI_API_KEY,
+        SILICONFLOW_API_KEY, DASHSCOPE_API_KEY, OPENAI_COMPATIBLE_API_KEY, MULTIEMBED_GATEWAY_API_KEY)
 
         ```python
         from llama_index.core import Settings
@@ -149,29 +153,48 @@ class MultiEmbedding(FrameworkEmbedder, BaseEmbedding):
     def _bar(self, texts: list[str], *, show: bool) -> AbstractContextManager[None]:
         return self.client.progress(len(texts)) if show or self.show_progress else nullcontext()
 
-    def _embed(self, texts: list[str], role: Role) -> list[list[float]]:
-        return send_usage_event(self.client.embed(texts, role, lists=True)).to_list()
+    def sparse(self) -> MultiSparseEmbedding:
+        """Sparse embeddings over the same client, for hybrid search: each text costs one request for both kinds.
 
-    async def _aembed(self, texts: list[str], role: Role) -> list[list[float]]:
-        return send_usage_event(await self.client.aembed(texts, role, lists=True)).to_list()
+        Make it before the texts are embedded: what their requests bring is kept only while one exists.
+
+        Raises:
+            ConfigurationError: `output` is not "dense&sparse".
+        """
+        from llamaindex_multiembed.sparse import MultiSparseEmbedding
+
+        return MultiSparseEmbedding(self)
+
+    @property
+    def sparse_doc_fn(self) -> Callable[[list[str]], tuple[list[list[int]], list[list[float]]]]:
+        """`sparse_doc_fn` of a QdrantVectorStore: indices and weights of documents. It raises as `sparse` does."""
+        return self.sparse().encode_documents
+
+    @property
+    def sparse_query_fn(self) -> Callable[[list[str]], tuple[list[list[int]], list[list[float]]]]:
+        """`sparse_query_fn` of a QdrantVectorStore: indices and weights of queries. It raises as `sparse` does."""
+        return self.sparse().encode_queries
+
+    def _send_usage(self, result: EmbeddingResult[Any]) -> EmbeddingResult[Any]:
+        return send_usage_event(result)
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self._embed([query], "query")[0]
+        return self._embed_kind("dense", [query], "query")[0]  # type: ignore[no-any-return]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return (await self._aembed([query], "query"))[0]
+        return (await self._aembed_kind("dense", [query], "query"))[0]  # type: ignore[no-any-return]
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        return self._embed([text], "document")[0]
+        return self._embed_kind("dense", [text], "document")[0]  # type: ignore[no-any-return]
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return (await self._aembed([text], "document"))[0]
+        return (await self._aembed_kind("dense", [text], "document"))[0]  # type: ignore[no-any-return]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return self._embed(texts, "document")
+        return self._embed_kind("dense", texts, "document")
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return await self._aembed(texts, "document")
+        return await self._aembed_kind("dense", texts, "document")
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()

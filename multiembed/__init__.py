@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from multiembed.cache import open_cache
     from multiembed.cache.admin import CachedVector, CacheFile, NamespaceInfo, PruneResult
     from multiembed.cache.base import CacheEntry, CacheLookup, CacheWarning, VectorCache
+    from multiembed.cache.redis_cache import RedisCache
     from multiembed.client import EmbeddingClient
     from multiembed.config.options import EmbeddingOptions, EmbeddingOptionsDict
     from multiembed.errors import (
@@ -34,15 +35,17 @@ if TYPE_CHECKING:
         InputTooLongError,
         InvalidRequestError,
         MalformedResponseError,
+        ModelNameWarning,
         ModelNotFoundError,
         MultiEmbedError,
         PermissionDeniedError,
         QuotaExhaustedError,
+        QuotaWarning,
         RateLimitError,
         RequestTimeoutError,
         ServerError,
     )
-    from multiembed.integration import FrameworkEmbedder
+    from multiembed.integration.embedder import FrameworkEmbedder, SparseCompanion
     from multiembed.providers import list_models
     from multiembed.testing import no_waits
     from multiembed.types import (
@@ -59,11 +62,12 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "cache": "open_cache",
+    "cache.redis_cache": "RedisCache",
     "cache.base": "CacheEntry CacheWarning CacheLookup VectorCache",
     "cache.admin": "CacheFile CachedVector PruneResult NamespaceInfo",
     "client": "EmbeddingClient",
     "config.options": "EmbeddingOptions EmbeddingOptionsDict",
-    "integration": "FrameworkEmbedder",
+    "integration.embedder": "FrameworkEmbedder SparseCompanion",
     "providers": "list_models",
     "testing": "no_waits",
     "types": "ClientStats EmbeddingResult Estimate Limits ModelInfo PartialFailureError Role SparseVector Usage",
@@ -73,10 +77,11 @@ __all__ = [
     "APIError", "AuthenticationError", "CacheEntry", "CacheFile", "CacheLookup", "CacheWarning", "CachedVector",
     "ClientStats", "ConfigurationError", "ConnectionFailedError", "ContentRejectedError", "DeadlineExceededError",
     "EmbeddingClient", "EmbeddingOptions", "EmbeddingOptionsDict", "EmbeddingResult", "Estimate", "FrameworkEmbedder",
-    "InputTooLongError", "InvalidRequestError", "Limits", "MalformedResponseError", "ModelInfo", "ModelNotFoundError",
-    "MultiEmbedError", "NamespaceInfo", "PartialFailureError", "PermissionDeniedError", "PruneResult",
-    "QuotaExhaustedError", "RateLimitError", "RequestTimeoutError", "Role", "ServerError", "SparseVector", "Usage",
-    "VectorCache", "__version__", "list_models", "no_waits", "open_cache",
+    "InputTooLongError", "InvalidRequestError", "Limits", "MalformedResponseError", "ModelInfo", "ModelNameWarning",
+    "ModelNotFoundError", "MultiEmbedError", "NamespaceInfo", "PartialFailureError", "PermissionDeniedError",
+    "PruneResult", "QuotaExhaustedError", "QuotaWarning", "RateLimitError", "RedisCache", "RequestTimeoutError",
+    "Role", "ServerError", "SparseCompanion", "SparseVector", "Usage", "VectorCache", "__version__", "list_models",
+    "no_waits", "open_cache",
 ]  # fmt: skip
 
 

@@ -68,7 +68,7 @@ def test_documents_get_vectors_and_duplicates_are_sent_once(simulator, model, me
     embeddings = MultiEmbeddings(model=model, **options_for(simulator, model))
     texts = [*texts_of(150), *reversed(texts_of(50))]
     vectors = call(getattr(embeddings, method), texts)
-    assert are_right(vectors, texts, DIMENSIONS[model])
+    assert are_right(vectors, texts, DIMENSIONS[model], model)
     sent = [text for request in simulator.requests for text in _texts_in(request)]
     assert sorted(sent) == (sorted(texts_of(150)) if model in REMOTE_MODELS else [])
 
@@ -78,7 +78,7 @@ def test_documents_get_vectors_and_duplicates_are_sent_once(simulator, model, me
 def test_query_gets_its_own_vector(simulator, model, method):
     embeddings = MultiEmbeddings(model=model, **options_for(simulator, model))
     vector = call(getattr(embeddings, method), "敏捷的棕色狐狸")
-    assert are_right([vector], ["敏捷的棕色狐狸"], DIMENSIONS[model])
+    assert are_right([vector], ["敏捷的棕色狐狸"], DIMENSIONS[model], model)
     assert len(simulator.requests) == (model in REMOTE_MODELS)
 
 
@@ -278,7 +278,7 @@ def test_key_is_found_in_the_environment(simulator, monkeypatch, model):
     provider = PROVIDERS[provider_of(model)]
     monkeypatch.setenv(provider.key_env[0], SECRET)
     embeddings = MultiEmbeddings(model=model, base_url=simulator.base_url(provider.id))
-    assert are_right([embeddings.embed_query("a")], ["a"], DIMENSIONS[model])
+    assert are_right([embeddings.embed_query("a")], ["a"], DIMENSIONS[model], model)
 
 
 def test_empty_key_variable_counts_as_missing(simulator, monkeypatch):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from langchain_tests.integration_tests import EmbeddingsIntegrationTests
-from langchain_tests.unit_tests import EmbeddingsUnitTests
 from support.adapters import MODELS, REMOTE_MODELS, options_for, provider_of
 
 from langchain_multiembed import MultiEmbeddings
 from multiembed.providers import PROVIDERS
+
+pytest.importorskip("langchain_tests", reason="it needs a newer langchain-core")
+from langchain_tests.integration_tests import EmbeddingsIntegrationTests
+from langchain_tests.unit_tests import EmbeddingsUnitTests
 
 
 class _OneModel:

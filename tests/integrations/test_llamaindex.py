@@ -99,7 +99,7 @@ def test_text_gets_its_own_vector_as_a_plain_list(simulator, model, method):
     vector = call_with(embedding, method)
     assert type(vector) is list
     assert {type(number) for number in vector} == {float}
-    assert are_right([vector], ["some text"], DIMENSIONS[model])
+    assert are_right([vector], ["some text"], DIMENSIONS[model], model)
     assert len(simulator.requests) == (model in REMOTE_MODELS)
 
 

@@ -13,6 +13,8 @@ import support.faults  # noqa: F401 - registers the faults that only tests injec
 from multiembed.providers.local import embed
 from multiembed.simulator import FAULTS
 
+for package in ("openai", "langchain_openai", "llama_index.embeddings.openai_like"):
+    pytest.importorskip(package, reason="it needs a newer langchain-core or llama-index-core")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # their dependencies' own, at import
     from langchain_openai import OpenAIEmbeddings

@@ -22,6 +22,7 @@ from multiembed import (
     EmbeddingOptionsDict,
     EmbeddingResult,
     PartialFailureError,
+    SparseCompanion,
     SparseVector,
     Usage,
 )
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from langchain_core.embeddings import Embeddings
     from llama_index.core.base.embeddings.base import BaseEmbedding
+    from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
 
     Vectors = NDArray[np.float32]
 
@@ -140,4 +142,8 @@ store = InMemoryVectorStore(embeddings)
 embedding = MultiEmbedding(model_name=MODEL)
 as_base: BaseEmbedding = embedding
 Settings.embed_model = embedding
+hybrid = MultiEmbedding(model_name="dashscope:text-embedding-v4", output="dense&sparse")
+for_pinecone: BaseSparseEmbedding = hybrid.sparse()
+assert_type(hybrid.sparse_doc_fn(["a"]), tuple[list[list[int]], list[list[float]]])
+assert_type(SparseCompanion(hybrid).embed(["a"], "query"), list[SparseVector])
 assert_type(embedding.client.embed(["a"]).vectors, NDArray[np.float32])

@@ -1,0 +1,1 @@
+"""Base class of the framework classes, and hybrid search over one client."""
