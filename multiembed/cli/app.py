@@ -8,13 +8,17 @@ import typer
 
 import multiembed
 from multiembed.cli.cache import app as cache
-from multiembed.cli.console import console, reports_errors
+from multiembed.cli.completion import complete_provider
+from multiembed.cli.console import LogLevel, console
 from multiembed.cli.doctor.command import doctor
 from multiembed.cli.embed import embed
+from multiembed.cli.embed_text import embed_text
+from multiembed.cli.help import Command, Group
 
 app = typer.Typer(
-    add_completion=False,
+    cls=Group,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Embeddings for LangChain and LlamaIndex: try them without a key, embed files, find out why it does not work.",
 )
@@ -35,14 +39,18 @@ def _root(
     """Take the options before a command."""
 
 
-@app.command()
-@reports_errors
+@app.command(cls=Command)
 def demo(
     question: Annotated[str | None, typer.Argument(help="A question to ask, in English or Chinese.")] = None,
     live: Annotated[
-        str | None, typer.Option(help="Call this provider (or provider:model), with the key of the environment.")
+        str | None,
+        typer.Option(
+            help="Call this provider (or provider:model), with the key of the environment.",
+            autocompletion=complete_provider,
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="With --live: the model, instead of the provider's first.")] = None,
+    log_level: LogLevel = None,  # noqa: ARG001 - typer calls its callback
 ) -> None:
     """Embed a real corpus through a local simulator of every provider, with both frameworks, and ask it questions."""
     from multiembed.cli.demo import run
@@ -68,8 +76,7 @@ RetryAfter = Annotated[
 ]
 
 
-@app.command()
-@reports_errors
+@app.command(cls=Command)
 def simulate(
     port: Port = 8756,
     api_key: Annotated[str, typer.Option(help="The key that is accepted.")] = "sk-simulator",
@@ -99,10 +106,11 @@ def simulate(
     run(console, server, faults=fault or (), probability=fault_probability, times=fault_times, quota=quota)
 
 
-@app.command()
-@reports_errors
+@app.command(cls=Command)
 def models(
-    provider: Annotated[str | None, typer.Argument(help="Only this provider's.")] = None,
+    provider: Annotated[
+        str | None, typer.Argument(help="Only this provider's.", autocompletion=complete_provider)
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON, with every field.")] = False,
 ) -> None:
     """Show every known model with its limits, dimensions, price, source and date."""
@@ -111,6 +119,7 @@ def models(
     run(console, provider=provider, as_json=json)
 
 
-app.command()(doctor)
-app.command()(embed)
+app.command(cls=Command)(doctor)
+app.command(cls=Command)(embed)
+app.command(cls=Command)(embed_text)
 app.add_typer(cache, name="cache")

@@ -7,14 +7,30 @@ from typing import Annotated
 
 import typer
 
-from multiembed.cli.console import console, reports_errors
+from multiembed.cli.completion import complete_model
+from multiembed.cli.console import console
+from multiembed.cli.help import Command, Group
 
-app = typer.Typer(no_args_is_help=True, help="Show, prune and export a cache file.")
+app = typer.Typer(cls=Group, no_args_is_help=True, help="Show, prune and export a cache file.")
 
-File = Annotated[Path, typer.Argument(help="The file that was given as cache=….", show_default=False)]
+
+def _file(value: str) -> Path:
+    if "://" in value:
+        raise typer.BadParameter("this works on a cache file. Vectors in Redis expire by ?ttl=… in the URL of cache.")
+    return Path(value)
+
+
+File = Annotated[
+    Path, typer.Argument(parser=_file, metavar="FILE", help="The file that was given as cache=….", show_default=False)
+]
+Cache = Annotated[
+    str, typer.Argument(help="The file or the redis:// URL that was given as cache=….", show_default=False)
+]
 Models = Annotated[
     list[str] | None,
-    typer.Option("--model", help="Only this provider:model; may be given several times."),
+    typer.Option(
+        "--model", help="Only this provider:model; may be given several times.", autocompletion=complete_model
+    ),
 ]
 Namespaces = Annotated[
     list[str] | None,
@@ -29,17 +45,15 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would b
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write: a name that ends in .jsonl or .parquet.")]
 
 
-@app.command()
-@reports_errors
-def info(file: File, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """Show what is in a cache file: for each model and role, how many vectors, how large, how old."""
+@app.command(cls=Command)
+def info(cache: Cache, json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Show what is in a cache: for each model and role, how many vectors, how large, how old."""
     from multiembed.cli.cache_admin import show_namespaces
 
-    show_namespaces(console, file, as_json=json)
+    show_namespaces(console, cache, as_json=json)
 
 
-@app.command()
-@reports_errors
+@app.command(cls=Command)
 def prune(
     file: File,
     model: Models = None,
@@ -56,8 +70,7 @@ def prune(
     prune_namespaces(console, file, models=model, namespaces=namespace, **age, max_size=max_size, dry_run=dry_run)
 
 
-@app.command()
-@reports_errors
+@app.command(cls=Command)
 def export(file: File, out: Out, model: Models = None, namespace: Namespaces = None) -> None:
     """Write the vectors of a cache file, each with its model, role and the digest of its text.
 

@@ -7,8 +7,8 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from multiembed import CacheFile, ConfigurationError
-from multiembed.cli.console import print_plain
+from multiembed import CacheFile, ConfigurationError, RedisCache
+from multiembed.cli.console import print_plain, print_wrapped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,10 +21,15 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _DAY = 86400
 
 
-def show_namespaces(console: Console, file: Path, *, as_json: bool) -> None:
-    """Print the namespaces of a cache file."""
-    cache = CacheFile(file)
+def show_namespaces(console: Console, given: str, *, as_json: bool) -> None:
+    """Print the namespaces of a cache file, or of the vectors in Redis."""
+    cache = RedisCache(given) if "://" in given else CacheFile(given)
     namespaces = cache.namespaces()
+    name, size = (
+        (cache.url, sum(info.bytes for info in namespaces))
+        if isinstance(cache, RedisCache)
+        else (str(cache.path), cache.bytes)
+    )
     if as_json:
         rows = [
             {"namespace": info.fingerprint, **info.description}
@@ -32,18 +37,20 @@ def show_namespaces(console: Console, file: Path, *, as_json: bool) -> None:
             | {"vectors": info.vectors, "bytes": info.bytes}
             for info in namespaces
         ]
-        console.print_json(json.dumps({"file": str(cache.path), "bytes": cache.bytes, "namespaces": rows}))
+        console.print_json(json.dumps({"file": name, "bytes": size, "namespaces": rows}))
         return
-    row = "{:<12}  {} {} {}\n{:>25} {:>12} {:>12} {:>12} {:>12}"  # two lines: model names stay whole at 80 columns
-    head = ("namespace", "model", "role", "dimensions", "vectors", "size", "first", "last", "used")
-    print_plain(console, row.format(*head))
     for info in namespaces:
-        fields = [info.description.get(name, "?") for name in ("model", "role", "dimensions")]
-        days = [_day(seconds) for seconds in (info.first, info.last, info.used)]
-        cells = (info.fingerprint[:12], *fields, f"{info.vectors:,}", _size(info.bytes), *days)
-        print_plain(console, row.format(*cells))
+        model, role, dimensions = (info.description.get(name, "?") for name in ("model", "role", "dimensions"))
+        print_plain(console, str(model))
+        first, last, used = map(_day, (info.first, info.last, info.used))
+        print_wrapped(
+            console,
+            f"{role}, {dimensions} dimensions, {info.vectors:,} vectors, {_size(info.bytes)}, "
+            f"written {first} to {last}, used {used}, namespace {info.fingerprint[:12]}",
+            "    ",
+        )
     count = sum(info.vectors for info in namespaces)
-    print_plain(console, f"{count:,} vectors, {_size(cache.bytes)}: {cache.path}")
+    print_plain(console, f"{count:,} vectors, {_size(size)}: {name}")
 
 
 def prune_namespaces(

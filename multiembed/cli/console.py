@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec
+import textwrap
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-
-from multiembed import ConfigurationError, MultiEmbedError
-from multiembed.cli.interrupts import INTERRUPTED
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-P = ParamSpec("P")
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
@@ -41,26 +34,43 @@ def print_plain(target: Console, text: str) -> None:
     target.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def print_wrapped(target: Console, text: str, indent: str = "", *, style: str | None = None) -> None:
+    """Print text in lines of the console's width. A word that is longer, such as an address, stays whole."""
+    width = max(target.width, 20)
+    lines = textwrap.fill(
+        text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    target.print(lines, markup=False, highlight=False, soft_wrap=True, style=style)
+
+
 def printable(text: str) -> str:
     """Text with escaped control characters, which a file's name or a header could contain."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def reports_errors(command: Callable[P, int | None]) -> Callable[P, None]:
-    """Decorate a command: it ends with its exit status, and prints a user's error without a traceback."""
+class _LogHandler(logging.Handler):
+    """Prints records on stderr, above a progress bar."""
 
-    @wraps(command)
-    def run(*args: P.args, **options: P.kwargs) -> None:
-        try:
-            status = command(*args, **options)
-        except (MultiEmbedError, OSError) as error:
-            errors.print(f"[bold red]{type(error).__name__}:[/] ", end="")
-            print_plain(errors, printable(str(error)))
-            status = 2 if isinstance(error, ConfigurationError) else 1
-        except KeyboardInterrupt:
-            errors.print("Interrupted.")
-            status = INTERRUPTED
-        if status:
-            raise typer.Exit(status)
+    def emit(self, record: logging.LogRecord) -> None:
+        print_plain(errors, printable(self.format(record)))
 
-    return run
+
+def _start_log(level: str | None) -> None:
+    if level is not None:
+        handler = _LogHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logger = logging.getLogger("multiembed")
+        for old in [each for each in logger.handlers if isinstance(each, _LogHandler)]:
+            logger.removeHandler(old)
+        logger.addHandler(handler)
+        logger.setLevel(level.upper())
+
+
+LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"] | None,
+    typer.Option(
+        callback=_start_log,
+        metavar="LEVEL",
+        help="Print the log on stderr, from this level: debug, info, warning or error.",
+    ),
+]

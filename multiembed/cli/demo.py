@@ -43,6 +43,7 @@ _SIMULATED = (
     "gateway:text-embedding-3-small",
     "local:char-ngrams",
 )
+_SEMANTIC = "local:use-multilingual"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ def run(console: Console, *, question: str | None, live: str | None, model: str 
     if live is None and model is not None:
         raise ConfigurationError("--model goes with --live: the simulated demo shows every provider.")
     name = None if live is None else ":".join(choose_model(live, model))
+    semantic = name is None and _has_semantic_model()
     stores = len(_installed_stores())
     corpus = passages()
     english = sum(passage.language == "en" for passage in corpus)
@@ -118,6 +120,8 @@ def run(console: Console, *, question: str | None, live: str | None, model: str 
         with Simulator(record=False) as simulator:
             print_plain(console, f"No key is needed: a simulator on this machine responds ({simulator.url}).\n")
             options = {model: _simulator_options(simulator, model) for model in _SIMULATED}
+            if semantic:
+                options[_SEMANTIC] = {}  # last: its vectors answer the questions below the table
             table, results = _compare(console, corpus, options, question)
     else:
         estimate = EmbeddingClient(name).estimate(passage.text for passage in corpus)
@@ -129,10 +133,15 @@ def run(console: Console, *, question: str | None, live: str | None, model: str 
     note = "seconds: to embed and store the texts. top 3: questions whose passage is among the first three found.\n"
     if name is None:
         note += (
-            "\nThe vectors come from the simulator: lexical n-grams, the same for every provider. The shares show that "
-            "texts and vectors belong together, not how good a provider's model is: see --live PROVIDER for that.\n"
+            "\nThe simulator's vectors are lexical n-grams, the same for every provider. The shares show that texts "
+            "and vectors belong together, not how good a provider's model is: see --live PROVIDER for that.\n"
         )
-    console.print(note, style="dim", highlight=False)
+        note += (
+            f"{_SEMANTIC} is a real model, computed on this machine. It finds the passages below.\n"
+            if semantic
+            else 'A real model that runs on this machine, without a key: pip install "multiembed[semantic]"\n'
+        )
+    console.print(note, style="dim", highlight=False, markup=False)
     for text, found in results.items():
         console.print(_panel(text, found))
 
@@ -177,6 +186,15 @@ def _compare(
                 table.add_row(model, store.framework, *cells)
         texts = [question] if question else DEFAULT_QUESTION.values()
         return table, {text: [by_id[name] for name in store.ask(text)] for text in texts}
+
+
+def _has_semantic_model() -> bool:
+    """Whether the extra `semantic` is installed, in the version that is needed."""
+    try:
+        EmbeddingClient(_SEMANTIC).target  # noqa: B018 - it checks the package
+    except ConfigurationError:
+        return False
+    return True
 
 
 def _simulator_options(simulator: Simulator, model: str) -> Mapping[str, Any]:

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 _CHUNK_TEXTS, _CHUNK_CHARACTERS = 1024, 2_000_000
 """Limits of a stream's chunks, within which a duplicate text is sent once."""
-_SECONDS = 0.5
-"""Assumed time of a request."""
-_IN_FLIGHT = 8
 _TRIAL_TEXTS = 64
 """Texts that are embedded to measure the speed of a local model."""
 
@@ -33,9 +30,10 @@ class RunEstimate:
     tokens: int
     cost: float | None
     """CNY; None when the price is unknown."""
-    seconds: float
+    seconds: float | None
+    """None: unknown."""
     basis: str
-    """The assumption behind the seconds."""
+    """What the seconds follow from, or why they are unknown."""
 
 
 def estimate_run(client: EmbeddingClient, texts: Iterable[str], options: JobOptions) -> RunEstimate:
@@ -48,25 +46,14 @@ def estimate_run(client: EmbeddingClient, texts: Iterable[str], options: JobOpti
         new = [text for text in chunk if seen.add(text)]
         count += len(chunk)
         duplicates += len(chunk) - len(new)
-        estimate = client.estimate(chunk if options.vectors is None else new, options.role)
+        estimate = client.estimate(new if options.vectors or options.has_cache_url else chunk, options.role)
         requests += estimate.requests
         tokens += estimate.tokens
         cost = None if cost is None or estimate.cost is None else cost + estimate.cost
         trial += chunk[: _TRIAL_TEXTS - len(trial)]
-    if requests:
-        concurrency = options.client.get("max_concurrency") or _IN_FLIGHT
-        times = [(requests * _SECONDS / concurrency, f"{_SECONDS} s a request and {concurrency} in flight")]
-        for amount, name in ((requests, "requests"), (tokens, "tokens")):
-            if quota := options.client.get(f"{name}_per_minute"):
-                times.append((60.0 * amount / quota, f"{quota:,} {name} a minute"))
-        seconds, basis = max(times, key=lambda time: time[0])
-    elif tokens:
-        seconds, basis = (
-            _seconds_per_text(client, trial, options.role) * count,
-            "the time of a few texts on this machine",
-        )
-    else:
-        seconds, basis = 0.0, "the vectors in the cache"
+    seconds, basis = _duration(requests, tokens, options)
+    if not requests and tokens:  # a model on this machine
+        seconds, basis = _seconds_per_text(client, trial, options.role) * count, "the time of a few texts here"
     return RunEstimate(count, duplicates, requests, tokens, cost, seconds, basis)
 
 
@@ -94,6 +81,21 @@ class SeenTexts:
                 is_new = True
                 self._table[byte] |= bit
         return is_new
+
+
+def _duration(requests: int, tokens: int, options: JobOptions) -> tuple[float | None, str]:
+    """Seconds by the account's quotas, and their basis. Only those that the user gave are known."""
+    if not requests:
+        return 0.0, "the vectors in the cache"
+    quotas = ((requests, "requests"), (tokens, "tokens"))
+    times = [
+        (60.0 * amount / quota, f"{quota:,} {name} a minute")
+        for amount, name in quotas
+        if (quota := options.client.get(f"{name}_per_minute"))
+    ]
+    if times:
+        return max(times)
+    return None, "unknown: the server's speed decides, or the account's quota (--requests-per-minute)"
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from multiembed import Role
-
-CLIENT_OPTIONS = (
-    *("dimensions", "instruct", "query_prefix", "document_prefix", "on_too_long", "base_url", "region", "auth_header"),
-    *("allow_insecure", "max_concurrency", "requests_per_minute", "tokens_per_minute", "max_retries", "timeout"),
-)
-"""Options that EmbeddingClient takes under the same name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,9 +29,12 @@ class JobOptions:
     model: str
     role: Role
     on_error: str
-    cache: Path | None
+    cache: str | None
     no_cache: bool
     dry_run: bool
+    limit: int | None
+    """Only this many rows, for a trial."""
+    quiet: bool
     client: Mapping[str, Any]
     """The client's options that were given."""
 
@@ -47,6 +44,11 @@ class JobOptions:
         return self.on_error == "skip"
 
     @property
+    def has_cache_url(self) -> bool:
+        """Whether the cache is a server and no file."""
+        return self.cache is not None and "://" in self.cache
+
+    @property
     def failed(self) -> Path:
         """The file of the rows left out."""
         return self.out.with_name(f"{self.out.name}.failed.jsonl")
@@ -54,6 +56,8 @@ class JobOptions:
     @property
     def vectors(self) -> Path | None:
         """The cache file, if any. Vectors of the local model cost nothing and are cached on request only."""
-        if self.no_cache or self.cache or self.model.partition(":")[0] == "local":
-            return None if self.no_cache else self.cache
+        if self.cache is not None and not self.no_cache:
+            return None if self.has_cache_url else Path(self.cache)
+        if self.no_cache or self.model.partition(":")[0] == "local":
+            return None
         return self.out.with_name(f"{self.out.name}.vectors.sqlite")

@@ -10,22 +10,25 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from multiembed import ConfigurationError, EmbeddingClient, list_models
-from multiembed.cli.console import print_plain
+from multiembed.cli.completion import WITHOUT_MODELS
+from multiembed.cli.console import print_plain, print_wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from multiembed import EmbeddingOptionsDict, ModelInfo
 
-WITHOUT_MODELS = ("openai-compatible", "gateway")
-"""Providers that take any model, so that the catalog has no row of them."""
+_WIDE = 110
+"""Columns that the table takes with whole names; below, each model is a paragraph."""
 _UNUSED: EmbeddingOptionsDict = {"api_key": "unused", "base_url": "https://unused.invalid"}
 """Options that make a client of any remote provider. It gives the provider's data and is never called."""
 
 
 def find_provider(name: str) -> Any:
     """The data of a provider. Raises ConfigurationError if there is none of that name."""
-    return EmbeddingClient(f"{name}:any", **({} if name == "local" else _UNUSED)).target.provider
+    if name == "local":
+        return EmbeddingClient(name).target.provider
+    return EmbeddingClient(f"{name}:any", **_UNUSED).target.provider
 
 
 def choose_model(provider: str, model: str | None) -> tuple[str, str]:
@@ -60,27 +63,66 @@ def run(console: Console, *, provider: str | None, as_json: bool) -> None:
         console.print_json(json.dumps(fields))
         return
     sources: dict[tuple[str, str], int] = {}
+    numbers = [sources.setdefault((model.source, model.checked), len(sources) + 1) for _, model in rows]
+    if console.width >= _WIDE:
+        _print_table(console, rows, numbers)
+    else:
+        for (owner, model), number in zip(rows, numbers, strict=True):
+            print_plain(console, f"{owner}:{model.name}")
+            print_wrapped(console, _sentence(model, number), "    ")
+    print_plain(console, "")
+    for (source, checked), number in sources.items():
+        print_plain(console, f"#{number}  read {checked}:\n    {source}")
+    notes = (
+        ""
+        if console.width < _WIDE
+        else (
+            "#: the source. R: the API has roles (queries and documents). I: takes an instruction for queries. "
+            "P: a query prefix is recommended. S: returns sparse vectors. B: sends base64. "
+        )
+    )
+    print_wrapped(
+        console,
+        f"{notes}* is the default. Prices are those of the day they were read. A model that is not listed works with "
+        "its provider's conservative defaults.",
+        style="dim",
+    )
+
+
+def _print_table(console: Console, rows: list[tuple[str, ModelInfo]], numbers: list[int]) -> None:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
-    table.add_column("provider:\nmodel", overflow="fold", min_width=21)
+    table.add_column("provider:model", no_wrap=True)
     for name in ("#", "RIPSB", "texts", "tokens\na text", "tokens a\nrequest"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("dimensions\n(* default)", overflow="fold", max_width=18 if console.width < 100 else None)
+    table.add_column("dimensions\n(* default)")
     table.add_column("CNY a\nM tokens", justify="right", no_wrap=True)
-    for position, (owner, model) in enumerate(rows):
-        if position == 0 or rows[position - 1][0] != owner:
-            table.add_row(f"{owner}:", style="bold")
-        number = sources.setdefault((model.source, model.checked), len(sources) + 1)
-        table.add_row(f" {model.name}", str(number), *_cells(model))
+    for (owner, model), number in zip(rows, numbers, strict=True):
+        limits = model.limits
+        letters = zip("RIPSB", _features(model), strict=True)
+        amounts = (limits.max_items, limits.max_tokens_per_item, limits.max_tokens_per_request)
+        table.add_row(
+            f"{owner}:{model.name}",
+            str(number),
+            "".join(letter if has else "·" for letter, (_, has) in letters),
+            *("" if amount is None else f"{amount:,}" for amount in amounts),
+            _dimensions(model),
+            _price(model),
+        )
     console.print(table)
-    for (source, checked), number in sources.items():
-        print_plain(console, f"  {number}  {source} (read {checked})")
-    console.print(
-        "\n#: the source. R: the API has roles (queries and documents). I: takes an instruction for queries. "
-        "P: a query prefix is recommended. S: returns sparse vectors. B: sends base64. Prices are those of the day "
-        "they were read. A model that is not listed works with its provider's conservative defaults.",
-        style="dim",
-        highlight=False,
-    )
+
+
+def _sentence(model: ModelInfo, source: int) -> str:
+    """The facts of a model for a narrow terminal, in one line."""
+    limits, price = model.limits, _price(model)
+    facts = [f"{limits.max_items} texts a request"]
+    if limits.max_tokens_per_item:
+        facts.append(f"{limits.max_tokens_per_item:,} tokens a text")
+    if limits.max_tokens_per_request:
+        facts.append(f"{limits.max_tokens_per_request:,} tokens a request")
+    facts.append(f"dimensions {_dimensions(model)}")
+    facts.append(price if price == "free" else f"price {price}" + " CNY a M tokens" * (price != "unknown"))
+    facts += [name for name, has in _features(model) if has]
+    return f"{', '.join(facts)} #{source}"
 
 
 def _no_models(provider: str) -> str:
@@ -89,27 +131,28 @@ def _no_models(provider: str) -> str:
         texts = EmbeddingClient(f"{provider}:any", **_UNUSED).target.limits.max_items
         return (
             f"{provider} has no catalog: it takes any model and any dimensions, {texts} texts a request unless "
-            "limits={'max_items': …} says otherwise."
+            "--limits max_items=… says otherwise."
         )
     known = ", ".join(dict.fromkeys(owner.id for owner, _ in list_models()))
     return f"There is no provider {provider!r} in the catalog: {known}."
 
 
-def _cells(model: ModelInfo) -> list[str]:
-    limits, default = model.limits, model.default_dimensions
-    features = {
-        "R": model.role_parameter,
-        "I": model.instruct is not None,
-        "P": model.query_prefix is not None,
-        "S": model.sparse,
-        "B": model.base64,
-    }
-    numbers = (limits.max_items, limits.max_tokens_per_item, limits.max_tokens_per_request)
-    dimensions = " ".join(f"{size}*" if size == default else str(size) for size in model.dimensions or ())
-    price = model.price_cny_per_mtok
+def _features(model: ModelInfo) -> list[tuple[str, bool]]:
     return [
-        "".join(letter if has else "·" for letter, has in features.items()),
-        *("" if number is None else f"{number:,}" for number in numbers),
-        dimensions or ("any" if default is None else f"any ({default}*)"),
-        "?" if price is None else "free" if price == 0 else f"{price:g}",
+        ("roles", model.role_parameter),
+        ("instruction", model.instruct is not None),
+        ("query prefix", model.query_prefix is not None),
+        ("sparse", model.sparse),
+        ("base64", model.base64),
     ]
+
+
+def _dimensions(model: ModelInfo) -> str:
+    default = model.default_dimensions
+    listed = " ".join(f"{size}*" if size == default else str(size) for size in model.dimensions or ())
+    return listed or ("any" if default is None else f"any ({default}*)")
+
+
+def _price(model: ModelInfo) -> str:
+    price = model.price_cny_per_mtok
+    return "unknown" if price is None else "free" if price == 0 else f"{price:g}"

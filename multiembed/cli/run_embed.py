@@ -81,7 +81,9 @@ def _check_paths(options: JobOptions) -> None:
     if options.cache is not None:
         if options.no_cache:
             raise ConfigurationError("--cache and --no-cache do not go together.")
-        if os.path.realpath(options.cache) in map(os.path.realpath, (options.out, options.failed)):
+        if not options.has_cache_url and os.path.realpath(options.cache) in map(
+            os.path.realpath, (options.out, options.failed)
+        ):
             raise ConfigurationError(f"{options.cache} is the output, too: name another --cache.")
     if not options.dry_run:
         check_place(options.out, overwrite=options.overwrite)
@@ -92,6 +94,8 @@ def _client(options: JobOptions) -> EmbeddingClient:
     given, vectors = dict(options.client), options.vectors
     if vectors is not None and not (options.dry_run and not vectors.exists()):
         given["cache"] = str(vectors)
+    elif options.has_cache_url:
+        given["cache"] = options.cache
     if options.dry_run:
         given["api_key"] = "not-needed"  # an estimate needs no key
     return EmbeddingClient(options.model, **given)
@@ -107,6 +111,7 @@ def _inputs(options: JobOptions) -> Inputs:
         encoding=options.encoding,
         delimiter=options.delimiter,
         quoted=not options.no_quotes,
+        limit=options.limit,
     )
 
 
@@ -118,7 +123,7 @@ def _survey(inputs: Inputs, options: JobOptions, *, columns: bool) -> Survey:
                 raise ConfigurationError(f"{written} is an input, too, and would be replaced: name another output.")
         if options.vectors is not None and options.vectors.exists() and path.samefile(options.vectors):
             raise ConfigurationError(f"{options.vectors} is the cache, too, which SQLite alone may open: name another.")
-    with Spinner(errors, "Reading") as spinner:
+    with Spinner(errors, "Reading", quiet=options.quiet) as spinner:
         survey = inputs.survey(columns=columns, seen=spinner.update)
     if not survey.rows:
         raise InputError("There is nothing to embed: the inputs hold no row.")
@@ -141,7 +146,7 @@ def _survey(inputs: Inputs, options: JobOptions, *, columns: bool) -> Survey:
 def _embed(run: _Run, client: EmbeddingClient, inputs: Inputs, survey: Survey, form: str) -> int:
     started = time.monotonic()
     options, interrupts = run.options, run.interrupts
-    if options.vectors is not None and options.vectors.is_file():
+    if options.vectors is not None and options.vectors.is_file() and not options.quiet:
         print_plain(errors, f"Resuming with the vectors in {options.vectors}.")
     with ExitStack() as files:
         with interrupts.deferred():  # a signal between opening and entering would leave a file behind
@@ -149,7 +154,7 @@ def _embed(run: _Run, client: EmbeddingClient, inputs: Inputs, survey: Survey, f
             side = files.enter_context(SideFile(options.failed, overwrite=options.overwrite))
             run.locked = True
         done = 0
-        with ProgressMeter(errors, survey.rows, lambda: client.stats) as meter:
+        with ProgressMeter(errors, survey.rows, lambda: client.stats, quiet=options.quiet) as meter:
             for embedded in embed_chunks(client, inputs.chunks(whole=form != "npy"), options.role):
                 interrupts.check()
                 if embedded.failures and not options.skip:
@@ -172,7 +177,8 @@ def _embed(run: _Run, client: EmbeddingClient, inputs: Inputs, survey: Survey, f
         client.close()
         if not side.failures and options.cache is None and options.vectors is not None:
             remove_cache(options.vectors)
-        print_result(options, client.stats, output.rows, side, time.monotonic() - started)
+        if not options.quiet:
+            print_result(options, client.stats, output.rows, side, time.monotonic() - started)
     return ROWS_LEFT_OUT if side.rows else 0
 
 
@@ -199,10 +205,10 @@ def _wait_for_responses(client: EmbeddingClient, interrupts: Interrupts) -> None
 
 
 def _print_estimate(options: JobOptions, client: EmbeddingClient, inputs: Inputs, survey: Survey) -> int:
-    with Spinner(errors, "Counting") as spinner:
+    with Spinner(errors, "Counting", quiet=options.quiet) as spinner:
         texts = _counted_texts(inputs, spinner)
         estimate = estimate_run(client, texts, options)
-    print_estimate(estimate, options.model, left_out=survey.faults)
+    print_estimate(estimate, options, left_out=survey.faults)
     return 0
 
 

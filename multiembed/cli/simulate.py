@@ -53,6 +53,10 @@ def run(
     """
     if not faults and (probability is not None or times is not None):
         raise ConfigurationError("Say with --fault which fault to inject; --faults lists them.")
+    if all(quota.get(name) is None for name in _QUOTAS) and quota.get("retry_after") is not None:
+        raise ConfigurationError(
+            "--retry-after needs a quota: --requests-per-minute, --tokens-per-minute, --in-flight."
+        )
     simulator = Simulator(**server, record=False)
     for name in faults:
         simulator.fail(name, probability=probability, times=times)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import sys
@@ -9,9 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multiembed import CacheFile, MultiEmbedError, list_models
-from multiembed.cli.console import console, errors, print_plain
+from multiembed.cli.console import console, errors, print_plain, print_wrapped
 from multiembed.cli.progress import counted, duration, format_cost, format_tokens
 from multiembed.cli.side_files import remove_cache
+from multiembed.redaction import redact
+
+_LOGIN = re.compile(r"//[^/@\s]+@")
+"""User and password in a URL."""
 
 if TYPE_CHECKING:
     from multiembed import ClientStats, EmbeddingClient
@@ -35,9 +40,11 @@ def print_resume(options: JobOptions, client: EmbeddingClient | None, ending: st
     vectors = 0 if options.dry_run else _kept_vectors(options, remove=locked)
     if vectors:
         lines.append(f"{counted(vectors, 'vector')} kept in {options.vectors}: the same command goes on from there.")
-        lines.append(f"  {_command()}")
+        lines.append(f"  {redact(_command(), client.target.secrets if client else ())}")
         if "-" in options.inputs:
             lines.append("Give it the same standard input.")
+    elif options.has_cache_url:  # the command may hold its password
+        lines.append("The same command goes on with the vectors in the cache.")
     elif client is not None and client.stats.requests:
         lines.append("No vectors were kept.")
     print_plain(errors, "\n".join(lines))
@@ -61,8 +68,10 @@ def _command() -> str:
     """The command line, to be typed again."""
     program = Path(sys.argv[0])
     found = shutil.which(program.name)
-    name = program.name if found and Path(found) == program.absolute() else str(program)
-    return shlex.join([name, *sys.argv[1:]])
+    name = [program.name] if found and Path(found) == program.absolute() else [str(program)]
+    if program.name == "__main__.py":
+        name = ["python", "-m", "multiembed"]
+    return shlex.join([*name, *(_LOGIN.sub("//…@", argument) for argument in sys.argv[1:])])
 
 
 def print_result(options: JobOptions, stats: ClientStats, rows: int, side: SideFile, seconds: float) -> None:
@@ -79,12 +88,14 @@ def print_result(options: JobOptions, stats: ClientStats, rows: int, side: SideF
     if stats.p50 is not None and stats.p99 is not None:
         facts.append(f"responses in {stats.p50:.2f} s, 99 % within {stats.p99:.2f} s")
     facts.append(duration(seconds))
-    message = f"{counted(rows, 'text')}: {options.out}\n{', '.join(facts)}"
+    print_plain(console, f"{counted(rows, 'text')}: {options.out}")
+    print_wrapped(console, ", ".join(facts))
     if side.rows:
-        message += f"\n{counted(side.rows, 'row')} left out; the reasons are in {options.failed}"
-        if side.failures and options.vectors is not None:
-            message += f"\n{options.vectors} is kept: with --overwrite the same command pays for the failed rows alone."
-    print_plain(console, message)
+        print_plain(console, f"{counted(side.rows, 'row')} left out; the reasons are in {options.failed}")
+    if side.failures and options.vectors is not None:
+        kept = "is kept: with --overwrite the same command pays for the failed rows alone."
+        print_wrapped(console, f"{options.vectors} {kept}")
+    _print_trial(options)
 
 
 def _priced(cost: float | None, model: str) -> str:
@@ -94,14 +105,24 @@ def _priced(cost: float | None, model: str) -> str:
     return format_cost(cost)
 
 
-def print_estimate(estimate: RunEstimate, model: str, *, left_out: int) -> None:
+def _print_trial(options: JobOptions) -> None:
+    if options.limit is not None:
+        print_wrapped(
+            console, f"A trial of the first {counted(options.limit, 'row')}: without --limit, all are embedded."
+        )
+
+
+def print_estimate(estimate: RunEstimate, options: JobOptions, *, left_out: int) -> None:
     """Print the estimate of a run."""
     cost = "unknown: the catalog has no price of this model"
     if estimate.cost is not None:
-        cost = f"about {_priced(estimate.cost, model)}" if estimate.cost else "nothing"
+        cost = f"about {_priced(estimate.cost, options.model)}" if estimate.cost else "nothing"
     duplicates = f", {estimate.duplicates:,} of them duplicates" if estimate.duplicates else ""
     print_plain(console, f"texts     {estimate.texts:,}{duplicates}")
     if left_out:
         print_plain(console, f"left out  {left_out:,}")
     print_plain(console, f"requests  {estimate.requests:,}\ntokens    about {estimate.tokens:,}\nmoney     {cost}")
-    print_plain(console, f"time      about {duration(estimate.seconds)}, by {estimate.basis}\nNothing was sent.")
+    time = estimate.basis if estimate.seconds is None else f"about {duration(estimate.seconds)}, by {estimate.basis}"
+    print_wrapped(console, f"time      {time}")
+    print_plain(console, "Nothing was sent.")
+    _print_trial(options)

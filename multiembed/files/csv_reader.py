@@ -113,13 +113,13 @@ class Delimited(Source):
         """Return the names of the columns, after reading."""
         return self._kinds
 
-    def read(self, *, whole: bool = True) -> Iterator[Chunk]:  # noqa: ARG002 - a row is parsed as a whole
+    def read(self, *, whole: bool = True, limit: int | None = None) -> Iterator[Chunk]:  # noqa: ARG002 - a row is parsed as a whole
         """Read the rows, from the first. The first reading to the end finds out what the columns hold."""
         rows = self._rows()
         header = self._header(rows)
         learned: dict[str, str | None] = dict.fromkeys(header)
         learned[str(self.column)] = "text"
-        for group in grouped(self._checked_rows(rows, header)):
+        for group in grouped(self._checked_rows(rows, header), limit):
             fields: list[list[str]] = [row.held for row in group]
             if not self._is_known:
                 for index, name in enumerate(header):

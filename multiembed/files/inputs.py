@@ -50,6 +50,7 @@ class Inputs:
         quoted: False: in CSV and TSV a quotation mark is a character like any other.
         stdin: what "-" reads from.
         spool: the folder for copies of inputs that can be read only once.
+        limit: the number of rows that are read, over all inputs. None: all.
 
     Raises:
         InputError: an input cannot be read, or its column of texts is not clear.
@@ -67,7 +68,9 @@ class Inputs:
         quoted: bool = True,
         stdin: IO[bytes] | None = None,
         spool: Path | None = None,
+        limit: int | None = None,
     ) -> None:
+        self._limit = limit
         self.paths: list[Path] = []
         self._spool = Spool(spool)
         self._sources: list[Source] = []
@@ -94,7 +97,7 @@ class Inputs:
         self._stamps = [_stamp(path) for path in self.paths]
 
     def survey(self, *, columns: bool, seen: Callable[[int], object] = lambda _: None) -> Survey:
-        """Read everything once.
+        """Read everything once, up to the limit.
 
         Args:
             columns: whether the types of the columns are asked for, which takes pyarrow.
@@ -106,7 +109,7 @@ class Inputs:
         survey = Survey()
         types = Types()
         for source in self._sources:
-            for chunk in source.read(whole=False):
+            for chunk in source.read(whole=False, limit=self._rows_after(survey.rows)):
                 survey.rows += len(chunk)
                 survey.faults += len(chunk.faults)
                 for row in list(chunk.faults)[: _NAMED - len(survey.named)]:
@@ -121,7 +124,7 @@ class Inputs:
         return survey
 
     def chunks(self, *, whole: bool = True) -> Iterator[Chunk]:
-        """Read all rows, from the first.
+        """Read all rows, up to the limit.
 
         Args:
             whole: False: the texts are enough, the other columns may be left out.
@@ -129,10 +132,17 @@ class Inputs:
         Raises:
             InputError: a file has changed since it was first opened.
         """
+        rows = 0
         for source, path, stamp in zip(self._sources, self.paths, self._stamps, strict=True):
-            yield from source.read(whole=whole)
+            for chunk in source.read(whole=whole, limit=self._rows_after(rows)):
+                rows += len(chunk)
+                yield chunk
             if stamp != _stamp(path):
                 raise InputError("the file has changed while it was read: run again", file=source.name)
+
+    def _rows_after(self, rows: int) -> int | None:
+        """The number of rows that may still be read."""
+        return None if self._limit is None else self._limit - rows
 
     def close(self) -> None:
         """Remove the copies of inputs that can be read only once."""

@@ -87,9 +87,9 @@ class JsonLines(Source):
         names = dict.fromkeys(name for row in columns.rows for name in row)
         return {name: columns.values(name) for name in names}
 
-    def read(self, *, whole: bool = True) -> Iterator[Chunk]:  # noqa: ARG002 - a line is parsed as a whole
+    def read(self, *, whole: bool = True, limit: int | None = None) -> Iterator[Chunk]:  # noqa: ARG002 - a line is parsed as a whole
         """Read the rows, from the first."""
-        for group in grouped(self._rows()):
+        for group in grouped(self._rows(), limit):
             rows, lines = zip(*(row.held for row in group), strict=True)
             self._names.update(*rows)
             yield make_chunk(group, [self.name] * len(group), Objects(rows, lines))

@@ -58,7 +58,7 @@ class Parquet(Source):
             )
         return dict(zip(schema.names, schema.types, strict=True))
 
-    def read(self, *, whole: bool = True) -> Iterator[Chunk]:
+    def read(self, *, whole: bool = True, limit: int | None = None) -> Iterator[Chunk]:
         """Read the rows, from the first; with all columns, or with the texts alone."""
         first = 1
         with self._opened() as file:
@@ -69,8 +69,11 @@ class Parquet(Source):
             columns = None if whole else [self.column]
             try:
                 for batch in file.iter_batches(rows, columns=columns, use_threads=False):
-                    yield self._make_chunk(batch, first)
-                    first += batch.num_rows
+                    kept = batch if limit is None else batch.slice(0, limit + 1 - first)
+                    if not kept.num_rows:
+                        return
+                    yield self._make_chunk(kept, first)
+                    first += kept.num_rows
             except (arrow().ArrowException, OSError) as error:
                 raise InputError(f"cannot be read: {error}", file=self.name, line=first) from None
 

@@ -66,9 +66,9 @@ class TextLines(Source):
         """Return the columns, with their arrow types."""
         return {self.column: arrow().string()}
 
-    def read(self, *, whole: bool = True) -> Iterator[Chunk]:  # noqa: ARG002 - there are no other columns
+    def read(self, *, whole: bool = True, limit: int | None = None) -> Iterator[Chunk]:  # noqa: ARG002 - there are no other columns
         """Read the rows, from the first."""
-        for group in grouped(self._rows()):
+        for group in grouped(self._rows(), limit):
             texts = [row.text for row in group]
             yield make_chunk(group, [self.name] * len(group), Listed({self.column: texts}))
 
@@ -108,9 +108,9 @@ class Documents(Source):
         """Return the columns, with their arrow types."""
         return dict.fromkeys(self.kinds(), arrow().string())
 
-    def read(self, *, whole: bool = True) -> Iterator[Chunk]:  # noqa: ARG002 - a path is short
+    def read(self, *, whole: bool = True, limit: int | None = None) -> Iterator[Chunk]:  # noqa: ARG002 - a path is short
         """Read the rows, from the first."""
-        for group in grouped(self._rows()):
+        for group in grouped(self._rows(), limit):
             paths = [row.held for row in group]
             yield make_chunk(group, paths, Listed({PATH: paths, self.column: [row.text for row in group]}))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from multiembed import ConfigurationError
@@ -100,16 +101,16 @@ class Source:
         """Return the columns of a chunk whose types have to be learned from their values."""
         return {}
 
-    def read(self, *, whole: bool = True) -> Iterator[Chunk]:
-        """Read the rows, from the first; other columns than the texts' may be left out if not `whole`."""
+    def read(self, *, whole: bool = True, limit: int | None = None) -> Iterator[Chunk]:
+        """Read the first `limit` rows, or all; other columns than the texts' may be left out if not `whole`."""
         raise NotImplementedError
 
 
-def grouped(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Group rows, as many as make a chunk."""
+def grouped(rows: Iterable[Row], limit: int | None = None) -> Iterator[list[Row]]:
+    """Group the first `limit` rows, or all, as many as make a chunk."""
     group: list[Row] = []
     size = 0
-    for row in rows:
+    for row in islice(rows, limit):
         group.append(row)
         size += row.size
         if len(group) == CHUNK_ROWS or size >= CHUNK_CHARACTERS:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 from typer.testing import CliRunner
@@ -17,8 +20,8 @@ from multiembed.cli.corpus import passages, questions
 from multiembed.providers import PROVIDERS, list_models
 
 
-def run(*arguments):
-    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).invoke(app, arguments)
+def run(*arguments, stdin=None, **environ):
+    return CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", **environ}).invoke(app, arguments, stdin)
 
 
 @pytest.fixture
@@ -34,13 +37,16 @@ def test_the_version_is_the_packages():
     assert run("--version").stdout.split() == ["multiembed", multiembed.__version__]
 
 
-def test_the_table_of_models_holds_every_model_with_its_source():
-    shown = run("models").stdout
+@pytest.mark.parametrize("columns", [40, 60, 80, 110, 200])
+def test_models_show_every_model_whole_at_any_width(columns):
+    lines = run("models", COLUMNS=str(columns)).stdout.splitlines()
+    words = {word for line in lines for word in line.split()}
     for provider, facts in list_models():
-        assert f"{provider.id}:" in shown
-        assert facts.name in shown
-        assert facts.source in shown
-        assert facts.checked in shown
+        assert f"{provider.id}:{facts.name}" in words
+        assert facts.source in words
+        assert f"{facts.checked}:" in words
+        assert f"{facts.limits.max_items}" in words
+    assert not [line for line in lines if len(line) > columns and len(line.split()) > 1]
 
 
 def test_the_json_of_models_holds_every_field():
@@ -72,10 +78,10 @@ def test_models_of_one_provider_are_listed_alone():
         (("demo", "--live", "zhipu:embedding-3", "--model", "embedding-2"), "once"),
         (("demo", " "), "question is empty"),
         (("demo", ""), "question is empty"),
-        (("simulate", "--api-key", ""), "api_key must be"),
-        (("simulate", "--api-key", "钥匙"), "api_key must be"),
+        (("simulate", "--api-key", ""), "--api-key must be"),
+        (("simulate", "--api-key", "钥匙"), "--api-key must be"),
         (("simulate", "--fault", "item-mising-middle"), "item-missing-middle"),
-        (("simulate", "--retry-after", "2"), "requests_per_minute"),
+        (("simulate", "--retry-after", "2"), "--requests-per-minute"),
     ],
 )
 def test_wrong_option_ends_with_status_two_and_advice(arguments, words):
@@ -89,9 +95,23 @@ def test_demo_shows_every_provider_framework_and_passage(small_corpus):
     shown = run("demo", "如何泡绿茶？").stdout
     for provider in PROVIDERS:
         assert f"{provider}:" in shown
-    assert shown.count("LangChain") == shown.count("LlamaIndex") == len(PROVIDERS)
+    assert shown.count("LangChain") == shown.count("LlamaIndex") == len(PROVIDERS) + 1  # two local models
     assert " 0%" not in shown
     assert "水温" in shown
+    assert "local:use-multilingual is a real model" in shown
+    assert "pip install" not in shown
+
+
+def test_demo_without_the_semantic_model_names_its_extra(small_corpus, monkeypatch):
+    def not_found(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", not_found)
+    done = run("demo", "如何泡绿茶？")
+    assert done.exit_code == 0, done.output
+    assert 'pip install "multiembed[semantic]"' in done.stdout
+    assert "use-multilingual" not in done.stdout
+    assert "水温" in done.stdout
 
 
 def test_taken_port_ends_simulate_with_advice(simulator):
@@ -132,13 +152,84 @@ def test_live_demo_failure_prints_reason_and_ends_with_one(small_corpus, monkeyp
     assert "Traceback" not in done.output
 
 
-def python(*arguments):
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False)
+def python(*arguments, **environ):
+    known = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, timeout=60, check=False, env={**known, **environ}
+    )
+
+
+def multiembed_process(*arguments, **environ):
+    """Run the command line in a process; its status and its output, as text."""
+    done = python("-m", "multiembed", *arguments, **environ)
+    return done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
 
 
 def test_python_m_multiembed_runs_the_command_line():
-    done = python("-m", "multiembed", "--version")
-    assert (done.returncode, done.stdout) == (0, f"multiembed {multiembed.__version__}\n")
+    assert multiembed_process("--version") == (0, f"multiembed {multiembed.__version__}\n", "")
+
+
+TEA = ("embed-text", "茶", "--model", "local:char-ngrams")
+
+
+def test_terminal_without_unicode_gets_escapes():
+    """In the C locale, standard output is ASCII with the error handler "surrogateescape"."""
+    status, shown, said = multiembed_process(*TEA, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert (status, said) == (0, "")
+    assert "\\u2026" in shown
+    assert shown.isascii()
+
+
+@pytest.mark.parametrize("arguments", [TEA, ("models",), ("-h",), ("doctor", "local"), ("models", "--json")])
+def test_output_to_a_pipe_has_no_escape_sequence(arguments):
+    status, shown, said = multiembed_process(*arguments, TERM="xterm-256color", NO_COLOR="1")
+    assert (status, said) == (0, "")
+    assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("arguments", [TEA, ("models",), ("-h",), ("embed", "-h"), ("models", "--json")])
+def test_closed_pipe_is_no_error(arguments):
+    command = [sys.executable, "-m", "multiembed", *arguments]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as pipe:
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_interrupted_command_says_so_without_a_traceback():
+    command = [sys.executable, "-u", "-m", "multiembed", "simulate", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert b"listens" in running.stdout.readline()
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+    assert (running.returncode, said) == (0, b"")
+
+
+def test_misspelt_command_and_option_name_the_nearest():
+    assert "Did you mean 'embed'" in run("embd").output
+    assert "--dimensions" in run("embed-text", "a", "--dimension", "3").output
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_cache_info_holds_names_whole_at_any_width(columns, tmp_path, simulator, monkeypatch):
+    model = "netease-youdao/bce-embedding-base_v1"
+    monkeypatch.setenv("SILICONFLOW_API_KEY", simulator.api_key)
+    cache = tmp_path / "v"
+    options = {"base_url": simulator.base_url("siliconflow"), "cache": cache}
+    with multiembed.EmbeddingClient(f"siliconflow:{model}", **options) as client:
+        client.embed(["green tea", "a second text"])
+    lines = run("cache", "info", str(cache), COLUMNS=str(columns)).stdout.splitlines()
+    assert lines[0] == f"siliconflow:{model}"
+    assert "document, 768 dimensions, 2 vectors" in " ".join(" ".join(lines).split())
+    assert not [line for line in lines[1:-1] if len(line) > columns]
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_table_of_faults_fits_the_terminal(columns):
+    lines = run("simulate", "--faults", COLUMNS=str(columns)).stdout.splitlines()
+    assert not [line for line in lines if len(line) > columns]
+    assert {"item-missing-middle", "retry-after-seconds"} <= {word for line in lines for word in line.split()}
 
 
 def test_interrupt_while_loading_is_reported():
@@ -153,7 +244,7 @@ def test_interrupt_while_loading_is_reported():
         "sys.meta_path.insert(0, Interrupting())\n"
         "multiembed.cli.main()",
     )
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"Interrupted.\n")
 
 
 @pytest.mark.parametrize(
@@ -173,6 +264,6 @@ import {package}
 """
     done = python("-c", hide)
     assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
+    last = done.stderr.decode().splitlines()[-1]
     assert last.startswith("ModuleNotFoundError")
     assert f"[{extra}]" in last

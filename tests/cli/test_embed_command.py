@@ -7,6 +7,7 @@ import inspect
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from multiembed.cli.corpus import passages
 from multiembed.cli.estimate_run import SeenTexts
 from multiembed.cli.progress import ProgressMeter, Rate, duration, format_cost, format_tokens
 from multiembed.cli.row_stream import embed_chunks
-from multiembed.files import Inputs
+from multiembed.files import Inputs, arrow
 from multiembed.simulator import Simulator
 from multiembed.simulator.tokenizer import count_tokens
 
@@ -177,7 +178,11 @@ def test_faulty_rows_are_all_reported_and_nothing_is_sent(tmp_path, remote, simu
         (("in.txt", "-o", "out.npy", "--cache", "in.txt"), "is the cache, too"),
         (("in.txt", "-o", "out.csv"), "end it with .parquet, .jsonl or .npy"),
         (("in.txt", "-o", "nowhere/out.npy"), "folder"),
-        (("in.txt", "-o", "out.npy", "--column", "body", "--dimensions", "0"), "'dimensions'"),
+        (("in.txt", "-o", "out.npy", "--column", "body", "--dimensions", "0"), "--dimensions: must be"),
+        (("d.jsonl", "-o", "out.npy", "--column", "body"), "there is no column 'body'"),
+        (("in.txt", "-o", "out.npy", "--limits", "max_items"), "--limits takes NAME=VALUE"),
+        (("in.txt", "-o", "out.npy", "--api-key-env", "NO_SUCH_KEY"), "--api-key-env names NO_SUCH_KEY"),
+        (("in.txt", "-o", "in.txt/out.npy"), "cannot be written: Not a directory"),
         (("empty.txt", "-o", "out.npy"), "nothing to embed"),
         (("in.txt", "-o", "out.npy", "--cache", "c.sqlite", "--no-cache"), "do not go together"),
         (("in.txt", "-o", "out.npy", "--model", "dashscope:text-embedding-v4"), "DASHSCOPE_API_KEY"),
@@ -189,11 +194,12 @@ def test_a_mistake_ends_with_what_to_do(tmp_path, monkeypatch, arguments, words)
     monkeypatch.chdir(tmp_path)
     lines(tmp_path / "in.txt", ["a"])
     (tmp_path / "empty.txt").touch()
+    rows(tmp_path / "d.jsonl", ["a"])
     done = embed(*(arguments if "--model" in arguments else (*arguments, "--model", LOCAL)))
     assert done.exit_code == 2
     assert words in said(done)
     assert "Traceback" not in done.output
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.txt", "in.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.jsonl", "empty.txt", "in.txt"]
 
 
 def test_existing_output_is_kept_without_overwrite(tmp_path):
@@ -425,7 +431,7 @@ def test_dry_run_sends_nothing_and_needs_no_key(tmp_path, remote, simulator, mon
     monkeypatch.delenv("ZHIPUAI_API_KEY")
     done = remote(lines(tmp_path / "in.txt", TEXTS), "-o", tmp_path / "out.npy", "--dry-run")
     assert done.exit_code == 0, done.output
-    for words in ("texts 1,300", "requests 21", "tokens about", "money about", "CNY (price of 2026-", "time about"):
+    for words in ("texts 1,300", "requests 21", "tokens about", "money about", "CNY (price of 2026-", "time unknown: "):
         assert words in said(done)
     assert "Nothing was sent." in said(done)
     assert not simulator.requests
@@ -469,7 +475,90 @@ def test_dry_run_counts_cached_and_duplicate_texts_as_free(tmp_path, remote):
     assert "texts 3,900, 2,600 of them duplicates" in told
     requests = int(told.split("requests ")[1].split()[0])
     assert requests == pytest.approx(650 / 64, abs=2)
-    assert "time about" in told
+
+
+@pytest.mark.parametrize(
+    ("quota", "words"),
+    [
+        ((), "time unknown: the server's speed decides"),
+        (("--max-concurrency", 1), "time unknown"),
+        (("--requests-per-minute", 7), "time about 3 min 00 s, by 7 requests a minute"),
+        (("--requests-per-minute", 7, "--tokens-per-minute", 1), "by 1 tokens a minute"),
+    ],
+)
+def test_dry_run_estimates_time_from_known_quotas_only(tmp_path, remote, quota, words):
+    """A server without a quota takes seconds for what the former guess called 21 minutes."""
+    source = lines(tmp_path / "in.txt", TEXTS)
+    assert words in said(remote(source, "-o", tmp_path / "out.npy", "--dry-run", *quota))
+
+
+@pytest.mark.parametrize("form", ["npy", "jsonl", "parquet"])
+@pytest.mark.parametrize("make", [as_text, as_csv, as_tsv, as_jsonl, as_parquet, as_folder])
+def test_limit_embeds_the_first_rows(tmp_path, make, form):
+    out = tmp_path / f"out.{form}"
+    done = embed(make(tmp_path)[0], "-o", out, "--model", LOCAL, "--dimensions", 8, "--limit", 700)
+    assert done.exit_code == 0, done.output
+    assert "700 texts" in said(done)
+    assert "A trial of the first 700 rows: without --limit, all are embedded." in said(done)
+    if form == "npy":
+        assert np.array_equal(np.load(out), vectors_of(TEXTS[:700]))
+    else:
+        assert [row["text"] for row in rows_of(out)] == TEXTS[:700]
+
+
+def test_limit_counts_rows_over_all_inputs(tmp_path, remote, simulator):
+    inputs = [lines(tmp_path / f"{name}.txt", TEXTS[:5]) for name in "abc"]
+    rows(tmp_path / "d.jsonl", ["", "never read"])
+    done = remote(*inputs, tmp_path / "d.jsonl", "-o", tmp_path / "out.npy", "--limit", 12, "--column", "text")
+    assert done.exit_code == 0, done.output
+    assert np.array_equal(np.load(tmp_path / "out.npy"), vectors_of([*TEXTS[:5] * 2, *TEXTS[:2]], 256))
+    told = said(remote(*inputs, "-o", tmp_path / "b.npy", "--limit", 12, "--dry-run"))
+    assert "texts 12, 7 of them duplicates" in told
+    assert "A trial of the first 12 rows" in told
+
+
+def test_quiet_run_prints_errors_only(tmp_path, remote):
+    source = lines(tmp_path / "in.txt", TEXTS[:5])
+    done = remote(source, "-o", tmp_path / "out.npy", "--quiet")
+    assert (done.exit_code, done.output) == (0, "")
+    assert len(np.load(tmp_path / "out.npy")) == 5
+    failed = remote(source, "-o", tmp_path / "out.npy", "-q")
+    assert failed.exit_code == 2
+    assert "--overwrite" in said(failed)
+
+
+def test_log_level_prints_the_log_on_stderr(tmp_path, remote, simulator):
+    source = lines(tmp_path / "in.txt", ["a secret text"])
+    done = remote(source, "-o", tmp_path / "out.npy", "--log-level", "debug")
+    assert "DEBUG multiembed: zhipu:embedding-3: " in done.stderr
+    assert "DEBUG" not in done.stdout
+    assert simulator.api_key not in done.output
+    assert "a secret text" not in done.output
+    again = remote(source, "-o", tmp_path / "out.npy", "--overwrite", "--log-level", "error")
+    assert "DEBUG" not in again.output
+
+
+def test_key_comes_from_the_named_variable(tmp_path, remote, simulator, monkeypatch):
+    monkeypatch.delenv("ZHIPUAI_API_KEY")
+    monkeypatch.setenv("COMPANY_KEY", simulator.api_key)
+    done = remote(lines(tmp_path / "in.txt", ["a"]), "-o", tmp_path / "out.npy", "--api-key-env", "COMPANY_KEY")
+    assert done.exit_code == 0, done.output
+    assert len(simulator.requests) == 1
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "npy", "parquet"])
+def test_install_without_pyarrow_embeds_or_says_what_to_install(tmp_path, monkeypatch, suffix):
+    source = as_csv(tmp_path)[0]
+    arrow.arrow.cache_clear()
+    for name in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    done = embed(source, "-o", tmp_path / f"out.{suffix}", "--model", LOCAL)
+    arrow.arrow.cache_clear()
+    if suffix == "parquet":
+        assert done.exit_code == 2
+        assert "pip install 'multiembed[files]'" in said(done)
+    else:
+        assert done.exit_code == 0, done.output
 
 
 def test_dry_run_of_unknown_price_reports_it(tmp_path):
@@ -515,15 +604,35 @@ def test_progress_bar_is_removed_at_the_end(monkeypatch):
         while "25 %" not in screen.getvalue():
             assert shown._thread.is_alive()
             time.sleep(0.005)
-    assert "1,000/4,000  tokens unknown" in screen.getvalue()
+    assert "1,000/4,000" in screen.getvalue()
     assert "cost unknown" in screen.getvalue()
     assert screen.getvalue().endswith("\x1b[2K")
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_progress_bar_keeps_percent_cost_and_time_at_any_width(monkeypatch, columns):
+    monkeypatch.setattr(progress, "_BAR_INTERVAL", 0.01)
+    monkeypatch.setattr(Rate, "per_second", lambda *_: 0.08)
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=columns, color_system=None)
+    stats = report(texts=100_000, total_tokens=2_500_000, cost=1234.56)
+    with ProgressMeter(console, 400_000, lambda: stats) as shown:
+        while "25 %" not in screen.getvalue():
+            assert shown._thread.is_alive()
+            time.sleep(0.005)
+    line = next(line for line in re.split(r"\x1b\[2K|\n|\r", screen.getvalue()) if "25 %" in line)
+    line = re.sub(r"\x1b\[[0-9;?]*[a-z]", "", line).rstrip()
+    assert len(line) <= columns
+    assert "1,234.56 CNY  1,041 h 40 min left" in line
+    assert ("100,000/400,000" in line) is (columns >= 60)
+    assert ("2.5M tokens" in line) is (columns >= 120)
+    assert "…" not in line
 
 
 def test_progress_advances_with_each_request(tmp_path, remote, simulator, monkeypatch):
     shown = []
     monkeypatch.setattr(progress, "_LINE_INTERVAL", 0.001)
-    monkeypatch.setattr(ProgressMeter, "_status", lambda self, done, report, **_: shown.append(done) or "")
+    monkeypatch.setattr(ProgressMeter, "_status", lambda self, done, report: shown.append(done) or {})
     source = lines(tmp_path / "in.txt", [*TEXTS[:500], *TEXTS[:100], *TEXTS[500:]])
     assert remote(source, "-o", tmp_path / "out.npy", "--max-concurrency", 1).exit_code == 0
     assert shown == sorted(shown)

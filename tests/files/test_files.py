@@ -596,8 +596,11 @@ def test_parquet_text_of_any_string_type_is_read(tmp_path, kind):
         "large": lambda: plain.cast(pa.large_string()),
         "dictionary": plain.dictionary_encode,
         "view": lambda: plain.cast(pa.string_view()),
-    }[kind]()
-    pq.write_table(pa.table({"text": made}), tmp_path / "in.parquet")
+    }[kind]
+    try:
+        pq.write_table(pa.table({"text": made()}), tmp_path / "in.parquet")
+    except pa.ArrowNotImplementedError:  # pyarrow 16 writes no view
+        pytest.skip("this pyarrow cannot write the type")
     assert read(tmp_path / "in.parquet") == ["a", "", "b", "a"]
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _MODEL = "{message} Name another model with --model.{models}"
 _PROXY_REFUSED = (
-    "The proxy does not connect to {host}: check {proxy} or proxy=, ask who runs the proxy to allow {host}, or add "
+    "The proxy does not connect to {host}: check {proxy} or --proxy, ask who runs the proxy to allow {host}, or add "
     "it to NO_PROXY."
 )
 _ADVICE = {
@@ -35,15 +35,15 @@ _ADVICE = {
         "The certificate is for another host than {host}: check {address}. A sign-in page of the network may have "
         "answered, too."
     ),
-    "client_certificate": "The server wants a certificate of the client, or refuses the one given: set client_cert.",
+    "client_certificate": "The server wants a certificate of the client, or refuses the one given: set --client-cert.",
     "proxy_login": (
-        "The proxy wants a user and a password, or refuses those given: set {proxy} or proxy= to "
+        "The proxy wants a user and a password, or refuses those given: set {proxy} or --proxy to "
         "http://user:password@host:port, with %40 for @, or add the server to NO_PROXY."
     ),
     "proxy_refused": _PROXY_REFUSED,
     "proxy": _PROXY_REFUSED,
     "connection": "The connection broke: check {address}; a proxy or a firewall may interfere. {through}",
-    "timeout": "{message} Here: --timeout. A proxy or a firewall may drop the response. {through}",
+    "timeout": "{message} A proxy or a firewall may drop the response. {through}",
     # by the error, where there was an answer
     "AuthenticationError": "{message}{key}",
     "PermissionDeniedError": _MODEL,
@@ -61,7 +61,7 @@ def advise(error: MultiEmbedError, message: str, setup: Setup, client: Embedding
     template = _ADVICE.get(error.reason or "") or _ADVICE.get(type(error).__name__, "{message}")
     return template.format(
         message=message,
-        address=client.target.url_variable or ("base_url" if setup.options.get("base_url") else "the address"),
+        address=client.target.url_variable or ("--base-url" if setup.options.get("base_url") else "the address"),
         host=urlsplit(client.target.url).hostname,
         model=setup.model,
         models=f" Known: {', '.join(models)}." if models else "",
@@ -72,7 +72,7 @@ def advise(error: MultiEmbedError, message: str, setup: Setup, client: Embedding
         proxy=variable or "HTTPS_PROXY",
         through=f"Check the proxy in {variable}, too, or add the server to NO_PROXY."
         if variable
-        else "In a company's network, a proxy may be needed: HTTPS_PROXY=http://host:port or proxy=.",
+        else "In a company's network, a proxy may be needed: HTTPS_PROXY=http://host:port or --proxy.",
     ).strip()
 
 
@@ -82,17 +82,16 @@ def _key(setup: Setup, client: EmbeddingClient) -> str:
     lost = " The key is shorter than keys usually are: was a part of it lost?" if short else ""
     region = setup.region(client)
     if not region:
-        return f"{lost} An own base_url may want a key of its own." if setup.provider.regions else lost
+        return f"{lost} An own --base-url may want a key of its own." if setup.provider.regions else lost
     others = " or ".join(f"--region {name}" for name in setup.provider.regions if name != region)
     return (
-        f'{lost} This was region {region}; for another, give {others} (in code, region="…"). --try-regions sends the '
-        "key there to find out."
+        f"{lost} This was region {region}; for another, give {others}. --try-regions sends the key there to find out."
     )
 
 
 def _certificate() -> str:
     """Advice for a certificate with an untrusted authority, by the environment's settings."""
-    trust = "set ca_bundle=\"system\" (the system's certificates) or ca_bundle to a PEM file with the company's CA"
+    trust = "set --ca-bundle system (the system's certificates) or --ca-bundle to a PEM file with the company's CA"
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if file and not Path(file).is_file():
         return "SSL_CERT_FILE names a file that is not there: correct or unset it."
@@ -101,7 +100,7 @@ def _certificate() -> str:
         return f"{name} is used, and does not hold this CA: add the CA's certificate there, or {trust}."
     others = [name for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name)]
     if others:
-        return f"{others[0]} is set, which is not read here: set SSL_CERT_FILE or ca_bundle to the same file."
+        return f"{others[0]} is set, which is not read here: set SSL_CERT_FILE or --ca-bundle to the same file."
     return (
         f"If a company's proxy opens TLS connections, {trust} (in the environment, SSL_CERT_FILE). Otherwise the "
         "address is wrong or someone intercepts the connection: do not send a key there."

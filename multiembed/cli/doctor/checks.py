@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from multiembed import AuthenticationError, ConfigurationError, MultiEmbedError
 from multiembed.cli.doctor.advice import advise
 from multiembed.cli.doctor.setup import Finding, check_address, check_setup, missing_key, without_key
+from multiembed.cli.messages import in_command_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,10 +50,10 @@ def _misconfigured(setup: Setup, error: ConfigurationError) -> Iterator[Finding]
     try:
         address = check_address(setup, setup.client(api_key="unused"))
     except ConfigurationError as other:
-        yield Finding("setup", "fail", other.message)
+        yield Finding("setup", "fail", in_command_words(other.message))
     else:
         missing = setup.provider.key_required and not setup.is_configured
-        yield missing_key(setup) if missing else Finding("key", "fail", error.message)
+        yield missing_key(setup) if missing else Finding("key", "fail", in_command_words(error.message))
         yield address
     yield _no_call("because of the above")
 
@@ -101,7 +102,7 @@ def _failure(name: str, setup: Setup, client: EmbeddingClient, error: MultiEmbed
     known = {what: value for what, value in facts.items() if value not in (None, "")}
     shown = ", ".join(f"{what} {known[what]}" for what in ("status", "code", "request_id") if what in known)
     says = f"{type(error).__name__}{f' ({shown})' if shown else ''}"
-    message = error.message
+    message = in_command_words(error.message)
     if error.provider_message:
         says += f". The provider said: {_plain(key, error.provider_message)!r}"
     elif detail := _DETAIL.search(message):
@@ -128,7 +129,7 @@ def _check_regions(setup: Setup, client: EmbeddingClient, timeout: float) -> Fin
     if good is None:
         advice = f"The key is good in no region that could be called. Get another one at {setup.provider.key_page}."
         return Finding("regions", "fail", says, advice, results)
-    advice = f'The key belongs to {good}: use region="{good}" in code, and --region {good} here.'
+    advice = f"The key belongs to {good}: use --region {good} here, and the option region in code."
     return Finding("regions", "warn", says, advice, results)
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from multiembed import ConfigurationError, EmbeddingClient, list_models
+from multiembed import ConfigurationError, EmbeddingClient, ModelNameWarning, list_models
+from multiembed.cli.completion import WITHOUT_MODELS
 from multiembed.cli.console import printable
-from multiembed.cli.models import WITHOUT_MODELS, find_provider
+from multiembed.cli.models import find_provider
 from multiembed.redaction import redact
 from multiembed.transport.proxies import find_proxy
 
@@ -52,18 +54,22 @@ class Setup:
     model: str | None
     """None where none was named and the provider has no first one."""
     options: Mapping[str, Any]
-    """Options of EmbeddingClient from the command line. None is an option's default."""
+    """Options of EmbeddingClient from the command line."""
 
     @property
     def is_configured(self) -> bool:
         """Whether a call is possible: with a key, or to an address of a server that may need none."""
         facts = self.provider
+        if "api_key" in self.options:
+            return True
         needed = facts.key_env if facts.key_required else (*facts.key_env, *facts.base_url_env)
         return not facts.key_env or any(os.environ.get(name, "").strip() for name in needed)
 
     def client(self, **more: Any) -> EmbeddingClient:
         """A client with these options and more."""
-        return EmbeddingClient(f"{self.provider.id}:{self.model or 'any'}", **{**self.options, **more})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ModelNameWarning)  # there is a finding for it
+            return EmbeddingClient(f"{self.provider.id}:{self.model or 'any'}", **{**self.options, **more})
 
     def region(self, client: EmbeddingClient) -> str:
         """The region that is called; empty for an own address and for a provider with one region."""
@@ -122,6 +128,7 @@ def _check_key(client: EmbeddingClient) -> Finding:
     if target.key is None:
         return Finding("key", "ok", "none, so requests are sent without one")
     key, variable = target.key.get(), target.key.source
+    variable = "the variable of --api-key-env" if variable == "api_key" else variable
     facts = {"variable": variable}
     placeholder = _PLACEHOLDER.search(key) or key.upper() == variable
     if placeholder or key.startswith((f"{variable}=", "export ")):
@@ -152,12 +159,10 @@ def without_key(key: str, text: str) -> str:
 
 def _check_model(setup: Setup) -> Finding | None:
     """A warning for a model that is not in the catalog and has nearly the name of one that is."""
-    names = [facts.name for facts in setup.provider.models]
-    model = setup.model or ""
-    near = [] if model in names else difflib.get_close_matches(model.lower(), names, n=1)
-    if not near:
+    similar = setup.provider.similar_model(setup.model or "")
+    if similar is None:
         return None
-    return Finding("model", "warn", f"{model} is not in the catalog", f"Did you mean {near[0]}?")
+    return Finding("model", "warn", f"{setup.model} is not in the catalog", f"Did you mean {similar}?")
 
 
 def proxy_variable(url: str) -> str | None:
