@@ -21,7 +21,7 @@ import multiembed
 from multiembed import MultiEmbedError, PartialFailureError, errors
 from multiembed.execution.runtime import account_id
 from multiembed.providers import PROVIDERS
-from multiembed.ratelimit.limiter import limiter_for
+from multiembed.ratelimit.registry import limiter_for
 from multiembed.simulator import Simulator
 from multiembed.simulator.fault_injection import FAULTS
 
@@ -272,10 +272,20 @@ def test_fatal_error_midway_keeps_paid_vectors(faulty):
 # ── one text's fault ─────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("entry_point", ENTRY_POINTS.values(), ids=ENTRY_POINTS.keys())
 @pytest.mark.parametrize("model", [model for model in MODELS if provider_of(model) in FAULTS["moderated"].applies_to])
-@pytest.mark.parametrize("position", [0, 9, 500, 999])
-def test_rejected_text_fails_alone_in_few_requests(faulty, entry_point, model, position):
+@pytest.mark.parametrize(
+    ("name", "position"),
+    [
+        *((name, 500) for name in ENTRY_POINTS),
+        *(
+            pytest.param(name, position, marks=[] if name == "client-sync" else pytest.mark.slow)
+            for name in ENTRY_POINTS
+            for position in (0, 9, 999)
+        ),
+    ],
+)
+def test_rejected_text_fails_alone_in_few_requests(faulty, name, model, position):
+    entry_point = ENTRY_POINTS[name]
     faulty.fail("moderated")
     texts = [f"text {number}" for number in range(1000)]
     texts[position] = "MODERATED"

@@ -8,12 +8,12 @@ import json
 import re
 from pathlib import Path
 
-import nbformat
 import pytest
 
 from multiembed.cli.corpus import passages, questions
 from multiembed.providers import PROVIDERS
 
+nbformat = pytest.importorskip("nbformat")
 pytestmark = pytest.mark.notebook
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -23,6 +23,9 @@ KEYS = {
     "SILICONFLOW_API_KEY": "siliconflow:Qwen/Qwen3-Embedding-0.6B",
     "ZHIPUAI_API_KEY": "zhipu:embedding-3",
 }
+
+SPARSE_ONLY = ("05_hybrid_search",)
+"""Notebooks that only DashScope's key makes live."""
 
 # What a cell at the end of each notebook tells of it.
 TELL = "import json\nfrom multiembed.providers import local\nprint(json.dumps({{{facts}}}))"
@@ -39,6 +42,8 @@ FACTS = {
     "03_choosing_provider_and_dimensions": """
         "sizes": sizes, "recall": recall, "known": list(known), "answered": bool(right.any(axis=1).all()),
         "ranks": {size: ranks[size].tolist() for size in sizes}, "rows": rows, "tokens": tokens,
+        "shares": list(zip(low, recall[3], high)), "compared": compared, "enough": enough,
+        "differences": [[*map(float, intervals[size]), float(differences[size].mean())] for size in intervals],
     """,
     "04_ingest_resume": """
         "right": bool((local.embed(texts, 512) == result.vectors).all()),
@@ -47,6 +52,9 @@ FACTS = {
         "resumed": [resumed.requests, resumed.cached_texts], "edited": [one_edited.requests, one_edited.cached_texts],
         "again": [nothing_new.requests, nothing_new.total_tokens, nothing_new.cost, nothing_new.cached_texts],
         "asked": client.usage.requests, "found": found[0].payload["title"],
+    """,
+    "05_hybrid_search": """
+        "found": found, "asked": total, "requests": requests, "ingested": ingested.requests, "needed": needed,
     """,
 }
 
@@ -117,6 +125,8 @@ def test_key_in_the_environment_makes_it_live(monkeypatch, capsys, name, key):
     exec(switch.source, namespace)
     if simulator := namespace.get("simulator"):
         simulator.stop()
+    if name in SPARSE_ONLY and key != "DASHSCOPE_API_KEY":
+        key = None
     assert namespace["LIVE"] == (key is not None)
     assert namespace["MODEL"] == KEYS.get(key, "dashscope:text-embedding-v4")
     assert capsys.readouterr().out.startswith("LIVE" if key else "SIMULATOR")
@@ -159,6 +169,24 @@ def test_retrieval_is_measured_at_all_dimensions(runs):
     assert facts["recall"]["10"][-1] > facts["recall"]["10"][0] + 0.2
 
 
+def test_shares_and_differences_have_intervals_of_95_percent(runs):
+    _, facts = runs["03_choosing_provider_and_dimensions"]
+    for low, share, high in facts["shares"]:
+        assert low < share < high
+        assert (1 - low) * low * 1.96**2 / len(questions()) == pytest.approx((share - low) ** 2)  # Wilson's equation
+        assert (1 - high) * high * 1.96**2 / len(questions()) == pytest.approx((share - high) ** 2)
+    assert all(lowest <= mean <= highest for lowest, highest, mean in facts["differences"])
+    lower = [highest < 0 for _, highest, _ in facts["differences"]]
+    assert facts["enough"] == facts["sizes"][lower.index(False)]
+
+
+def test_models_are_compared_by_language(runs):
+    _, facts = runs["03_choosing_provider_and_dimensions"]
+    lexical, semantic = facts["compared"]["lexical n-grams (simulator)"], facts["compared"]["local:use-multilingual"]
+    assert lexical["zh"][1] == semantic["zh"][1] == sum(question.language == "zh" for question in questions())
+    assert semantic["zh"][0] >= lexical["zh"][0] + 10
+
+
 def test_model_with_a_price_has_a_bill(runs):
     _, facts = runs["03_choosing_provider_and_dimensions"]
     bills = {name: cost for name, cost, _ in facts["rows"]}
@@ -187,6 +215,14 @@ def test_interrupted_run_resumes_with_the_right_vectors(runs):
     assert facts["edited"] == [1, len(texts) - 1]
     assert facts["asked"] == 2
     assert facts["found"] == "围棋"
+
+
+def test_hybrid_search_costs_and_finds_what_the_notebook_says(runs):
+    _, facts = runs["05_hybrid_search"]
+    assert facts["ingested"] == facts["needed"]
+    assert facts["requests"] == 2 * facts["asked"]  # dense and sparse share one, hybrid has one
+    hits = {mode: sum(sum(kind[mode]) for kind in facts["found"].values()) for mode in ("dense", "sparse", "hybrid")}
+    assert facts["asked"] > hits["hybrid"] >= max(hits["dense"], hits["sparse"])
 
 
 def is_code(cell):

@@ -14,7 +14,10 @@ from multiembed.providers.local import embed
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL there")
-@pytest.mark.parametrize(("entry_point", "kills"), [("sync", 10), ("async", 3), ("stream", 3)])
+@pytest.mark.parametrize(
+    ("entry_point", "kills"),
+    [("sync", 3), ("async", 3), ("stream", 3), pytest.param("sync", 10, marks=pytest.mark.slow)],
+)
 def test_killed_run_pays_again_only_for_requests_in_flight(entry_point, kills, simulator, tmp_path):
     chance = random.Random(entry_point)
     out = tmp_path / "vectors.npy"
