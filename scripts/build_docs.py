@@ -5,7 +5,7 @@
 
 A part between `<!-- models: zhipu -->` and `<!-- end -->` is the table of a provider's models; `providers`, `options`,
 `errors`, `servers` and `commands` likewise. The pages of the OpenAI-compatible servers are made from servers.toml. The
-site's architecture and changelog pages are the repository's own files.
+site's architecture, changelog and Chinese pages are the repository's own files.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ import typer.main
 
 import multiembed
 from multiembed.cli.app import app
+from multiembed.cli.help import EXAMPLES
 from multiembed.config.options import EmbeddingOptions
 from multiembed.providers import PROVIDERS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SOURCES = ROOT / "build" / "docs"
-REPOSITORY_FILES = {"architecture.md": "ARCHITECTURE.md", "changelog.md": "CHANGELOG.md"}
+REPOSITORY_FILES = {"architecture.md": "ARCHITECTURE.md", "changelog.md": "CHANGELOG.md", "chinese.md": "README.zh.md"}
 _PART = re.compile(r"^(<!-- (\w+)(?:: (\S+))? -->)$.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
 
 SERVER = """# {name}
@@ -177,7 +178,9 @@ def commands(_: str | None) -> str:
                 if not option.hidden
             ]
             described = " ".join((command.help or "").split())
-            parts.append(f"## {name}\n\n{described}\n\n{table(['option', 'meaning'], rows)}\n")
+            examples = "\n".join(EXAMPLES[name.removeprefix("multiembed ")])
+            shown = f"```sh\n{examples}\n```\n\n{table(['option', 'meaning'], rows)}"
+            parts.append(f"## {name}\n\n{described}\n\n{shown}\n")
 
     add("multiembed", typer.main.get_command(app))
     return "\n".join(parts)
@@ -199,6 +202,14 @@ _TABLES = {
 }
 
 
+def with_links_of_site(text: str) -> str:
+    """The text of a file of the repository, with links as the site's pages need them."""
+    text = text.replace("](docs/", "](").replace("](README.md)", "](index.md)")
+    for page, source in REPOSITORY_FILES.items():
+        text = text.replace(f"]({source})", f"]({page})")
+    return re.sub(r"\[([^\]]+)\]\((?:notebooks|CONTRIBUTING\.md)\)", r"\1", text)  # not on the site
+
+
 def main() -> int:
     """Refresh the pages and build the site; the exit status."""
     check = "--check" in sys.argv
@@ -210,7 +221,7 @@ def main() -> int:
     shutil.copytree(DOCS, SOURCES, ignore=shutil.ignore_patterns("*.toml"))
     for page, source in REPOSITORY_FILES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
-        (SOURCES / page).write_text(re.sub(r"\]\(docs/", "](", text), encoding="utf-8")
+        (SOURCES / page).write_text(with_links_of_site(text), encoding="utf-8")
     command = ["zensical", "build", "--strict", "--clean", "-f", str(ROOT / "mkdocs.yml")]
     return subprocess.run(command, cwd=ROOT).returncode
 
