@@ -60,7 +60,7 @@ ERRORS_BY_KIND: Mapping[ErrorKind, tuple[type[errors.MultiEmbedError], str]] = {
     ),
     "quota": (
         errors.QuotaExhaustedError,
-        "The account's credit, package or plan is used up. Top up the account at {page}; waiting does not help.",
+        "The account's credit, package or plan is used up. Top it up on the provider's billing page. Do not wait.",
     ),
     "model": (errors.ModelNotFoundError, "There is no model {model} at {address}. Check the name{known} and {place}."),
     "tls": (errors.ConnectionFailedError, _NOT_TRUSTED),

@@ -358,7 +358,9 @@ CHECKS = {
     "vector-infinity": only_second(lambda seen, vector: np.isinf(vector).sum() == 1 and b"Infinity" in seen.body),
     "vector-overflow": only_second(lambda _, vector: vector[1] == 1e300),
     "vector-null": only_second(lambda _, vector: vector is None),
-    "vector-element-null": lambda seen: seen.vectors[1][1] is None and seen.vectors[1][2] == seen.right[1][2],
+    "vector-element-null": lambda seen: (
+        seen.vectors[1][1] is None and np.float32(seen.vectors[1][2]) == seen.right[1][2]
+    ),
     "vector-element-string": lambda seen: isinstance(seen.vectors[1][1], str),
     "vector-element-bool": lambda seen: seen.vectors[1][1] is True,
     "vector-nested": lambda seen: len(seen.vectors[1]) == 1 and same(seen.vectors[1][0], seen.right[1]),

@@ -485,5 +485,5 @@ def test_the_command_line_gives_the_key_its_quota(client, monkeypatch):
     assert (
         "quota: 1 requests per minute, 1,200,000 tokens per minute, 50 requests in flight." in console.file.getvalue()
     )
-    with pytest.raises(ConfigurationError, match="requests_per_minute"):
+    with pytest.raises(ConfigurationError, match="--requests-per-minute"):
         simulate.run(console, server, quota={"retry_after": 3.0})

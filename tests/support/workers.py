@@ -42,6 +42,9 @@ class Batches:
         self.woken = self.workers = 0
         self._done = done
 
+    def must_claim(self, batch):
+        return False
+
     async def complete_batch(self, batch, outcome):
         self._done(batch, outcome)
 
