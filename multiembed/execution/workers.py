@@ -172,10 +172,12 @@ class WorkerPool:
                 await self._embed(others)  # sends nothing, and gives the texts their error
                 return
             self._awaiting_others += 1
-            with self._yield_turn():
-                await self._pause(min(delay, max(0.0, context.time_left())))
-                missing, others = await self._call.claim(others)
-            self._awaiting_others -= 1
+            try:
+                with self._yield_turn():
+                    await self._pause(min(delay, max(0.0, context.time_left())))
+                    missing, others = await self._call.claim(others)
+            finally:
+                self._awaiting_others -= 1
             delay = min(2.0 * delay, _LAST_LOOK)
 
     async def _embed_claimed(self, batch: Batch) -> None:
@@ -283,8 +285,7 @@ class WorkerPool:
     def _fail(self, error: BaseException) -> None:
         """End the call. After an exception, it keeps the results that it has."""
         if isinstance(error, Exception):
-            context = self._call.context
-            context.state.fatal_error = context.state.fatal_error or self._to_error(error)
+            self._call.context.state.fail_call(self._to_error(error))
         else:
             self.error = self.error or error
         self.stop()

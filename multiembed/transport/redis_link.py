@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LEASE = 1.0
 """Seconds for which a host stays host without renewing."""
 _RENEWAL = 0.25
-_SILENCE = 0.6
+_SILENCE = 0.3
 """Seconds without a message of the host, which sends ten in each second, until the lease is looked at."""
 _POLL = 0.1
 _LOST = 3.0
@@ -30,18 +30,21 @@ _LOST = 3.0
 _RETRY = 1.0
 
 _SCRIPT = """
+local function listens(member) return redis.call('PUBSUB', 'NUMSUB', ARGV[3] .. member)[2] > 0 end
 local holder = redis.call('GET', KEYS[1])
 if holder == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
-elseif not holder or holder == ARGV[3] then
+elseif not holder or not listens(holder) then
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
   holder = ARGV[1]
 end
-local others = 0
+local others, gone = 0, {}
 for number = 2, #KEYS do others = others + redis.call('EXISTS', KEYS[number]) end
-return {holder, others}
+for number = 4, #ARGV do if not listens(ARGV[number]) then gone[#gone + 1] = ARGV[number] end end
+return {holder, others, gone}
 """
-"""Renew the lease, or take it if it has ended or its holder has. Returns: its holder, and the other versions' leases.
+"""Renew the lease, or take it if it has ended or its holder's connection has. Returns: its holder, the number of leases
+of other versions, and the members in ARGV whose connections have ended.
 
 PEXPIRE works on a server that is full, where SET does not."""
 
@@ -58,12 +61,15 @@ class RedisLink(Link):
     def __init__(self, url: str, name: str, handler: LinkHandler) -> None:
         super().__init__(handler)
         self._url = url
-        self._tag = f"{{multiembed:{name}}}"
-        self._database = 0
+        tag = f"{{multiembed:{name}}}:"
+        self._leases = [f"{tag}{version}:host" for version in dict.fromkeys((PROTOCOL, *range(1, MAX_PROTOCOL + 1)))]
+        """Keys of the leases of all versions, this one's first."""
+        database = int(aconnect(url).connection_pool.connection_kwargs.get("db") or 0)
+        self._channels = f"{tag}{PROTOCOL}:{database}:"  # channels are common to all databases of a server
+        self._members: set[str] = set()
+        """As the host: the members that have sent messages."""
         self._host: str | None = None
         """Name of the host, which may be this process."""
-        self._gone: str | None = None
-        """Name of a host that receives no messages any more."""
         self._last_heard = 0.0
         self._leased_until = 0.0
         self._next_look = 0.0
@@ -87,13 +93,13 @@ class RedisLink(Link):
 
     def _lose_host(self) -> None:
         self.is_host, self._host = False, None
+        self._members.clear()
         self._outgoing.clear()
         self._handler.on_disconnected()
 
     async def _session(self) -> None:
         """Exchange messages until an error ends it."""
         pool: Any = aconnect(self._url).connection_pool
-        self._database = int(pool.connection_kwargs.get("db") or 0)
         subscriber, commander = pool.make_connection(), pool.make_connection()
         reader: asyncio.Task[None] | None = None
         try:
@@ -121,7 +127,7 @@ class RedisLink(Link):
 
     async def _subscribe(self, connection: Any) -> None:
         await connection.connect()
-        await connection.send_command("SUBSCRIBE", self._channel(self.member), self._channel(ALL))
+        await connection.send_command("SUBSCRIBE", self._channels + self.member, self._channels + ALL)
         for _ in range(2):
             await connection.read_response()
         connection.socket_timeout = None
@@ -139,6 +145,7 @@ class RedisLink(Link):
             return
         if to_host:
             if self.may_decide():
+                self._members.add(sender)
                 self.receive(sender, messages)
         elif sender == self._host:
             self._last_heard = self.loop.time()
@@ -156,11 +163,10 @@ class RedisLink(Link):
         outgoing, self._outgoing = self._outgoing, {}
         commands: list[tuple[Any, ...]] = []
         if looks:
-            keys = [self._lease(version) for version in (PROTOCOL, *range(1, MAX_PROTOCOL + 1))]
-            keys = list(dict.fromkeys(keys))
-            commands = [("EVAL", _SCRIPT, len(keys), *keys, self.member, int(LEASE * 1000), self._gone or "")]
+            arguments = (self.member, int(LEASE * 1000), self._channels, *self._members)
+            commands = [("EVAL", _SCRIPT, len(self._leases), *self._leases, *arguments)]
         commands += [
-            ("PUBLISH", self._channel(recipient), orjson.dumps((self.member, to_host, messages)))
+            ("PUBLISH", self._channels + recipient, orjson.dumps((self.member, to_host, messages)))
             for (recipient, to_host), messages in outgoing.items()
         ]
         if not commands:
@@ -169,11 +175,13 @@ class RedisLink(Link):
         await connection.send_packed_command(connection.pack_commands(commands))
         replies = [await connection.read_response() for _ in commands]
         if looks:
-            holder, self.other_versions = replies.pop(0)
+            holder, self.other_versions, gone = replies.pop(0)
             self._on_lease(holder.decode(), asked)
+            for member in gone:
+                self._members.discard(member.decode())
+                self._handler.on_member_gone(member.decode())
         for (recipient, to_host), receivers in zip(outgoing, replies, strict=True):
             if to_host and receivers == 0 and recipient == self._host:
-                self._gone = recipient
                 self._look_now()
 
     def _look_now(self) -> None:
@@ -193,7 +201,7 @@ class RedisLink(Link):
             return
         if before is not None:
             self._lose_host()
-        self._host, self._gone, self._last_heard = holder, None, now
+        self._host, self._last_heard = holder, now
         if holder == self.member:
             self.is_host = True
             self._handler.on_elected()
@@ -215,10 +223,3 @@ class RedisLink(Link):
 
     def _close(self) -> None:
         self.is_host, self._host = False, None
-
-    def _lease(self, version: int) -> str:
-        return f"{self._tag}:{version}:host"
-
-    def _channel(self, recipient: str) -> str:
-        # Channels are common to all databases of a server.
-        return f"{self._tag}:{PROTOCOL}:{self._database}:{'all' if recipient == ALL else recipient}"
