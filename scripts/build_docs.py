@@ -3,8 +3,8 @@
     python scripts/build_docs.py             into build/site; warnings are errors
     python scripts/build_docs.py --check     only check that the generated parts are those of the code
 
-A part between `<!-- models: zhipu -->` and `<!-- end -->` is the table of a provider's models; `providers`, `options`,
-`errors`, `servers` and `commands` likewise. The pages of the OpenAI-compatible servers are made from servers.toml. The
+A part between `<!-- models: zhipu -->` and `<!-- end -->` is the table of a provider's models. Other parts are `catalog`
+(the models of all providers), `providers`, `options`, `errors`, `servers` and `commands`. The pages of the OpenAI-compatible servers are made from servers.toml. The
 site's architecture, changelog and Chinese pages are the repository's own files.
 """
 
@@ -44,17 +44,21 @@ embeddings = MultiEmbeddings(
 )
 ```
 
-| | |
-|---|---|
-| address | {address} |
-| key | {key} |
-| model | {model} |
-| source | {source}, read 2026-11-28 |
-
+- **Address**: {address}
+- **Key**: {key}{variable}
+- **Model**: {model}
+- **Source**: {source}, read 2026-11-28
+{insecure}
 {notes}
 
 The options of every OpenAI-compatible server are on [this page](../providers/openai-compatible.md). When it does not
 work, `multiembed doctor openai-compatible --base-url …` finds out why.
+"""
+
+
+INSECURE = """
+An `http://` address on another machine is refused, because key and texts would travel unencrypted. Use `https://`, or pass
+`allow_insecure=True` in a network that you trust.
 """
 
 
@@ -71,7 +75,11 @@ def pages() -> dict[Path, str]:
         found[path] = _PART.sub(lambda part: f"{part[1]}\n{_TABLES[part[2]](part[3])}\n<!-- end -->", text)
     for page, server in servers().items():
         arguments = ",\n    ".join(f"{name}={json.dumps(value)}" for name, value in server["options"].items())
-        text = SERVER.format(**{**server, "arguments": f"{arguments},", "notes": server.get("notes", "").strip()})
+        notes = server.get("notes", "").strip()
+        insecure = INSECURE if server["options"]["base_url"].startswith("http://") else ""
+        variable = "" if server["key"] == "none" else "; in `api_key=`, or in the variable `OPENAI_COMPATIBLE_API_KEY`"
+        parts = {"arguments": f"{arguments},", "notes": notes, "insecure": insecure, "variable": variable}
+        text = SERVER.format(**{**server, **parts})
         found[DOCS / "servers" / f"{page}.md"] = re.sub(r"\n{3,}", "\n\n", text)
     return found
 
@@ -101,7 +109,7 @@ def models(provider: str) -> str:
             model.limits.max_items,
             model.limits.max_tokens_per_item or "",
             "" if model.price_cny_per_mtok is None else f"{model.price_cny_per_mtok:g}",
-            ", ".join(filter(None, ("sparse" if model.sparse else "", "roles" if model.role_parameter else ""))),
+            ", ".join(filter(None, ("sparse" if model.sparse else "", "query/document" if model.role_parameter else ""))),
             f"[{model.checked}]({model.source})" if model.source.startswith("http") else model.checked,
         ]
         for model in PROVIDERS[provider].models
@@ -113,18 +121,38 @@ def models(provider: str) -> str:
         "texts a request",
         "tokens a text",
         "CNY a million tokens",
-        "also",
-        "read",
+        "extras",
+        "checked on",
     ]
+    empty = head.index("extras")
+    if not any(row[empty] for row in rows):
+        rows = [[cell for column, cell in enumerate(row) if column != empty] for row in [head, *rows]]
+        head = rows.pop(0)
     notes = [f"- `{each.name}`: {each.notes}" for each in PROVIDERS[provider].models if each.notes]
     return table(head, rows) + ("\n\n" + "\n".join(notes) if notes else "")
 
 
-def providers(_: str | None) -> str:
-    """All providers: where keys and addresses come from."""
+def catalog(_: str | None) -> str:
+    """The models of all providers: dimensions and price."""
     rows = []
     for name, provider in PROVIDERS.items():
-        regions = "<br>".join(f"`{region}`: {url}" for region, url in provider.regions.items()) or "given by you"
+        for model in provider.models if name != "dashscope-compatible" else ():  # it has models of dashscope
+            sizes = [
+                f"**{size}**" if size == model.default_dimensions else str(size) for size in model.dimensions or ("any",)
+            ]
+            price = model.price_cny_per_mtok
+            shown = "" if price is None else f"{price:g}" if price else "free"
+            rows.append([f"`{name}:{model.name}`", " ".join(sizes), "none" if provider.compute else shown])
+    return table(["model", "dimensions (default in bold)", "CNY a million tokens"], rows)
+
+
+def providers(_: str | None) -> str:
+    """All providers: where keys and addresses come from."""
+    rows, addresses = [], []
+    for name, provider in PROVIDERS.items():
+        regions = ", ".join(f"`{region}`" for region in provider.regions) or "given by you"
+        urls = ", ".join(f"`{region}` {url}" for region, url in provider.regions.items())
+        addresses += [f"- `{name}`: {urls}"] if urls else []
         variables = [
             ", ".join(f"`{each}`" for each in names) or "none" for names in (provider.key_env, provider.base_url_env)
         ]
@@ -136,7 +164,8 @@ def providers(_: str | None) -> str:
                 "no network" if provider.compute else regions,
             ]
         )
-    return table(["provider", "key from", "address from", "regions"], rows)
+    shown = table(["provider", "key from", "address from", "regions"], rows)
+    return f"{shown}\n\nThe addresses of the regions; the first is the default:\n\n" + "\n".join(addresses)
 
 
 def options(_: str | None) -> str:
@@ -193,6 +222,7 @@ def stats(_: str | None) -> str:
 
 _TABLES = {
     "models": models,
+    "catalog": catalog,
     "providers": providers,
     "options": options,
     "errors": errors,
@@ -203,11 +233,11 @@ _TABLES = {
 
 
 def with_links_of_site(text: str) -> str:
-    """The text of a file of the repository, with links as the site's pages need them."""
+    """The text of a file of the repository or of docs/, with links as the site's pages need them."""
     text = text.replace("](docs/", "](").replace("](README.md)", "](index.md)")
     for page, source in REPOSITORY_FILES.items():
-        text = text.replace(f"]({source})", f"]({page})")
-    return re.sub(r"\[([^\]]+)\]\((?:notebooks|CONTRIBUTING\.md)\)", r"\1", text)  # not on the site
+        text = text.replace(f"]({source})", f"]({page})").replace(f"](../{source})", f"]({page})")
+    return re.sub(r"\[([^\]]+)\]\((?:\.\./)*(?:notebooks[^)]*|CONTRIBUTING\.md)\)", r"\1", text)  # not on the site
 
 
 def main() -> int:
@@ -220,8 +250,9 @@ def main() -> int:
     shutil.rmtree(SOURCES, ignore_errors=True)
     shutil.copytree(DOCS, SOURCES, ignore=shutil.ignore_patterns("*.toml"))
     for page, source in REPOSITORY_FILES.items():
-        text = (ROOT / source).read_text(encoding="utf-8")
-        (SOURCES / page).write_text(with_links_of_site(text), encoding="utf-8")
+        shutil.copy(ROOT / source, SOURCES / page)
+    for path in SOURCES.glob("*.md"):
+        path.write_text(with_links_of_site(path.read_text(encoding="utf-8")), encoding="utf-8")
     command = ["zensical", "build", "--strict", "--clean", "-f", str(ROOT / "mkdocs.yml")]
     return subprocess.run(command, cwd=ROOT).returncode
 

@@ -167,20 +167,20 @@ class EmbeddingOptions(BaseModel):
     region: str | None = None
     """One of the provider's own addresses, by its name: "cn", "intl", "hk". Excludes base_url."""
     headers: Mapping[str, str] | None = _changes_no_vector(repr=False)
-    """Extra HTTP headers, for instance {"X-DashScope-WorkSpace": "ws-1"}. They must not choose another model: the
-    cache ignores them."""
+    """Extra HTTP headers, for instance {"X-DashScope-WorkSpace": "ws-1"}. They are pickled as they are. Do not select
+    the model with a header: the cache ignores headers and would return vectors of the other model."""
     auth_header: str | None = _changes_no_vector()
     """Name of the header that carries the key, for instance "api-key", instead of `Authorization: Bearer`. For
     `openai-compatible` and `gateway`."""
     query: Annotated[Mapping[str, str] | None, BeforeValidator(_check_query_types)] = Field(default=None, repr=False)
     """Query parameters added to the address, for instance {"api-version": "2024-10-21"}; they replace those of the same
-    name in `base_url`. All but credentials (key, token, sig, …) count for the fingerprint, because they may choose a
-    deployment. For `openai-compatible` and `gateway`."""
+    name in `base_url`. They may choose a deployment, so vectors that are cached with other parameters are not used;
+    credentials (key, token, sig, …) make no difference. For `openai-compatible` and `gateway`."""
     send_dimensions: bool = _changes_no_vector(default=True)
     """False: `dimensions` is not sent, but the length of each vector is still checked against it. For servers that
-    refuse the parameter, as vLLM does for models that are not trained for it (Matryoshka)."""
+    refuse the parameter, as vLLM does for models that are not trained for several sizes (Matryoshka)."""
     allow_insecure: bool = _changes_no_vector(default=False)
-    """True: `http://` is allowed beyond this machine. Key and texts then travel unencrypted."""
+    """True: an `http://` address on another machine is allowed. Key and texts then travel unencrypted."""
     dimensions: PositiveInt | None = None
     """Numbers in each vector. None: the model's default size."""
     instruct: str | None = None
@@ -204,16 +204,16 @@ class EmbeddingOptions(BaseModel):
     """The account's quota of requests per minute, over all embedders of the account and model in this process. None:
     adapted."""
     tokens_per_minute: PositiveInt | None = _changes_no_vector()
-    """The account's quota of tokens per minute, likewise. DashScope's limit of a sixtieth of both
-    quotas per second is also kept."""
+    """The account's quota of tokens per minute, over all embedders of the account and model in this process. None:
+    adapted. DashScope also limits each second to a sixtieth of both quotas; that is kept, too."""
     quota: str | None = _changes_no_vector()
     """Which processes share the account's quota, configured or learned. None: MULTIEMBED_QUOTA of the environment, or
     only this process. "machine": all processes of this user on this machine, without a server. The URL of a Redis
     server ("redis://host:6379/0", "rediss://…", "unix:///path"): all processes that name it, on any machine
-    (`pip install "multiembed[redis]"`)."""
+    (extra [redis])."""
     max_retries: NaturalInt | None = _changes_no_vector()
-    """Retries of one request after a transient failure. None: 5 retries, and up to a minute of waiting for an account
-    that worked before."""
+    """Retries of one request after a transient failure. None: 5 retries; where the account has worked before, a rate
+    limit or an outage is retried until one minute after the first failure."""
     timeout: Seconds = _changes_no_vector(default=60.0)
     """Seconds for one attempt as a whole, from connecting to the last byte. None: the default, since an attempt is
     always bounded; give a larger number for a slow server."""
@@ -232,7 +232,7 @@ class EmbeddingOptions(BaseModel):
     """Function that counts the tokens of a text exactly. None: the built-in estimate."""
     on_usage: SkipJsonSchema[Callable[[Usage], object]] | None = _changes_no_vector(repr=False)
     """Function that gets the Usage of each call when the call ends, failed calls included; for a stream, of each
-    result. Added up, they are `client.usage`. It runs in the caller's thread, for async calls in a worker thread. If it
+    result. Their sum is `client.usage`. It runs in the caller's thread, for async calls in a worker thread. If it
     raises, one warning says so, and the vectors are returned."""
     proxy: str | None = _changes_no_vector(repr=False)
     """URL of an HTTP proxy for all hosts but this machine, for instance "http://user:password@proxy.example:3128".
