@@ -134,8 +134,10 @@ def models(provider: str) -> str:
 
 def catalog(_: str | None) -> str:
     """The models of all providers: dimensions and price."""
-    rows = []
+    rows, defaults = [], []
     for name, provider in PROVIDERS.items():
+        if provider.compute is None:
+            defaults.append(f"- `{name}`: {str(provider.unknown.limits)[len('Limits(') : -1]}")
         for model in provider.models if name != "dashscope-compatible" else ():  # it has models of dashscope
             sizes = [
                 f"**{size}**" if size == model.default_dimensions else str(size) for size in model.dimensions or ("any",)
@@ -143,7 +145,8 @@ def catalog(_: str | None) -> str:
             price = model.price_cny_per_mtok
             shown = "" if price is None else f"{price:g}" if price else "free"
             rows.append([f"`{name}:{model.name}`", " ".join(sizes), "none" if provider.compute else shown])
-    return table(["model", "dimensions (default in bold)", "CNY a million tokens"], rows)
+    shown = table(["model", "dimensions (default in bold)", "CNY a million tokens"], rows)
+    return f"{shown}\n\nDefaults for a model that is not listed; `limits=` changes them:\n\n" + "\n".join(defaults)
 
 
 def providers(_: str | None) -> str:
