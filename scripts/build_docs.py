@@ -3,9 +3,10 @@
     python scripts/build_docs.py             into build/site; warnings are errors
     python scripts/build_docs.py --check     only check that the generated parts are those of the code
 
-A part between `<!-- models: zhipu -->` and `<!-- end -->` is the table of a provider's models. Other parts are `catalog`
-(the models of all providers), `providers`, `options`, `errors`, `servers` and `commands`. The pages of the OpenAI-compatible servers are made from servers.toml. The
-site's architecture, changelog and Chinese pages are the repository's own files.
+A part between `<!-- models: zhipu -->` and `<!-- end -->` is the table of a provider's models. Other parts are
+`catalog` (models of all providers), `providers`, `options`, `errors`, `servers` and `commands`. The pages of the
+OpenAI-compatible servers are made from servers.toml. The site's architecture, changelog and Chinese pages are files of
+the repository.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ work, `multiembed doctor openai-compatible --base-url …` finds out why.
 
 
 INSECURE = """
-An `http://` address on another machine is refused, because key and texts would travel unencrypted. Use `https://`, or pass
-`allow_insecure=True` in a network that you trust.
+An `http://` address on another machine is refused, because key and texts would travel unencrypted. Use `https://`, or
+pass `allow_insecure=True` in a network that you trust.
 """
 
 
@@ -109,7 +110,9 @@ def models(provider: str) -> str:
             model.limits.max_items,
             model.limits.max_tokens_per_item or "",
             "" if model.price_cny_per_mtok is None else f"{model.price_cny_per_mtok:g}",
-            ", ".join(filter(None, ("sparse" if model.sparse else "", "query/document" if model.role_parameter else ""))),
+            ", ".join(
+                filter(None, ("sparse" if model.sparse else "", "query/document" if model.role_parameter else ""))
+            ),
             f"[{model.checked}]({model.source})" if model.source.startswith("http") else model.checked,
         ]
         for model in PROVIDERS[provider].models
@@ -140,7 +143,8 @@ def catalog(_: str | None) -> str:
             defaults.append(f"- `{name}`: {str(provider.unknown.limits)[len('Limits(') : -1]}")
         for model in provider.models if name != "dashscope-compatible" else ():  # it has models of dashscope
             sizes = [
-                f"**{size}**" if size == model.default_dimensions else str(size) for size in model.dimensions or ("any",)
+                f"**{size}**" if size == model.default_dimensions else str(size)
+                for size in model.dimensions or ("any",)
             ]
             price = model.price_cny_per_mtok
             shown = "" if price is None else f"{price:g}" if price else "free"

@@ -198,8 +198,8 @@ class EmbeddingOptions(BaseModel):
     parameters: dict[str, Any] | None = None
     """Extra parameters of the provider's API, sent as they are, for instance {"encoding_format": "float"}."""
     max_concurrency: PositiveInt | None = _changes_no_vector()
-    """Maximum number of requests in flight, over all embedders of the account and model in this process. None: adapted
-    to the provider's rejections, starting with 8."""
+    """Maximum number of requests in flight (sent, but not answered yet), over all embedders of the account and model in
+    this process. None: adapted to the provider's rejections, starting with 8."""
     requests_per_minute: PositiveInt | None = _changes_no_vector()
     """The account's quota of requests per minute, over all embedders of the account and model in this process. None:
     adapted."""
