@@ -221,8 +221,8 @@ class EmbeddingOptions(BaseModel):
     """Seconds for one call as a whole, retries included. None: no limit."""
     cache: Any = _changes_no_vector(repr=False)
     """Store of the vectors, so that no text is paid for twice: the path of a SQLite file (created if missing), the URL
-    of a Redis server (`redis://`, `rediss://`, `unix://`; `?ttl=` seconds in its query), a LangChain ByteStore, a
-    LlamaIndex KVStore, or an object with `get` and `put`. None: no cache."""
+    of a Redis server (`redis://`, `rediss://`, `unix://`; `?ttl=` seconds in its query), a key-value store of LangChain
+    (ByteStore) or LlamaIndex (KVStore), or an object with `get` and `put`. None: no cache."""
     limits: Mapping[str, AnyInt | None] | None = _changes_no_vector()
     """Corrections of the model's limits: max_items (texts per request), max_tokens_per_item, max_tokens_per_request
     (tokens) and max_bytes_per_request (bytes)."""
