@@ -220,9 +220,10 @@ class EmbeddingOptions(BaseModel):
     deadline: Seconds | None = _changes_no_vector()
     """Seconds for one call as a whole, retries included. None: no limit."""
     cache: Any = _changes_no_vector(repr=False)
-    """Store of the vectors, so that no text is paid for twice: the path of a SQLite file (created if missing), the URL
-    of a Redis server (`redis://`, `rediss://`, `unix://`; `?ttl=` seconds in its query), a key-value store of LangChain
-    (ByteStore) or LlamaIndex (KVStore), or an object with `get` and `put`. None: no cache."""
+    """Store of the vectors, so that a text whose vector is in it is not paid for again: the path of a SQLite file
+    (created if missing), the URL of a Redis server (`redis://`, `rediss://`, `unix://`; `?ttl=` seconds in its query),
+    a key-value store of LangChain (ByteStore) or LlamaIndex (KVStore), or an object with `get` and `put`. None: no
+    cache."""
     limits: Mapping[str, AnyInt | None] | None = _changes_no_vector()
     """Corrections of the model's limits: max_items (texts per request), max_tokens_per_item, max_tokens_per_request
     (tokens) and max_bytes_per_request (bytes)."""
