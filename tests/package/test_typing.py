@@ -17,7 +17,19 @@ ACCEPTED = REPOSITORY / "tests" / "typing" / "accepted.py"
 REFUSED = REPOSITORY / "tests" / "typing" / "refused.py"
 MARK = "# refused"
 
-MYPY = "[mypy]\nstrict = true\n"
+# What the frameworks import, and what no statement of these files reaches: two thirds of 3,200 modules (2026-11-29).
+UNUSED = """IPython PIL _pytest aiohttp cryptography dataclasses_json fsspec h2 httpcore jinja2 langchain_text_splitters
+langsmith markdown_it marshmallow matplotlib networkx nltk opentelemetry prompt_toolkit pytest qdrant_client redis
+requests rich sqlalchemy tiktoken tornado trio urllib3 workflows""".split()
+UNUSED += [f"llama_index.core.{name}" for name in """agent chat_engine command_line composability data_structs download
+evaluation extractors graph_stores indices ingestion llama_dataset memory multi_modal_llms node_parser objects
+output_parsers postprocessor program prompts query_engine question_gen readers response_synthesizers retrievers
+selectors sparse_embeddings tools workflow""".split()]  # fmt: skip
+MYPY = f"""[mypy-{",".join(f"{name}.*" for name in UNUSED)}]
+follow_imports = skip
+[mypy]
+strict = true
+"""
 MYPY_WITH_PYDANTIC = f"""{MYPY}plugins = pydantic.mypy
 [pydantic-mypy]
 init_forbid_extra = true
@@ -28,7 +40,7 @@ PYRIGHT = "# pyright: strict, reportUnusedExpression=false\n"
 
 
 def mypy_errors(files, folder, settings):
-    """The (file, line) of every error; the cache outlives the run, since LlamaIndex and NumPy take mypy 15 seconds."""
+    """The (file, line) of every error; the cache outlives the run, since LlamaIndex and NumPy take mypy 6 seconds."""
     config = folder / "mypy.ini"
     config.write_text(settings, encoding="utf-8")
     name = "typing-pydantic" if "plugins" in settings else "typing"
