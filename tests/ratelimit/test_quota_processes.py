@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -18,8 +17,8 @@ from multiembed.simulator import Simulator
 from multiembed.transport.machine_link import HostLock
 
 PER_MINUTE = 1500
-MOST = 2 * PER_MINUTE // 60 + 15
-"""Requests in two seconds: some arrive late on a busy machine. Two processes that do not share send 100."""
+MOST = PER_MINUTE // 60 + 15
+"""Requests in one second: some arrive late on a busy machine. Two processes that do not share send 50."""
 
 
 @pytest.fixture
@@ -66,7 +65,6 @@ def workers(quota):
 
     yield start
     for worker in started:
-        worker.process.send_signal(signal.SIGCONT)
         worker.kill()
 
 
@@ -89,8 +87,8 @@ def check(results, texts):
 
 
 def test_four_processes_share_a_configured_quota(workers, busy):
-    check([worker.result() for worker in workers(busy, 4, 15)], 15)
-    assert busy.most_requests(2) <= MOST
+    check([worker.result() for worker in workers(busy, 4, 12)], 12)
+    assert busy.most_requests(1) <= MOST
 
 
 @pytest.mark.slow
@@ -112,7 +110,7 @@ def test_killed_host_is_replaced_and_no_text_fails(workers, busy):
         host.kill()
         (host,) = workers(busy, 1, 20)
     check([worker.result() for worker in (host, *others)], 20)
-    assert busy.most_requests(2) <= MOST
+    assert busy.most_requests(1) <= MOST
 
 
 @pytest.mark.slow
@@ -125,7 +123,7 @@ def test_stopped_host_is_replaced_and_joins_again(workers, busy):
     check([other.result()], 20)
     os.kill(host.pid, signal.SIGCONT)
     check([host.result()], 40)
-    assert busy.most_requests(2) <= MOST
+    assert busy.most_requests(2) <= 2 * MOST
 
 
 @pytest.mark.slow
@@ -139,15 +137,15 @@ def test_stopped_member_joins_again(workers, busy):
     os.kill(member.pid, signal.SIGCONT)
     check([member.result()], 25)
     check([host.result()], 60)
-    assert busy.most_requests(2) <= MOST
+    assert busy.most_requests(2) <= 2 * MOST
 
 
 def test_forked_child_joins_by_itself(workers, busy):
-    (worker,) = workers(busy, 1, 15, settings={"fork": True})
-    output, errors = worker.process.communicate(timeout=100)
-    assert json.loads(output.splitlines()[-1])["embedded"] == 15, errors
-    assert len(busy.arrivals) == 31
-    assert busy.most_requests(2) <= MOST
+    (worker,) = workers(busy, 1, 25, settings={"fork": True})
+    result = worker.result()
+    assert result["embedded"] == 25, result["stderr"]
+    assert len(busy.arrivals) == 51
+    assert busy.most_requests(1) <= MOST
 
 
 @pytest.mark.slow
@@ -155,9 +153,8 @@ def test_child_takes_over_from_a_killed_parent(workers, busy):
     (worker,) = workers(busy, 1, 40, settings={"fork": True})
     wait_for_arrivals(busy, 20)
     worker.process.kill()
-    output, _ = worker.process.communicate(timeout=100)  # the child holds the pipe, and ends it
-    assert json.loads(output.splitlines()[-1])["embedded"] == 40
-    assert busy.most_requests(2) <= MOST
+    assert worker.result()["embedded"] == 40
+    assert busy.most_requests(1) <= MOST
 
 
 @pytest.mark.slow
@@ -165,7 +162,7 @@ def test_two_models_of_one_key_have_quotas_of_their_own(workers, busy):
     first = workers(busy, 2, 12)
     second = workers(busy, 2, 12, model="dashscope:text-embedding-v3")
     check([worker.result() for worker in (*first, *second)], 12)
-    assert busy.most_requests(2) <= 2 * MOST
+    assert busy.most_requests(1) <= 2 * MOST
     assert len(busy.arrivals) == 48
 
 
@@ -196,18 +193,18 @@ only_redis = pytest.mark.parametrize("quota", [pytest.param("redis", marks=pytes
 @only_redis
 @pytest.mark.parametrize("fault", ["ends", pytest.param("hangs", marks=pytest.mark.slow)])
 def test_redis_away_costs_one_warning_and_no_text(fault, workers, busy, redis_server):
-    running = workers(busy, 2, 80)
+    running = workers(busy, 2, 45)
     wait_for_arrivals(busy, 20)
     redis_server.stop() if fault == "ends" else redis_server.signal(signal.SIGSTOP)
     wait_for_arrivals(busy, 50)
     redis_server.start() if fault == "ends" else redis_server.signal(signal.SIGCONT)
     results = [worker.result() for worker in running]
-    assert [(result["embedded"], result["errors"]) for result in results] == [(80, [])] * 2
+    assert [(result["embedded"], result["errors"]) for result in results] == [(45, [])] * 2
     told = [result for result in results if result["warnings"]]
     assert told
     assert [len(result["warnings"]) for result in told] == [1] * len(told)
     assert all("one of 2 parts" in result["warnings"][0] for result in told)
-    assert busy.most_requests(2) <= MOST
+    assert busy.most_requests(1) <= MOST
 
 
 @only_redis
@@ -218,26 +215,26 @@ def test_redis_by_tcp_shares_a_quota(workers, busy, redis_server):
         port = probe.getsockname()[1]
     redis_server._arguments = ["--port", str(port), "--bind", "127.0.0.1", "--requirepass", "pass-word"]
     redis_server.start()
-    running = workers(busy, 2, 30, quota=f"redis://:pass-word@127.0.0.1:{port}/3")
-    check([worker.result() for worker in running], 30)
-    assert busy.most_requests(2) <= MOST
+    running = workers(busy, 2, 25, quota=f"redis://:pass-word@127.0.0.1:{port}/3")
+    check([worker.result() for worker in running], 25)
+    assert busy.most_requests(1) <= MOST
 
 
 @only_redis
 def test_redis_flushed_and_garbage_in_its_channels_change_nothing(workers, busy, redis_server):
     import redis
 
-    running = workers(busy, 2, 30)
+    running = workers(busy, 2, 25)
     wait_for_arrivals(busy, 10)
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
         for channel in client.pubsub_channels("*multiembed*"):
             for garbage in (b"", b"[", b"17", b'["x",1,[["ask"]]]', b'["x",0,[["state"]]]', b"\xff"):
                 client.publish(channel, garbage)
-        wait_for_arrivals(busy, 30)
+        wait_for_arrivals(busy, 25)
         client.flushall()
-    check([worker.result() for worker in running], 30)
-    assert busy.most_requests(2) <= MOST
+    check([worker.result() for worker in running], 25)
+    assert busy.most_requests(1) <= MOST
 
 
 @only_redis
@@ -262,7 +259,7 @@ def test_redis_sees_neither_key_nor_text(workers, busy, redis_server):
     assert all(name.startswith(b"{multiembed:") for name in names)
     found = " ".join(map(str, [*names, *seen]))
     assert busy.api_key not in found
-    assert str(member.pid) not in found  # the texts begin with it
+    assert f"{member.pid}-" not in found  # the texts begin with it
     assert "text-embedding" not in found
 
 
@@ -306,10 +303,10 @@ def test_hanging_redis_at_start_is_a_configuration_error(workers, busy, redis_se
 def test_redis_that_becomes_full_costs_no_text(workers, busy, redis_server):
     import redis
 
-    running = workers(busy, 2, 30)
+    running = workers(busy, 2, 25)
     wait_for_arrivals(busy, 10)
     with redis.Redis.from_url(redis_server.url) as client:
         client.config_set("maxmemory", 1)
     results = [worker.result() for worker in running]
-    assert [(result["embedded"], result["errors"]) for result in results] == [(30, [])] * 2
-    assert busy.most_requests(2) <= MOST
+    assert [(result["embedded"], result["errors"]) for result in results] == [(25, [])] * 2
+    assert busy.most_requests(1) <= MOST

@@ -1,18 +1,26 @@
-"""A process that embeds texts under a shared quota, for tests: its options are JSON on the command line.
+"""A process that embeds texts under a shared quota, for tests: forked from a server that has imported all.
 
-It prints a line of JSON with what became of the texts, and which warnings there were. With `fork`, a child does the
-same after the parent's first call.
+It tells what became of the texts, and which warnings there were. With `fork`, a child does the same after the parent's
+first call.
 """
 
 from __future__ import annotations
 
-import json
+import io
 import logging
+import multiprocessing
 import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
+from contextlib import redirect_stderr
+
+IMPORTS = (
+    "multiembed.client",
+    "multiembed.execution.call",
+    "multiembed.ratelimit.shared.quota",
+    "multiembed.transport.machine_link",
+    "multiembed.transport.redis_link",
+    "redis.asyncio",
+)
 
 
 class Worker:
@@ -21,41 +29,50 @@ class Worker:
     Args:
         options: of the EmbeddingClient, with its model.
         texts: how many it embeds.
-        environment: variables in addition to this process's.
         settings: further fields of the job.
     """
 
-    def __init__(self, options, texts, *, environment=None, **settings):
-        job = json.dumps({"client": options, "texts": texts, **settings})
-        # Not the parent's warnings: each is counted.
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **(environment or {})}
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, job],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+    def __init__(self, options, texts, **settings):
+        methods = multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        context.set_forkserver_preload([__name__, *IMPORTS])
+        self._results, results = context.Pipe(duplex=False)
+        job = {"client": options, "texts": texts, **settings}
+        self.process = context.Process(target=embed, args=(job, dict(os.environ), results))
+        self.process.start()
+        results.close()
 
     @property
     def pid(self):
         return self.process.pid
 
     def result(self, timeout=100):
-        """What the worker has printed, once it has ended."""
-        output, errors = self.process.communicate(timeout=timeout)
-        assert self.process.returncode == 0, errors[-2000:]
-        return {**json.loads(output.splitlines()[-1]), "stderr": errors}
+        """What the worker has sent, once it has ended; with `fork`, once its child has sent it."""
+        assert self._results.poll(timeout), "the worker hangs"
+        result = self._results.recv()
+        self.process.join(timeout)
+        return result
 
     def kill(self):
         self.process.kill()
-        self.process.communicate()
+        self.process.join()
+        self._results.close()
 
 
-def main():
+def embed(job, environment, results):
+    """Do the job in this process, and send its results."""
+    os.environ.clear()
+    os.environ.update(environment)
+    with redirect_stderr(io.StringIO()) as errors:
+        found = do(job)
+    results.send({**found, "stderr": errors.getvalue()})
+    if job.get("fork"):
+        os._exit(0)
+
+
+def do(job):
     from multiembed import EmbeddingClient, MultiEmbedError, QuotaWarning
 
-    job = json.loads(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     client = EmbeddingClient(**job["client"])
     found = {"embedded": 0, "failed": 0, "errors": []}
@@ -76,11 +93,4 @@ def main():
             found["failed"] = job["texts"]
             found["errors"] = [type(error).__name__, str(error)]
     found["warnings"] = [str(each.message) for each in caught if issubclass(each.category, QuotaWarning)]
-    sys.stdout.write(json.dumps(found) + "\n")
-    sys.stdout.flush()
-    if job.get("fork"):
-        os._exit(0)
-
-
-if __name__ == "__main__":
-    main()
+    return found
