@@ -18,7 +18,10 @@ from multiembed.transport.machine_link import HostLock
 
 PER_MINUTE = 1500
 MOST = PER_MINUTE // 60 + 15
-"""Requests in one second: some arrive late on a busy machine. Two processes that do not share send 50."""
+"""Requests in one second: some arrive late on a busy machine. Two processes that do not share send 50.
+
+Tests with killed and stopped processes count two seconds, since these cost what they had in flight.
+"""
 
 
 @pytest.fixture
@@ -110,7 +113,7 @@ def test_killed_host_is_replaced_and_no_text_fails(workers, busy):
         host.kill()
         (host,) = workers(busy, 1, 20)
     check([worker.result() for worker in (host, *others)], 20)
-    assert busy.most_requests(1) <= MOST
+    assert busy.most_requests(2) <= 2 * MOST
 
 
 @pytest.mark.slow
@@ -154,7 +157,7 @@ def test_child_takes_over_from_a_killed_parent(workers, busy):
     wait_for_arrivals(busy, 20)
     worker.process.kill()
     assert worker.result()["embedded"] == 40
-    assert busy.most_requests(1) <= MOST
+    assert busy.most_requests(2) <= 2 * MOST
 
 
 @pytest.mark.slow

@@ -127,7 +127,7 @@ ACCOUNTS = [
 
 
 @cache
-def seconds_of(provider, numbers=(), limit="requests", *, calls=1, limits=None, requests=500):
+def seconds_of(provider, numbers=(), limit="requests", *, calls=1, limits=None, requests=300):
     """Seconds that so many requests take when those with these numbers are rejected."""
     account = Account(provider, latency=0.1, seed=len(numbers))
     account.reject(numbers, limit)
@@ -138,11 +138,11 @@ def seconds_of(provider, numbers=(), limit="requests", *, calls=1, limits=None, 
 
 @pytest.mark.parametrize(
     ("account", "numbers"),
-    [(account, numbers) for n, account in enumerate(ACCOUNTS) for numbers in EARLY[n % 2 :: 2]],
+    [(account, numbers) for n, account in enumerate(ACCOUNTS) for numbers in EARLY[n % 3 :: 3]],
     ids=str,
 )
 def test_early_rejections_cost_at_most_three_seconds(account, numbers):
-    """Each account meets every other pattern, and each pattern three accounts."""
+    """Each account meets every third pattern, and each pattern two accounts."""
     provider, limit, calls = account
     assert seconds_of(provider, numbers, limit, calls=calls) <= seconds_of(provider, calls=calls) + 3.0
 
@@ -171,9 +171,11 @@ def test_configured_rate_is_used_and_never_exceeded(provider, kind):
     assert account.served(0.0, 120.0) >= 0.9 * 1200
 
 
-@pytest.mark.parametrize("latency", [0.1, 0.3, 0.6])
-@pytest.mark.parametrize("limit", ["requests", "tokens"])
-@pytest.mark.parametrize(("kind", "calls", "jitter"), [("sliding", 1, 0.0), ("bucket", 2, 0.01), ("fixed", 1, 0.02)])
+@pytest.mark.parametrize(("limit", "kind", "calls", "jitter", "latency"), [
+    ("requests", "sliding", 1, 0.0, 0.1), ("requests", "bucket", 2, 0.01, 0.3), ("requests", "fixed", 1, 0.02, 0.6),
+    ("tokens", "sliding", 1, 0.0, 0.3), ("tokens", "bucket", 2, 0.01, 0.6), ("tokens", "fixed", 1, 0.02, 0.1),
+    ("requests", "sliding", 1, 0.0, 0.6), ("tokens", "fixed", 1, 0.02, 0.3), ("tokens", "bucket", 2, 0.01, 0.1),
+])  # fmt: skip
 def test_configured_second_is_used_to_95_percent(limit, latency, kind, calls, jitter):
     each = count_tokens(same_length(0)[0]) if limit == "tokens" else 1
     account = Account("dashscope", latency=latency, jitter=jitter)

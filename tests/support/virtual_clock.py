@@ -28,6 +28,8 @@ from support.workers import Batches
 
 KEY = "sk-simulator"
 SIZE = 64
+ANSWER = Responder(KEY)
+"""Of all accounts: it keeps the vectors of texts, and most accounts get the same."""
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -76,7 +78,6 @@ class Account:
         self.ended = 0.0
         """When the last request ended."""
         self._form = API_FORMATS[provider]
-        self._answer = Responder(KEY)
         self._quotas = Quotas()
         self._rejected = {}
         self._latency, self._transit, self._jitter = latency, transit, jitter
@@ -165,7 +166,7 @@ class Account:
             response = over_quota(self._form, excess, request)
             latency /= 10
         else:
-            response = self._answer(request)
+            response = ANSWER(request)
         await asyncio.sleep(latency)
         if excess is None:
             self._quotas.leave(self._form)
