@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import sys
 import warnings
 
 import pytest
@@ -132,18 +131,9 @@ def test_other_model_does_not_use_the_cached_nodes(options, run):
     assert are_right([node.embedding for node in nodes], [node.text for node in nodes], 64)
 
 
-# The workers are processes: the program has a time limit, so that one that hangs fails.
+# The workers are processes: the program has a time limit, so that one that hangs fails. Spawned workers import it.
 WORKERS = """
-import asyncio, os, sys
-from support.adapters import are_right, texts_of
-from llama_index.core import Document
-from llama_index.core.ingestion import IngestionPipeline
-from llama_index.core.storage.kvstore import SimpleKVStore
-from llamaindex_multiembed import MultiEmbedding, windows
-
-run, base_url, key = sys.argv[1:]
-
-def embed_in_workers(title, *, given, found, used=False):
+def embed_in_workers(title, run, *, given, found, used=False):
     os.environ.pop("DASHSCOPE_API_KEY", None)
     if found:
         os.environ["DASHSCOPE_API_KEY"] = found
@@ -173,30 +163,30 @@ def embed_in_workers(title, *, given, found, used=False):
     print(title, result.replace(chr(10), " "), sep="|", flush=True)
 
 if __name__ == "__main__":
-    embed_in_workers("used", given=key, found=key, used=True)
-    embed_in_workers("no key", given=key, found=None, used=True)
-    embed_in_workers("wrong key", given=None, found="sk-wrong")
+    import asyncio, os, sys
+    from llama_index.core import Document
+    from llama_index.core.ingestion import IngestionPipeline
+    from llama_index.core.storage.kvstore import SimpleKVStore
+    from llamaindex_multiembed import MultiEmbedding
+    from support.adapters import are_right, texts_of
+
+    base_url, key = sys.argv[1:]
+    faster = "arun" if sys.platform == "linux" else "run"
+    embed_in_workers("run", "run", given=key, found=key, used=True)
+    embed_in_workers("arun", faster, given=key, found=key, used=True)
+    embed_in_workers("no key", faster, given=key, found=None, used=True)
+    embed_in_workers("wrong key", faster, given=None, found="sk-wrong")
 """
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param("run", id="run, which spawns"),
-        pytest.param(
-            "arun",
-            id="arun, which forks",
-            marks=pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks here"),
-        ),
-    ],
-)
-def worker_results(request, running_simulator, tmp_path_factory):
-    """Result of each pipeline of the program, by its title."""
+@pytest.fixture(scope="module")
+def worker_results(running_simulator, tmp_path_factory):
+    """Result of each pipeline of the program, by its title: `run` spawns its workers, `arun` forks them on Linux."""
     if (os.cpu_count() or 1) < 2:
         pytest.skip("LlamaIndex starts no more workers than there are processors")
     program = tmp_path_factory.mktemp("workers") / "pipelines.py"
     program.write_text(WORKERS, encoding="utf-8")
-    arguments = (request.param, running_simulator.base_url("dashscope"), SECRET)
+    arguments = (running_simulator.base_url("dashscope"), SECRET)
     done = run_python(program, *arguments, warnings="ignore", within=100.0)
     assert done.returncode == 0, done.stderr
     return dict(line.split("|", 1) for line in done.stdout.splitlines())
@@ -204,7 +194,7 @@ def worker_results(request, running_simulator, tmp_path_factory):
 
 def test_workers_read_the_key_from_the_environment(worker_results):
     """The live embedder works after it was pickled for the workers."""
-    assert worker_results["used"] == "right alive"
+    assert (worker_results["run"], worker_results["arun"]) == ("right alive", "right alive")
 
 
 def test_workers_without_a_key_fail_with_a_clear_error(worker_results):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from itertools import product
 
@@ -21,6 +22,23 @@ from multiembed.providers.types import ApiFailure
 from multiembed.responses.error_policy import ERRORS_BY_KIND
 from multiembed.responses.interpret import interpret_response
 from multiembed.transport.types import HttpResponse
+
+
+def embed(client, texts):
+    return client.embed(texts)
+
+
+def aembed(client, texts):
+    return asyncio.run(client.aembed(texts))
+
+
+def in_turn(names, others=REMOTE):
+    """Each name with each other, sync and async in turn: each name meets both, and so does each other."""
+    return [
+        pytest.param(name, other, (embed, aembed)[(n + m) % 2], id=f"{name}-{other}-{('sync', 'async')[(n + m) % 2]}")
+        for n, name in enumerate(names)
+        for m, other in enumerate(others)
+    ]
 
 
 def served(provider, request):
@@ -66,8 +84,7 @@ def accepted(server):
     return [text for request in server.requests if max(map(len, request.texts)) <= LIMIT for text in request.texts]
 
 
-@pytest.mark.parametrize("provider", REMOTE)
-@pytest.mark.parametrize("wording", TOO_LONG_RESPONSES)
+@pytest.mark.parametrize(("wording", "provider", "entry_point"), in_turn(TOO_LONG_RESPONSES))
 def test_long_text_without_option_fails_alone(provider, wording, entry_point):
     with (
         refusing_long_texts(provider, *TOO_LONG_RESPONSES[wording]) as server,
@@ -82,8 +99,7 @@ def test_long_text_without_option_fails_alone(provider, wording, entry_point):
     assert sorted(accepted(server)) == ["short one", "short two"]
 
 
-@pytest.mark.parametrize("provider", REMOTE)
-@pytest.mark.parametrize("wording", TOO_LONG_RESPONSES)
+@pytest.mark.parametrize(("wording", "provider", "entry_point"), in_turn(TOO_LONG_RESPONSES))
 def test_long_text_with_truncate_is_cut_to_fit(provider, wording, entry_point):
     with (
         refusing_long_texts(provider, *TOO_LONG_RESPONSES[wording]) as server,
@@ -97,8 +113,7 @@ def test_long_text_with_truncate_is_cut_to_fit(provider, wording, entry_point):
     np.testing.assert_array_equal(result.vectors, np.array(expected, np.float32))
 
 
-@pytest.mark.parametrize("provider", REMOTE)
-@pytest.mark.parametrize("wording", TOO_LONG_RESPONSES)
+@pytest.mark.parametrize(("wording", "provider", "entry_point"), in_turn(TOO_LONG_RESPONSES))
 def test_long_text_with_split_gets_mean_of_pieces(provider, wording, entry_point):
     with (
         refusing_long_texts(provider, *TOO_LONG_RESPONSES[wording]) as server,
@@ -372,14 +387,15 @@ CLASSES = {
 }
 
 
-@pytest.mark.parametrize("provider", REMOTE)
 @pytest.mark.parametrize("envelope", BODIES)
-def test_refusal_in_any_envelope_keeps_its_words(provider, envelope, entry_point):
-    caught, _ = error_from(provider, entry_point, Reply(BODIES[envelope], 403))
-    assert type(caught) is errors.PermissionDeniedError
-    assert WORDS in caught.provider_message
-    assert WORDS in str(caught)
-    assert "my text" not in str(caught)
+def test_refusal_in_any_envelope_keeps_its_words(envelope, entry_point):
+    turn = list(BODIES).index(envelope)
+    caught, _ = error_from(REMOTE[turn % len(REMOTE)], entry_point, Reply(BODIES[envelope], 403))
+    for error in (caught, *(error_of_response(provider, 403, BODIES[envelope]) for provider in REMOTE)):
+        assert type(error) is errors.PermissionDeniedError, error.provider
+        assert WORDS in error.provider_message, error.provider
+        assert WORDS in str(error), error.provider
+        assert "my text" not in str(error), error.provider
 
 
 @pytest.mark.parametrize("envelope", sorted(BODIES.keys() - {"msg"}))  # whose own code says 401
@@ -388,10 +404,12 @@ def test_status_decides_the_error_in_any_envelope(envelope):
         assert type(error_of_response(provider, status, BODIES[envelope])) is CLASSES[status], (provider, status)
 
 
-@pytest.mark.parametrize("provider", REMOTE)
-@pytest.mark.parametrize("status", [200, 400, 401, 500])
-@pytest.mark.parametrize("code", [401, "401"])
-def test_code_401_in_body_is_authentication_at_once(provider, status, code, entry_point):
+@pytest.mark.parametrize(("status", "provider", "entry_point"), in_turn([200, 400, 401, 500]))
+def test_code_401_in_body_is_authentication_at_once(status, provider, entry_point):
+    code = 401 if status in (200, 401) else "401"
+    for other in (401, "401"):
+        body = json.dumps({"code": other, "msg": "token expired"}).encode()
+        assert type(error_of_response(provider, status, body)) is errors.AuthenticationError
     caught, server = error_from(provider, entry_point, Reply({"code": code, "msg": "token expired"}, status))
     assert type(caught) is errors.AuthenticationError
     assert (caught.code, caught.provider_message) == ("401", "token expired")
