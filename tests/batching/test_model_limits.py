@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import numpy as np
@@ -215,20 +216,20 @@ NAMED = {
 
 
 @pytest.mark.parametrize("model", NAMED)
-def test_maximum_that_the_server_names_is_learned_by_the_client(model, entry_point, connect, simulator):
+def test_maximum_that_the_server_names_is_learned_by_the_client(model, connect, simulator):
     cap, texts = NAMED[model], numbered(2 * NAMED[model] + 3)
     if model.startswith(("gateway", "openai-compatible")):
         texts = texts[: cap + 52]
     client = connect(model, limits={"max_items": 5000}, **({"dimensions": 64} if cap > 1000 else {}))
     size = 64 if cap > 1000 else SIZES.get(model, 1024)
-    first = entry_point(client, texts)
+    first = client.embed(texts)
     assert statuses(simulator)[0] >= 400
     assert statuses(simulator)[1:] == [200] * math.ceil(len(texts) / cap)
     assert max(map(len, sent(simulator)[1:])) <= cap
     assert_right(first, texts, size)
 
     simulator.clear()
-    second = entry_point(client, texts[::-1])
+    second = asyncio.run(client.aembed(texts[::-1]))
     assert statuses(simulator) == [200] * math.ceil(len(texts) / cap)
     assert_right(second, texts[::-1], size)
 

@@ -35,7 +35,7 @@ class Worker:
     def __init__(self, options, texts, **settings):
         methods = multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        context.set_forkserver_preload([__name__, *IMPORTS])
+        context.set_forkserver_preload(list(IMPORTS))
         self._results, results = context.Pipe(duplex=False)
         job = {"client": options, "texts": texts, **settings}
         self.process = context.Process(target=embed, args=(job, dict(os.environ), results))
