@@ -83,11 +83,11 @@ BAD = [
 
 
 @pytest.mark.parametrize(("model", "variable"), sorted({row[:2] for row in VARIABLES}))
-@pytest.mark.parametrize("value", BAD)
-def test_bad_address_in_a_variable_is_refused_by_its_name(value, model, variable):
-    with pytest.raises(ConfigurationError) as caught:
-        url_of(model, {variable: value})
-    assert_tells(caught.value, variable, secret=KEY)
+def test_bad_address_in_a_variable_is_refused_by_its_name(model, variable):
+    for value in BAD:
+        with pytest.raises(ConfigurationError) as caught:
+            url_of(model, {variable: value})
+        assert_tells(caught.value, variable, secret=KEY)
 
 
 def test_newer_variable_of_dashscope_wins():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from itertools import product
 
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.error_responses import config_of, connected, error_from, error_of_response
+from support.in_turn import in_turn
 from support.providers import REMOTE, response_of
 from support.scripted_server import Reply, openai_reply, scripted, vector_of
 
@@ -22,23 +22,6 @@ from multiembed.providers.types import ApiFailure
 from multiembed.responses.error_policy import ERRORS_BY_KIND
 from multiembed.responses.interpret import interpret_response
 from multiembed.transport.types import HttpResponse
-
-
-def embed(client, texts):
-    return client.embed(texts)
-
-
-def aembed(client, texts):
-    return asyncio.run(client.aembed(texts))
-
-
-def in_turn(names, others=REMOTE):
-    """Each name with each other, sync and async in turn: each name meets both, and so does each other."""
-    return [
-        pytest.param(name, other, (embed, aembed)[(n + m) % 2], id=f"{name}-{other}-{('sync', 'async')[(n + m) % 2]}")
-        for n, name in enumerate(names)
-        for m, other in enumerate(others)
-    ]
 
 
 def served(provider, request):
@@ -84,7 +67,7 @@ def accepted(server):
     return [text for request in server.requests if max(map(len, request.texts)) <= LIMIT for text in request.texts]
 
 
-@pytest.mark.parametrize(("wording", "provider", "entry_point"), in_turn(TOO_LONG_RESPONSES))
+@pytest.mark.parametrize(("wording", "provider", "entry_point"), in_turn(TOO_LONG_RESPONSES, REMOTE))
 def test_long_text_without_option_fails_alone(provider, wording, entry_point):
     with (
         refusing_long_texts(provider, *TOO_LONG_RESPONSES[wording]) as server,
@@ -99,7 +82,7 @@ def test_long_text_without_option_fails_alone(provider, wording, entry_point):
     assert sorted(accepted(server)) == ["short one", "short two"]
 
 
-@pytest.mark.parametrize(("wording", "provider", "entry_point"), in_turn(TOO_LONG_RESPONSES))
+@pytest.mark.parametrize(("wording", "provider", "entry_point"), in_turn(TOO_LONG_RESPONSES, REMOTE))
 def test_long_text_with_truncate_is_cut_to_fit(provider, wording, entry_point):
     with (
         refusing_long_texts(provider, *TOO_LONG_RESPONSES[wording]) as server,
@@ -113,7 +96,7 @@ def test_long_text_with_truncate_is_cut_to_fit(provider, wording, entry_point):
     np.testing.assert_array_equal(result.vectors, np.array(expected, np.float32))
 
 
-@pytest.mark.parametrize(("wording", "provider", "entry_point"), in_turn(TOO_LONG_RESPONSES))
+@pytest.mark.parametrize(("wording", "provider", "entry_point"), in_turn(TOO_LONG_RESPONSES, REMOTE))
 def test_long_text_with_split_gets_mean_of_pieces(provider, wording, entry_point):
     with (
         refusing_long_texts(provider, *TOO_LONG_RESPONSES[wording]) as server,
@@ -404,7 +387,7 @@ def test_status_decides_the_error_in_any_envelope(envelope):
         assert type(error_of_response(provider, status, BODIES[envelope])) is CLASSES[status], (provider, status)
 
 
-@pytest.mark.parametrize(("status", "provider", "entry_point"), in_turn([200, 400, 401, 500]))
+@pytest.mark.parametrize(("status", "provider", "entry_point"), in_turn([200, 400, 401, 500], REMOTE))
 def test_code_401_in_body_is_authentication_at_once(status, provider, entry_point):
     code = 401 if status in (200, 401) else "401"
     for other in (401, "401"):

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from support.in_turn import in_turn
 from support.providers import MODELS, REMOTE
 
 from multiembed import PartialFailureError
@@ -216,8 +217,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("role", ["document", "query"])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(("case", "role", "entry_point"), in_turn(CASES, ["document", "query"]))
 def test_request_is_as_documented_and_vectors_return(case, role, entry_point, connect, simulator):
     result = entry_point(connect(case.model, **case.options), TEXTS, role)
     [request] = simulator.requests
