@@ -49,7 +49,9 @@ def repository(tmp_path_factory):
 
 
 def run(root, *arguments):
-    environment = clean_environment({"PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"})
+    environment = clean_environment(
+        {"PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    )
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=root,
