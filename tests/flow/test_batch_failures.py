@@ -51,7 +51,10 @@ def _astream(client, texts):
     return result
 
 
-@pytest.fixture(params=[_embed, _aembed, _stream, _astream], ids=["embed", "aembed", "stream", "astream"])
+WAYS = {"embed": _embed, "aembed": _aembed, "stream": _stream, "astream": _astream}
+
+
+@pytest.fixture(params=WAYS.values(), ids=WAYS)
 def call(request):
     return request.param
 
@@ -394,10 +397,17 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("how", FAILURES)
-@pytest.mark.parametrize("max_retries", [0, 1, 5, 8])
+@pytest.mark.parametrize(
+    ("how", "max_retries", "call"),
+    [
+        (how, max_retries, WAYS[way])
+        for n, how in enumerate(FAILURES)
+        for m, max_retries in enumerate([0, 1, 5, 8])
+        for way in [list(WAYS)[(n + m) % 4], list(WAYS)[(n + m + 1) % 4]]
+    ],
+)
 def test_equal_failures_take_no_more_than_the_retries(call, how, max_retries):
-    """An answer that came before, and is retried anyway, is not asked for once more besides."""
+    """An answer that came before, and is retried anyway, is not asked for once more. Each failure meets each way."""
     with scripted(lambda _: FAILURES[how]) as server, no_waits(), pytest.raises(MultiEmbedError):
         call(client_of(server, max_retries=max_retries), TEXTS[:10])
     assert len(server.requests) == 1 + max_retries
