@@ -157,6 +157,24 @@ def connect(simulator):
         client.close()
 
 
+@pytest.fixture(scope="session")
+def programs():
+    """Programs forked from one that has imported the client, the command line and the files."""
+    from support.fork_server import fork_server  # which imports the frameworks
+
+    with fork_server("multiembed.cli.app", "multiembed.cli.run_embed", "pyarrow.parquet") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def framework_programs():
+    """Programs forked from one that has imported both frameworks, too."""
+    from support.fork_server import fork_server
+
+    with fork_server("support.adapters", "llama_index.core.ingestion", "langchain_core.indexing") as running:
+        yield running
+
+
 @pytest.fixture
 def trust(monkeypatch, tmp_path):
     """`trust(pem, …)`: trust these authorities."""

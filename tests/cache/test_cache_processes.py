@@ -15,33 +15,23 @@ from collections import Counter
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-import numpy as np
 import pytest
 from support.cache_worker import find, put, use_second_cache
-from support.killed_runs import IN_FLIGHT, PER_REQUEST, RUN, SIZE, TEXTS
+from support.killed_runs import RUN, assert_paid_once
 
-import multiembed
 from multiembed import CacheFile, CacheWarning, ConfigurationError, open_cache
 from multiembed.cache.connection import Connection
 from multiembed.cli.side_files import remove_cache
-from multiembed.providers.local import embed
 
-ROOT = Path(multiembed.__file__).parents[1]
-WORKER = Path(__file__).parents[1] / "support" / "cache_worker.py"
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX file names, locks and signals")
 
 
 class Worker:
     """A process that uses the cache file one command after the other."""
 
-    def __init__(self, path, *arguments):
-        self._process = subprocess.Popen(
-            [sys.executable, str(WORKER), str(path), *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def __init__(self, start, path, *arguments):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = start("from support.cache_worker import main; main()", path, *arguments, **pipes)
         self.lines = self._process.stdout
 
     def __call__(self, *command):
@@ -70,8 +60,7 @@ class Worker:
         self.close()
 
     def close(self):
-        for stream in (self._process.stdin, self.lines):
-            stream.close()
+        self._process.__exit__(None, None, None)
 
 
 @pytest.fixture
@@ -80,10 +69,10 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def worker(path):
+def worker(path, programs):
     """`worker(path)`: another process with the cache open; all end with the test."""
     with ExitStack() as stack:
-        yield lambda given=path: stack.enter_context(Worker(given))
+        yield lambda given=path: stack.enter_context(Worker(programs.start, given))
 
 
 def check_integrity(path):
@@ -221,19 +210,38 @@ def test_working_cache_holds_its_locks(path):
 # ── what is not ours ─────────────────────────────────────────────────────────────────────────────
 
 
-def run_python(code, *arguments):
-    """Run code in another process; what it prints. Files are read there: this process would lose its locks on them."""
-    command = [sys.executable, "-c", f"import hashlib, shutil, sqlite3, sys\nfrom pathlib import Path\n{code}"]
-    return subprocess.run([*command, *map(str, arguments)], check=True, capture_output=True, text=True).stdout
+@pytest.fixture
+def run_elsewhere(programs):
+    """`run_elsewhere(code, …)`: what code prints. Files are read there: this process would lose its locks on them."""
+
+    def run(code, *arguments):
+        done = programs.run(f"import hashlib, shutil, sqlite3, sys\nfrom pathlib import Path\n{code}", *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    return run
 
 
-def files_of(folder):
-    """The names and contents of files."""
-    return run_python(
+@pytest.fixture
+def files_of(run_elsewhere):
+    """`files_of(folder)`: the names and contents of its files."""
+    return lambda folder: run_elsewhere(
         "for each in sorted(Path(sys.argv[1]).iterdir()):\n"
         "    print(each.name, hashlib.sha256(each.read_bytes()).hexdigest())",
         folder,
     )
+
+
+@pytest.fixture
+def copy_as_crashed(run_elsewhere):
+    """`copy_as_crashed(path, folder)`: what a process that is killed now leaves behind."""
+
+    def copy(path, folder):
+        code = "shutil.copytree(sys.argv[1], sys.argv[2], ignore=shutil.ignore_patterns('*-shm'))"
+        run_elsewhere(code, path.parent, folder)
+        return folder / path.name
+
+    return copy
 
 
 def make_foreign(path, *, journal, application=77):
@@ -244,16 +252,11 @@ def make_foreign(path, *, journal, application=77):
     return connection
 
 
-def copy_as_crashed(path, folder):
-    """What a process that is killed now leaves behind."""
-    run_python("shutil.copytree(sys.argv[1], sys.argv[2], ignore=shutil.ignore_patterns('*-shm'))", path.parent, folder)
-    return folder / path.name
-
-
-@pytest.mark.parametrize("use", [open_cache, CacheFile])
-@pytest.mark.parametrize("journal", ["DELETE", "WAL"])
-@pytest.mark.parametrize("application", [0, 77])
-def test_foreign_database_is_unchanged(tmp_path, use, journal, application):
+@pytest.mark.parametrize(
+    ("use", "journal", "application"),
+    [(open_cache, "DELETE", 0), (open_cache, "WAL", 77), (CacheFile, "DELETE", 77), (CacheFile, "WAL", 0)],
+)
+def test_foreign_database_is_unchanged(tmp_path, files_of, copy_as_crashed, use, journal, application):
     path = tmp_path / "in use" / "foreign.sqlite"
     path.parent.mkdir()
     with closing(make_foreign(path, journal=journal, application=application)) as foreign:
@@ -271,20 +274,20 @@ def test_foreign_database_is_unchanged(tmp_path, use, journal, application):
     assert files_of(path.parent) == closed
 
 
-def test_foreign_database_keeps_its_locks(path):
+def test_foreign_database_keeps_its_locks(path, run_elsewhere):
     """SQLite's locks belong to the process, not to the object that opened the file."""
     with closing(make_foreign(path, journal="WAL")) as foreign:
         foreign.execute("INSERT INTO precious VALUES (1)")
         with pytest.raises(ConfigurationError, match="another application"):
             open_cache(path)
-        run_python("c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM precious'); c.close()", path)
+        run_elsewhere("c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM precious'); c.close()", path)
         foreign.execute("INSERT INTO precious VALUES (2)")
-        counted = run_python("print(*sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM precious'))", path)
+        counted = run_elsewhere("print(*sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM precious'))", path)
         assert counted.strip() == "(2,)"
 
 
 @pytest.mark.parametrize("data", [b"\n", b"a", b"col1,col2\n" * 200, b"\0" * 4096, b"SQLite format 3\0", b"\xff" * 99])
-def test_file_that_is_no_database_is_unchanged(path, data):
+def test_file_that_is_no_database_is_unchanged(path, files_of, data):
     path.write_bytes(data)
     before = files_of(path.parent)
     for use in (open_cache, CacheFile):
@@ -311,7 +314,7 @@ def test_database_that_appears_meanwhile_is_refused(path, monkeypatch):
         assert file.execute("SELECT name FROM sqlite_schema").fetchall() == [("precious",)]
 
 
-def test_file_in_the_middle_of_a_checkpoint_is_recognised(tmp_path):
+def test_file_in_the_middle_of_a_checkpoint_is_recognised(tmp_path, copy_as_crashed):
     """The first page is written back first, so the file is shorter than it says until the last one is."""
     path = tmp_path / "in use" / "vectors.sqlite"
     path.parent.mkdir()
@@ -448,34 +451,28 @@ def test_cache_of_a_finished_run_is_not_removed_in_use(path, worker):
 
 
 @posix
-@pytest.mark.parametrize("way", ["sync", "async"])
-def test_cache_info_during_a_killed_ingestion_loses_nothing(way, simulator, tmp_path):
+def test_cache_info_during_a_killed_ingestion_loses_nothing(programs, simulator, tmp_path):
     cache, out = tmp_path / "cache.sqlite", tmp_path / "vectors.npy"
-    command = [sys.executable, "-c", RUN, way, simulator.base_url("dashscope"), str(cache), str(out)]
-    info = ["cache", "info", str(cache), "--json"]
+    arguments = (RUN, "sync", simulator.base_url("dashscope"), cache, out)
+    info = ("import sys; from multiembed.cli import main; main()", "cache", "info", cache, "--json")
     seen = []
     arrived = Counter()
 
     def look_then_kill(_, answer):
         arrived["requests"] += 1
         if arrived["requests"] == 40:
-            command_line = [sys.executable, "-c", "from multiembed.cli import main; main()", *info]
-            done = subprocess.run(command_line, capture_output=True, text=True, check=False)
-            seen.append(json.loads(done.stdout)["namespaces"])
-        if arrived["requests"] == 340:
-            os.kill(run.pid, signal.SIGKILL)
+            seen.append(json.loads(programs.run(*info).stdout)["namespaces"])
+        if arrived["requests"] == 200:
+            run.kill()
         return answer
 
     simulator.fail(look_then_kill)
-    with subprocess.Popen(command) as run:
-        assert run.wait(120) == -signal.SIGKILL
+    with programs.start(*arguments) as run:
+        assert run.wait() == -signal.SIGKILL
     simulator.heal()
     assert seen
-    subprocess.run(command, check=True, timeout=30)
-    paid = [text for request in simulator.requests if request.status == 200 for text in request.body["input"]["texts"]]
-    assert set(paid) == {f"the text {number}" for number in range(TEXTS)}
-    assert len(paid) <= TEXTS + IN_FLIGHT * PER_REQUEST
-    np.testing.assert_array_equal(np.load(out), embed([f"the text {number}" for number in range(TEXTS)], SIZE))
+    assert programs.run(*arguments).returncode == 0
+    assert_paid_once(simulator, out, kills=1)
     assert check_integrity(cache) == "ok"
 
 
@@ -485,7 +482,8 @@ TEXTS_OF_A_SLOT = 1_000_000
 class Soak:
     """Workers that pay for texts and keep them; each prints what it has paid and what it has kept."""
 
-    def __init__(self, path, seed):
+    def __init__(self, start_program, path, seed):
+        self._start_program = start_program
         self._path = path
         self._random = random.Random(seed)
         self._changed = threading.Condition()
@@ -504,7 +502,8 @@ class Soak:
         begin = slot * TEXTS_OF_A_SLOT
         with self._changed:
             known = max((text + 1 for text in self.paid if text // TEXTS_OF_A_SLOT == slot), default=begin)
-        worker = self._workers[slot] = Worker(self._path, begin, known, self._random.randrange(1000))
+        seed = self._random.randrange(1000)
+        worker = self._workers[slot] = Worker(self._start_program, self._path, begin, known, seed)
         self.batches[slot] = 0
         self._readers[slot] = threading.Thread(target=self._read, args=(slot, worker))
         self._readers[slot].start()
@@ -552,10 +551,10 @@ class Soak:
 
 @posix
 @pytest.mark.parametrize("kills", [8, pytest.param(25, marks=pytest.mark.slow)])
-def test_soak_with_kills_pays_nothing_twice_but_in_flight(path, kills):
+def test_soak_with_kills_pays_nothing_twice_but_in_flight(programs, path, kills):
     """So many times, one of four writers and readers is killed, some of them while they open the file."""
     numbers = random.Random(12)
-    soak = Soak(path, 12)
+    soak = Soak(programs.start, path, 12)
     slots = range(4)
     try:
         for slot in slots:

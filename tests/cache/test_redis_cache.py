@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 import redis
 from support.adapters import DASHSCOPE, ENTRY_POINTS, are_right, call, client_of, options_for, texts_of
-from support.killed_runs import IN_FLIGHT, PER_REQUEST, RUN, killed
-from support.killed_runs import TEXTS as RUN_TEXTS
+from support.killed_runs import RUN, assert_paid_once, killed
 from support.redis_server import RedisServer, require_redis_server
 from typer.testing import CliRunner
 
@@ -204,31 +203,27 @@ with EmbeddingClient("dashscope:text-embedding-v4", **options) as client:
 
 
 @pytest.mark.parametrize("way", ["alike", "shuffled"])
-def test_processes_with_the_same_texts_pay_for_each_once(server, simulator, way):
-    command = [sys.executable, "-c", WORK, simulator.base_url("dashscope"), server.url, way]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(4)]
+def test_processes_with_the_same_texts_pay_for_each_once(programs, server, simulator, way):
+    arguments = (WORK, simulator.base_url("dashscope"), server.url, way)
+    processes = [programs.start(*arguments, stdin=subprocess.PIPE) for _ in range(4)]
     for process in processes:
         process.stdin.write("\n")
         process.stdin.flush()
     for process in processes:
-        process.communicate(timeout=100)
-        assert process.returncode == 0
+        with process:
+            assert process.wait() == 0
     assert sorted(texts_sent(simulator)) == sorted(f"the text {number}" for number in range(300))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL there")
-def test_killed_run_pays_again_only_for_requests_in_flight(server, simulator, tmp_path):
+def test_killed_run_pays_again_only_for_requests_in_flight(programs, server, simulator, tmp_path):
     out = tmp_path / "vectors.npy"
     program = f"from multiembed.cache import redis_cache\nredis_cache.CLAIM_SECONDS = 1\n{RUN}"
-    command = [sys.executable, "-c", program, "sync", simulator.base_url("dashscope"), server.url, str(out)]
+    arguments = (program, "sync", simulator.base_url("dashscope"), server.url, out)
     for at in (7, 31):
-        killed(command, simulator, at=at)
-    subprocess.run(command, check=True, timeout=100)
-    every = [f"the text {number}" for number in range(RUN_TEXTS)]
-    paid = [text for request in simulator.requests if request.status == 200 for text in request.body["input"]["texts"]]
-    assert set(paid) == set(every)
-    assert len(paid) <= RUN_TEXTS + 2 * IN_FLIGHT * PER_REQUEST
-    np.testing.assert_array_equal(np.load(out), rows(every))
+        killed(lambda: programs.start(*arguments), simulator, at=at)
+    assert programs.run(*arguments).returncode == 0
+    assert_paid_once(simulator, out, kills=2)
 
 
 async def test_calls_of_one_process_pay_for_the_same_texts_once(client_for, server, simulator):

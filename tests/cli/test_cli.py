@@ -154,47 +154,48 @@ def test_live_demo_failure_prints_reason_and_ends_with_one(small_corpus, monkeyp
 
 def python(*arguments, **environ):
     known = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, *arguments], capture_output=True, timeout=60, check=False, env={**known, **environ}
     )
-
-
-def multiembed_process(*arguments, **environ):
-    """Run the command line in a process; its status and its output, as text."""
-    done = python("-m", "multiembed", *arguments, **environ)
     return done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
 
 
+MAIN = "import sys; sys.argv[0] = 'multiembed'; from multiembed.cli import main; main()"
+
+
 def test_python_m_multiembed_runs_the_command_line():
-    assert multiembed_process("--version") == (0, f"multiembed {multiembed.__version__}\n", "")
+    assert python("-m", "multiembed", "--version") == (0, f"multiembed {multiembed.__version__}\n", "")
 
 
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 TEA = ("embed-text", "茶", "--model", "local:char-ngrams")
 
 
 def test_terminal_without_unicode_gets_escapes():
     """In the C locale, standard output is ASCII with the error handler "surrogateescape"."""
-    status, shown, said = multiembed_process(*TEA, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    status, shown, said = python("-m", "multiembed", *TEA, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert (status, said) == (0, "")
     assert "\\u2026" in shown
     assert shown.isascii()
 
 
 @pytest.mark.parametrize("arguments", [TEA, ("models",), ("-h",), ("doctor", "local"), ("models", "--json")])
-def test_output_to_a_pipe_has_no_escape_sequence(arguments):
-    status, shown, said = multiembed_process(*arguments, TERM="xterm-256color", NO_COLOR="1")
-    assert (status, said) == (0, "")
+def test_output_to_a_pipe_has_no_escape_sequence(programs, arguments):
+    environment = {"TERM": "xterm-256color", "NO_COLOR": "1"}
+    with programs.start(MAIN, *arguments, environment=environment, **PIPES) as running:
+        shown, complaints = running.stdout.read(), running.stderr.read()
+        assert (running.wait(), complaints) == (0, "")
+    assert shown
     assert "\x1b" not in shown
 
 
 @pytest.mark.parametrize("arguments", [TEA, ("models",), ("-h",), ("embed", "-h"), ("models", "--json")])
-def test_closed_pipe_is_no_error(arguments):
-    command = [sys.executable, "-m", "multiembed", *arguments]
+def test_closed_pipe_is_no_error(programs, arguments):
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as pipe:
-        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
+        done = programs.run(MAIN, *arguments, stdout=pipe)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_interrupted_command_says_so_without_a_traceback():
@@ -233,8 +234,8 @@ def test_table_of_faults_fits_the_terminal(columns):
 
 
 def test_interrupt_while_loading_is_reported():
-    """FINDINGS E2: Ctrl-C in the first half second ended the run with status 130 and without a word."""
-    done = python(
+    """Ctrl-C in the first half second ended the run with status 130 and without a word."""
+    assert python(
         "-c",
         "import sys, multiembed.cli\n"
         "class Interrupting:\n"
@@ -243,8 +244,7 @@ def test_interrupt_while_loading_is_reported():
         "            raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Interrupting())\n"
         "multiembed.cli.main()",
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"Interrupted.\n")
+    ) == (130, "", "Interrupted.\n")
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,6 @@ def test_interrupt_while_loading_is_reported():
     [("langchain_multiembed", "langchain_core", "langchain"), ("llamaindex_multiembed", "llama_index", "llamaindex")],
 )
 def test_missing_framework_names_the_extra(package, framework, extra):
-    """FINDINGS E5."""
     hide = f"""
 import sys
 class Hiding:
@@ -262,8 +261,8 @@ class Hiding:
 sys.meta_path.insert(0, Hiding())
 import {package}
 """
-    done = python("-c", hide)
-    assert done.returncode == 1
-    last = done.stderr.decode().splitlines()[-1]
+    status, _, complaints = python("-c", hide)
+    assert status == 1
+    last = complaints.splitlines()[-1]
     assert last.startswith("ModuleNotFoundError")
     assert f"[{extra}]" in last

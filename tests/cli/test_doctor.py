@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +20,7 @@ from typer.testing import CliRunner
 import multiembed.cli
 from multiembed import no_waits
 from multiembed.cli.app import app
+from multiembed.cli.doctor import report
 from multiembed.cli.doctor.setup import without_key
 from multiembed.providers import PROVIDERS
 from multiembed.simulator import Simulator
@@ -29,15 +28,17 @@ from multiembed.simulator import Simulator
 KEY = "sk-Zq7Lw2Nv9Rt4Xb6Mc1Pd8Hs5Jf3Kg0Ty"
 MODELS = {"zhipu": "embedding-3", **dict.fromkeys(("openai-compatible", "gateway"), "text-embedding-3-small")}
 REMOTE = [name for name in PROVIDERS if name != "local"]
+versions = functools.cache(report.versions)
 TRUST = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 @pytest.fixture(autouse=True)
 def default_trust(monkeypatch, tmp_path):
-    """No certificates of this machine's own, and no .env file."""
+    """No certificates of this machine's own, and no .env file; versions that are read once, in 0.13 s (2026-11-29)."""
     for name in TRUST:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "versions", versions)
 
 
 @pytest.fixture(scope="module")
@@ -76,18 +77,17 @@ def doctor(*arguments, secret=KEY, columns=80, **environ):
     return checked(done.output, done.exit_code, secret)
 
 
-def new_process(*arguments, **environ):
-    """Run it in a process of its own, which reads certificates and proxies of the environment anew."""
-    kept = {name: value for name, value in os.environ.items() if name not in TRUST}
-    done = subprocess.run(
-        [sys.executable, "-m", "multiembed", "doctor", *arguments],
-        env={**kept, "COLUMNS": "80", **environ},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return checked(done.stdout + done.stderr, done.returncode, KEY)
+@pytest.fixture
+def new_process(programs):
+    """`new_process(*arguments, **environ)`: in a process of its own, which reads certificates and proxies anew."""
+
+    def run(*arguments, **environ):
+        program = "from multiembed.cli.doctor import report; report.versions = dict\n"  # as above
+        program += "from multiembed.cli import main; main()"
+        done = programs.run(program, "doctor", *arguments, environment={"COLUMNS": "80", **environ})
+        return checked(done.stdout + done.stderr, done.returncode, KEY)
+
+    return run
 
 
 def checked(output, status, secret):
@@ -243,10 +243,10 @@ def test_versions_are_shown():
 
 
 def test_json_holds_the_facts_of_a_bug_report(server):
-    report = json.loads(at(server, "zhipu", "--json").lines)
-    assert report["well"] is True
-    assert {"multiembed", "Python", "httpx"} <= set(report["versions"])
-    (row,) = report["providers"]
+    shown = json.loads(at(server, "zhipu", "--json").lines)
+    assert shown["well"] is True
+    assert {"multiembed", "Python", "httpx"} <= set(shown["versions"])
+    (row,) = shown["providers"]
     facts = {finding["name"]: finding["facts"] for finding in row["findings"]}
     assert (row["provider"], row["model"], row["state"]) == ("zhipu", "embedding-3", "well")
     assert facts["key"] == {"variable": "ZHIPUAI_API_KEY"}
@@ -445,7 +445,7 @@ def test_port_without_tls_is_reported(server):
         ("wrong-host", True, "for another host than 127.0.0.1"),
     ],
 )
-def test_refused_certificate_is_reported_with_its_fault(tmp_path, kind, trusted, words):
+def test_refused_certificate_is_reported_with_its_fault(new_process, tmp_path, kind, trusted, words):
     with Simulator(tls=kind) as server:
         environ = {}
         if trusted:
@@ -466,7 +466,7 @@ def test_refused_certificate_is_reported_with_its_fault(tmp_path, kind, trusted,
         ("SSL_CERT_FILE", False, "names a file that is not there"),
     ],
 )
-def test_untrusted_authority_is_reported_with_the_setting(tmp_path, variable, there, words):
+def test_untrusted_authority_is_reported_with_the_setting(new_process, tmp_path, variable, there, words):
     file = tmp_path / "other.pem"
     with Simulator(tls="good") as server, Simulator(tls="good") as other:
         if there:
@@ -476,7 +476,7 @@ def test_untrusted_authority_is_reported_with_the_setting(tmp_path, variable, th
     assert words in output.words
 
 
-def test_trusted_authority_is_well(tmp_path):
+def test_trusted_authority_is_well(new_process, tmp_path):
     with Simulator(tls="good", api_key=KEY) as server:
         (tmp_path / "authority.pem").write_text(server.authority)
         output = to(server.base_url("zhipu"), run=new_process, SSL_CERT_FILE=str(tmp_path / "authority.pem"))
@@ -499,7 +499,7 @@ LOGIN = "me:hidden-word"
         ("", b"SSH-2.0-hello\r\n\r\n", "HTTPS_PROXY"),
     ],
 )
-def test_refusing_proxy_is_reported_without_its_login(login, answer, words):
+def test_refusing_proxy_is_reported_without_its_login(new_process, login, answer, words):
     with scripted_proxy(answer) as port:
         output = to("https://elsewhere.invalid/v1", run=new_process, HTTPS_PROXY=f"http://{login}127.0.0.1:{port}")
     assert (output.status, output.state("call")) == (1, "FAIL")
@@ -508,13 +508,13 @@ def test_refusing_proxy_is_reported_without_its_login(login, answer, words):
     assert "hidden" not in output.words
 
 
-def test_closed_proxy_is_reported(closed_port):
+def test_closed_proxy_is_reported(new_process, closed_port):
     output = to("https://elsewhere.invalid/v1", run=new_process, HTTPS_PROXY=f"http://127.0.0.1:{closed_port}")
     assert output.status == 1
     assert "Check the proxy in HTTPS_PROXY, too, or add the server to NO_PROXY" in output.words
 
 
-def test_call_through_a_proxy_checks_the_servers_certificate(tmp_path):
+def test_call_through_a_proxy_checks_the_servers_certificate(new_process, tmp_path):
     with Simulator(tls="wrong-host", api_key=KEY) as server:
         (tmp_path / "authority.pem").write_text(server.authority)
         address = server.base_url("zhipu").replace(server.url, "https://elsewhere.invalid")
@@ -537,14 +537,14 @@ def test_call_through_a_proxy_checks_the_servers_certificate(tmp_path):
         ("http://me:hidden-word@nowhere.invalid", "http://nowhere.invalid (ALL_PROXY)"),
     ],
 )
-def test_unusable_proxy_is_reported_without_its_login(address, words):
+def test_unusable_proxy_is_reported_without_its_login(new_process, address, words):
     output = to("https://elsewhere.invalid/v1", run=new_process, ALL_PROXY=address)
     assert output.status == 1
     assert words in output.words
     assert "hidden" not in output.words
 
 
-def test_exceptions_from_the_proxy_are_shown():
+def test_exceptions_from_the_proxy_are_shown(new_process):
     environ = {"https_proxy": "http://127.0.0.1:9", "NO_PROXY": "10.0.0.0/8"}
     assert (
         "(https_proxy), except for NO_PROXY=10.0.0.0/8"
@@ -552,7 +552,7 @@ def test_exceptions_from_the_proxy_are_shown():
     )
 
 
-def test_proxy_is_not_used_for_this_machine(server):
+def test_proxy_is_not_used_for_this_machine(new_process, server):
     output = to(server.base_url("zhipu"), run=new_process, HTTP_PROXY="http://proxy.invalid:1")
     assert (output.status, output.state("proxy")) == (0, "ok")
     assert "HTTP_PROXY not used for this address" in output.words

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import random
-import subprocess
 import sys
 
-import numpy as np
 import pytest
-from support.killed_runs import IN_FLIGHT, PER_REQUEST, RUN, SIZE, TEXTS, killed
-
-from multiembed.providers.local import embed
+from support.killed_runs import RUN, assert_paid_once, killed
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL there")
@@ -18,17 +14,11 @@ from multiembed.providers.local import embed
     ("entry_point", "kills"),
     [("sync", 3), ("async", 3), ("stream", 3), pytest.param("sync", 10, marks=pytest.mark.slow)],
 )
-def test_killed_run_pays_again_only_for_requests_in_flight(entry_point, kills, simulator, tmp_path):
+def test_killed_run_pays_again_only_for_requests_in_flight(programs, entry_point, kills, simulator, tmp_path):
     chance = random.Random(entry_point)
     out = tmp_path / "vectors.npy"
-    command = [
-        sys.executable, "-c", RUN, entry_point, simulator.base_url("dashscope"),
-        str(tmp_path / "cache.sqlite"), str(out),
-    ]  # fmt: skip
+    arguments = (RUN, entry_point, simulator.base_url("dashscope"), tmp_path / "cache.sqlite", out)
     for _ in range(kills):
-        killed(command, simulator, at=chance.randrange(40))
-    subprocess.run(command, check=True, timeout=60)
-    paid = [text for request in simulator.requests if request.status == 200 for text in request.body["input"]["texts"]]
-    assert set(paid) == {f"the text {number}" for number in range(TEXTS)}
-    assert len(paid) <= TEXTS + kills * IN_FLIGHT * PER_REQUEST
-    np.testing.assert_array_equal(np.load(out), embed([f"the text {number}" for number in range(TEXTS)], SIZE))
+        killed(lambda: programs.start(*arguments), simulator, at=chance.randrange(40))
+    assert programs.run(*arguments).returncode == 0
+    assert_paid_once(simulator, out, kills=kills)

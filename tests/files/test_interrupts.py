@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from support.embed_command import ZHIPU, lines, rows
-from support.fork_server import fork_server
+from support.fork_server import Programs
 
 LOCAL = ("--model", "local:char-ngrams", "--dimensions", 8)
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files and signals")
@@ -44,18 +42,12 @@ main()
 TEXTS = [f"text {number}" for number in range(3000)]
 
 
-def run_program(program, *arguments, **options):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200", "NO_COLOR": "1"}
-    command = [sys.executable, "-W", "error", "-c", program, *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.run(command, env=environment, text=True, timeout=60, check=False, **pipes)
+OUTPUT = {"COLUMNS": "200", "NO_COLOR": "1"}
 
 
-@pytest.fixture(scope="module")
-def run_forked(tmp_path_factory):
-    modules = ("multiembed.cli.app", "multiembed.cli.run_embed", "pyarrow.parquet")
-    with fork_server(tmp_path_factory.mktemp("programs"), *modules) as run:
-        yield partial(run, environment={"COLUMNS": "200", "NO_COLOR": "1"})
+@pytest.fixture
+def run_forked(programs):
+    return partial(programs.run, environment=OUTPUT)
 
 
 @pytest.fixture
@@ -67,7 +59,7 @@ def interrupt(run_forked, tmp_path, simulator):
         return run_forked(
             RUN, owner, name, int(number), at, "embed", source, "-o", tmp_path / f"out.{suffix}", "--model", ZHIPU,
             "--dimensions", 256, "--base-url", simulator.base_url("zhipu"), "--max-concurrency", 4,
-            environment={"COLUMNS": "200", "NO_COLOR": "1", **simulator.environment()},
+            environment={**OUTPUT, **simulator.environment()},
         )  # fmt: skip
 
     return run
@@ -104,17 +96,17 @@ def test_interrupt_while_writing_leaves_only_the_cache(tmp_path, interrupt, suff
 
 
 @POSIX
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize(
-    ("owner", "name", "at"),
+    ("number", "owner", "name", "at"),
     [
-        ("ingest", "_client", 1),
-        ("ingest.Inputs", "survey", 1),
-        ("ingest", "_output", 1),
-        ("outputs.ParquetOutput", "_flush", 2),
-        ("whole.os", "fsync", 1),
+        ("SIGINT", "ingest", "_client", 1),
+        ("SIGTERM", "ingest.Inputs", "survey", 1),
+        ("SIGHUP", "ingest", "_output", 1),
+        ("SIGINT", "ingest", "_output", 1),
+        ("SIGTERM", "outputs.ParquetOutput", "_flush", 2),
+        ("SIGHUP", "whole.os", "fsync", 1),
+        ("SIGINT", "whole.os", "fsync", 1),
     ],
-    ids=["client", "survey", "opening", "row group", "fsync"],
 )
 def test_interrupt_at_any_moment_is_one_message(tmp_path, interrupt, number, owner, name, at):
     done = interrupt("parquet", owner, name, getattr(signal, number), at)
@@ -222,9 +214,10 @@ def test_full_disk_is_one_error_that_names_the_file(run_forked, tmp_path, suffix
 
 
 @POSIX
-def test_full_disk_during_copy_of_stdin_leaves_nothing(tmp_path):
-    out = tmp_path / "out.npy"
-    done = run_program(LIMITED, "embed", "-", "--format", "text", "-o", out, *LOCAL, input="x\n" * 200_000)
+def test_full_disk_during_copy_of_stdin_leaves_nothing(run_forked, tmp_path, tmp_path_factory):
+    out, given = tmp_path / "out.npy", lines(tmp_path_factory.mktemp("given") / "in.txt", ["x"] * 200_000)
+    with given.open() as stdin:
+        done = run_forked(LIMITED, "embed", "-", "--format", "text", "-o", out, *LOCAL, stdin=stdin)
     assert done.returncode == 1
     assert done.stderr.startswith("OSError: [Errno 27]")
     assert left_in(tmp_path) == set()
@@ -236,7 +229,7 @@ PLAIN = "import sys; sys.argv[0] = 'multiembed'; from multiembed.cli import main
 @POSIX
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 @pytest.mark.parametrize(("arguments", "status"), [(("models",), 0), (("embed", "{}"), 0), (("embed", "none.txt"), 2)])
-def test_closed_pipe_changes_no_status(tmp_path, stream, arguments, status):
+def test_closed_pipe_changes_no_status(run_forked, tmp_path, stream, arguments, status):
     source = lines(tmp_path / "in.txt", ["a"])
     arguments = [each.format(source) for each in arguments]
     if arguments[0] == "embed":
@@ -244,18 +237,19 @@ def test_closed_pipe_changes_no_status(tmp_path, stream, arguments, status):
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        done = run_program(PLAIN, *arguments, **{stream: writer})
+        done = run_forked(PLAIN, *arguments, **{stream: writer})
     finally:
         os.close(writer)
     assert done.returncode == status
-    assert "Traceback" not in (done.stderr or "")
-    assert "Nothing was written" not in (done.stderr or "")
+    if stream == "stdout":
+        assert "Traceback" not in done.stderr
+        assert "Nothing was written" not in done.stderr
 
 
 @POSIX
-def test_output_of_ascii_only_terminal_is_printed(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    done = run_program(PLAIN, "embed", lines(tmp_path / "in.txt", ["a"]), "-o", tmp_path / "出.npy", *LOCAL)
+def test_output_of_ascii_only_terminal_is_printed(tmp_path):
+    source, environment = lines(tmp_path / "in.txt", ["a"]), {**OUTPUT, "PYTHONIOENCODING": "ascii"}
+    done = Programs().run(PLAIN, "embed", source, "-o", tmp_path / "出.npy", *LOCAL, environment=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "\\u51fa.npy" in done.stdout
 

@@ -6,7 +6,6 @@ import json
 import random
 import sys
 import time
-import warnings
 
 import numpy as np
 
@@ -94,8 +93,7 @@ def tell(*words):
     print(*words, flush=True)  # noqa: T201 - the test reads it
 
 
-if __name__ == "__main__":
-    warnings.simplefilter("error")
+def main():
     if sys.argv[2:]:
         work(sys.argv[1], *map(int, sys.argv[2:]))
     else:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from queue import SimpleQueue
 
+import numpy as np
+
+from multiembed.providers.local import embed
 from support.adapters import DASHSCOPE
 
-TEXTS = 5000
-
-
+TEXTS = 3000
 IN_FLIGHT = 8
-
-
 PER_REQUEST = 10
-
-
 SIZE = 64
 
 
@@ -48,8 +44,14 @@ np.save(out, vectors)
 """
 
 
-def killed(command, simulator, *, at, env=None):
-    """Run a program and kill it at the moment when its so-manieth request arrives."""
+def killed(start, simulator, *, at):
+    """Start a program and kill it at the moment when its so-manieth request arrives.
+
+    Args:
+        start: starts it.
+        simulator: gets the requests.
+        at: the number of requests before.
+    """
     pids = SimpleQueue()
 
     def kill(_, answer):
@@ -57,7 +59,16 @@ def killed(command, simulator, *, at, env=None):
         return answer
 
     simulator.fail(kill, after=at, times=1)
-    with subprocess.Popen(command, env=env) as run:
+    with start() as run:
         pids.put(run.pid)
         assert run.wait(60) == -signal.SIGKILL, "the run was over before it could be killed"
     simulator.heal()
+
+
+def assert_paid_once(simulator, out, *, kills):
+    """Check that a run after kills paid again only for requests in flight, and has the right vectors in order."""
+    texts = [f"the text {number}" for number in range(TEXTS)]
+    paid = [text for request in simulator.requests if request.status == 200 for text in request.body["input"]["texts"]]
+    assert set(paid) == set(texts)
+    assert len(paid) <= TEXTS + kills * IN_FLIGHT * PER_REQUEST
+    np.testing.assert_array_equal(np.load(out), embed(texts, SIZE))
