@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import pickle
 import sqlite3
 import threading
 import warnings
 from contextlib import closing
+from itertools import cycle
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +17,6 @@ import pytest
 from langchain_core.stores import InMemoryByteStore
 from llama_index.core.storage.kvstore import SimpleKVStore
 from support.adapters import DASHSCOPE, ENTRY_POINTS, are_right, call, client_of, options_for, run_python, texts_of
-from support.fork_server import fork_server
 
 from multiembed import CacheEntry, CacheFile, CacheLookup, CacheWarning, EmbeddingClient, SparseVector, open_cache
 from multiembed.cache.checked_cache import CheckedCache, validate_lookup
@@ -23,6 +24,13 @@ from multiembed.cache.connection import Connection
 
 TEXTS = texts_of(20)
 SIZE = 64
+
+
+WAYS = {
+    "sync": lambda client, texts: client.embed(texts),
+    "async": lambda client, texts: asyncio.run(client.aembed(texts)),
+}
+"""Tables of failures take the entry points in turn: what a failure does is decided in one place for all of them."""
 
 
 class Cache:
@@ -114,10 +122,10 @@ FAILING = {
 }
 
 
-@pytest.mark.parametrize("make", FAILING.values(), ids=FAILING.keys())
-@pytest.mark.parametrize("entry_point", ENTRY_POINTS.values(), ids=ENTRY_POINTS.keys())
-def test_cache_that_raises_is_one_warning_and_uncached(simulator, entry_point, make):
-    embedder = entry_point.make(DASHSCOPE, cache=make(), dimensions=SIZE, **options_for(simulator))
+@pytest.mark.parametrize(("failure", "name"), [*zip(FAILING, cycle(ENTRY_POINTS))])
+def test_cache_that_raises_is_one_warning_and_uncached(simulator, failure, name):
+    entry_point, cache = ENTRY_POINTS[name], FAILING[failure]()
+    embedder = entry_point.make(DASHSCOPE, cache=cache, dimensions=SIZE, **options_for(simulator))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
@@ -235,9 +243,9 @@ SPARSE_NONSENSE = {
 }
 
 
-@pytest.mark.parametrize("found", NONSENSE.values(), ids=NONSENSE.keys())
-def test_invalid_lookup_is_one_warning_and_uncached(simulator, entry_point, found):
-    cache = cache_with(get=lambda *_: found)
+@pytest.mark.parametrize(("nonsense", "way"), [*zip(NONSENSE, cycle(WAYS))])
+def test_invalid_lookup_is_one_warning_and_uncached(simulator, nonsense, way):
+    entry_point, cache = WAYS[way], cache_with(get=lambda *_: NONSENSE[nonsense])
     options = {"cache": cache, "dimensions": SIZE, **options_for(simulator)}
     with warnings.catch_warnings(record=True) as caught, EmbeddingClient(DASHSCOPE, **options) as client:
         warnings.simplefilter("always")
@@ -248,9 +256,12 @@ def test_invalid_lookup_is_one_warning_and_uncached(simulator, entry_point, foun
     assert client.usage.cached_texts == 0
 
 
-@pytest.mark.parametrize("output", ["sparse", "dense&sparse"])
-@pytest.mark.parametrize("sparse", SPARSE_NONSENSE.values(), ids=SPARSE_NONSENSE.keys())
-def test_invalid_sparse_lookup_is_one_warning_and_uncached(simulator, entry_point, output, sparse):
+@pytest.mark.parametrize(
+    ("nonsense", "way", "output"),
+    [*zip(SPARSE_NONSENSE, cycle(WAYS), cycle(["sparse", "sparse", "dense&sparse", "dense&sparse"]))],
+)
+def test_invalid_sparse_lookup_is_one_warning_and_uncached(simulator, nonsense, way, output):
+    entry_point, sparse = WAYS[way], SPARSE_NONSENSE[nonsense]
     options = {"output": output, "dimensions": SIZE, **options_for(simulator)}
     with EmbeddingClient(DASHSCOPE, **options) as client:
         right = entry_point(client, TEXTS)
@@ -344,10 +355,14 @@ def test_put_many_that_fails_is_one_warning(make):
 # ── the file ─────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=[type(error).__name__ for error in ERRORS])
-@pytest.mark.parametrize("after", [0, 1])
-def test_file_cache_that_raises_anything_is_one_warning(simulator, entry_point, tmp_path, monkeypatch, error, after):
+@pytest.mark.parametrize(
+    ("error", "way", "after"),
+    [*zip(ERRORS, cycle(WAYS), cycle([0, 0, 1, 1]))],
+    ids=[type(error).__name__ for error in ERRORS],
+)
+def test_file_cache_that_raises_anything_is_one_warning(simulator, tmp_path, monkeypatch, error, way, after):
     """At the first look-up, or at the first vectors that are to be kept."""
+    entry_point = WAYS[way]
     options = {"cache": tmp_path / "vectors.sqlite", "dimensions": SIZE, **options_for(simulator)}
     with closing(open_cache(options["cache"])):
         pass
@@ -440,29 +455,23 @@ print(warning.message)
 """
 
 
-@pytest.fixture(scope="module")
-def run_forked(tmp_path_factory):
-    with fork_server(tmp_path_factory.mktemp("programs"), "support.adapters") as run:
-        yield run
-
-
-@pytest.mark.parametrize("name", ENTRY_POINTS)
-def test_unpicklable_cache_is_one_warning_where_it_is_missing(run_forked, simulator, tmp_path, name):
+@pytest.mark.parametrize("name", ["client-sync", "client-async", "langchain-sync", "llamaindex-async"])
+def test_unpicklable_cache_is_one_warning_where_it_is_missing(framework_programs, simulator, tmp_path, name):
     make = {"client": OwnCache, "langchain": RedisByteStore, "llamaindex": RedisKVStore}[name.partition("-")[0]]
     embedder = ENTRY_POINTS[name].make(DASHSCOPE, cache=make(), **options_for(simulator))
     with pytest.warns(UserWarning, match="cache cannot be pickled"):
         (tmp_path / "embedder").write_bytes(pickle.dumps(embedder))
-    done = run_forked(ELSEWHERE, tmp_path / "embedder", name, environment=simulator.environment())
+    done = framework_programs.run(ELSEWHERE, tmp_path / "embedder", name, environment=simulator.environment())
     assert done.returncode == 0, done.stderr
     assert f"cache={make.__name__} in another process" in done.stdout
     assert "path of a cache file" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["llamaindex-sync", "llamaindex-async"])
-def test_unpicklable_embeddings_cache_is_one_warning(run_forked, simulator, tmp_path, name):
+def test_unpicklable_embeddings_cache_is_one_warning(framework_programs, simulator, tmp_path):
+    name = "llamaindex-sync"
     embedder = ENTRY_POINTS[name].make(DASHSCOPE, embeddings_cache=RedisKVStore(), **options_for(simulator))
     (tmp_path / "embedder").write_bytes(pickle.dumps(embedder))
-    done = run_forked(ELSEWHERE, tmp_path / "embedder", name, environment=simulator.environment())
+    done = framework_programs.run(ELSEWHERE, tmp_path / "embedder", name, environment=simulator.environment())
     assert done.returncode == 0, done.stderr
     assert "embeddings_cache=RedisKVStore in another process" in done.stdout
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import pytest
 from langchain_core.stores import InMemoryByteStore
 from llama_index.core.storage.kvstore import SimpleKVStore
@@ -78,10 +80,11 @@ CACHES = {
 """Each with the framework that it belongs to."""
 
 
-@pytest.fixture(
-    params=[(cache, way) for cache, (_, by) in CACHES.items() for way in ENTRY_POINTS if way.startswith(by)],
-    ids=lambda pair: " by ".join(pair),
-)
+PAIRS = [(cache, way) for cache, (_, by) in CACHES.items() for way in ENTRY_POINTS if way.startswith(by)]
+"""Each cache with each entry point to which it belongs."""
+
+
+@pytest.fixture(params=PAIRS, ids=" by ".join)
 def cached(request, simulator, tmp_path):
     """`cached(model, **options)`: an embedder of one kind, over one cache that all of them share."""
     (cache, _), way = CACHES[request.param[0]], ENTRY_POINTS[request.param[1]]
@@ -135,8 +138,19 @@ def test_documents_are_paid_for_once(simulator, cached):
     assert len(simulator.requests) == 1
 
 
-@pytest.mark.parametrize("different", DIFFERENT.values(), ids=DIFFERENT)
-def test_vector_of_another_namespace_is_not_used(simulator, cached, different):
+# Each cache with each difference; the entry points of a cache, sync and async, take turns.
+@pytest.mark.parametrize(
+    ("cached", "difference"),
+    [
+        pair
+        for cache in CACHES
+        for pair in zip(cycle([pair for pair in PAIRS if pair[0] == cache]), DIFFERENT)
+    ],
+    ids=lambda value: value if isinstance(value, str) else " by ".join(value),
+    indirect=["cached"],
+)  # fmt: skip
+def test_vector_of_another_namespace_is_not_used(simulator, cached, difference):
+    different = DIFFERENT[difference]
     first, other = cached(), cached(**different)
     size = different.get("dimensions", SIZE)
     first.documents(TEXTS)

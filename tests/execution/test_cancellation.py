@@ -22,7 +22,6 @@ from calls import (
 from support.adapters import (
     DASHSCOPE,
     are_right,
-    clean_environment,
     options_for,
     texts_of,
 )
@@ -132,18 +131,12 @@ print(embed(["after"]).vectors.shape, flush=True)
 @pytest.mark.parametrize("asks_to_wait", [False, True], ids=["while sending", "while waiting to try again"])
 @pytest.mark.parametrize("count", [1, 80], ids=["one batch", "many batches"])
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_ctrl_c_ends_a_call_at_once_and_frees_its_permits(holding, kind, count, asks_to_wait):
+def test_ctrl_c_ends_a_call_at_once_and_frees_its_permits(programs, holding, kind, count, asks_to_wait):
     """The server holds back its answer for a minute, so a program that speaks earlier was not waiting for it."""
     holding.asks_to_wait = asks_to_wait
     url = f"http://127.0.0.1:{holding.server_port}/api/v1"
-    with subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", INTERRUPTED, url, kind, str(count)],
-        env=clean_environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as program:
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with programs.start(INTERRUPTED, url, kind, count, **pipes) as program:
         ending = threading.Timer(20, program.kill)
         ending.start()
         try:
@@ -151,13 +144,12 @@ def test_ctrl_c_ends_a_call_at_once_and_frees_its_permits(holding, kind, count, 
             program.send_signal(signal.SIGINT)
             assert program.stdout.readline() == "interrupted\n"
             holding.let_go.set()
-            said, complaints = program.communicate("go on\n")
+            program.stdin.write("go on\n")
+            program.stdin.flush()
+            assert (program.stdout.read(), program.stderr.read()) == ("(1, 1024)\n", "")
+            assert program.wait() == 0
         finally:
             ending.cancel()
-            program.kill()
-    assert said == "(1, 1024)\n"
-    assert complaints == ""
-    assert program.returncode == 0
 
 
 @pytest.mark.parametrize("entry_point", ["aembed", "astream"])

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 
 import pytest
 from calls import HoldingApi, serving
-from support.adapters import clean_environment
-from support.fork_server import fork_server
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
@@ -127,34 +124,23 @@ asyncio.run(main())
 }
 
 
-@pytest.fixture(scope="module")
-def run_forked(tmp_path_factory):
-    with fork_server(tmp_path_factory.mktemp("programs")) as run:
-        yield run
-
-
-@pytest.fixture(scope="module")
-def run_with_frameworks(tmp_path_factory):
-    with fork_server(tmp_path_factory.mktemp("programs"), "langchain_multiembed", "llamaindex_multiembed") as run:
-        yield run
-
-
-def check_program(run, simulator, name, code):
-    done = run(START + code, simulator.base_url("dashscope"), name, within=40.0)
+def check_program(programs, simulator, name, code):
+    done = programs.run(START + code, simulator.base_url("dashscope"), name, within=40.0)
     assert done.stderr == ""
     assert done.returncode == 0
     assert done.stdout.count("served") == -(-len(simulator.requests) // 5)
 
 
 @pytest.mark.parametrize("code", ENDS.values(), ids=ENDS.keys())
-def test_program_ends_without_a_warning(run_forked, simulator, code):
-    check_program(run_forked, simulator, "client", code)
+def test_program_ends_without_a_warning(programs, simulator, code):
+    check_program(programs, simulator, "client", code)
 
 
-@pytest.mark.parametrize("name", ["langchain", "llamaindex"])
-@pytest.mark.parametrize("way", ["sync and async in one loop", "dropped as the loop ends"])
-def test_program_with_a_framework_ends_without_a_warning(run_with_frameworks, simulator, name, way):
-    check_program(run_with_frameworks, simulator, name, ENDS[way])
+@pytest.mark.parametrize(
+    ("name", "way"), [("langchain", "sync and async in one loop"), ("llamaindex", "dropped as the loop ends")]
+)
+def test_program_with_a_framework_ends_without_a_warning(framework_programs, simulator, name, way):
+    check_program(framework_programs, simulator, name, ENDS[way])
 
 
 AT_EXIT = {
@@ -180,14 +166,14 @@ atexit.register(lambda: asyncio.run(aembed(e)))
 
 
 @pytest.mark.parametrize("code", AT_EXIT.values(), ids=AT_EXIT.keys())
-def test_call_works_while_the_interpreter_exits(run_forked, simulator, code):
-    check_program(run_forked, simulator, "client", code)
+def test_call_works_while_the_interpreter_exits(programs, simulator, code):
+    check_program(programs, simulator, "client", code)
     assert simulator.requests
 
 
 @forks
 @pytest.mark.parametrize("used", ["", "embed(e)"])
-def test_forked_child_ends_without_a_warning(run_forked, simulator, used):
+def test_forked_child_ends_without_a_warning(programs, simulator, used):
     code = f"""
 e = new()
 {used or "pass"}
@@ -197,12 +183,12 @@ if pid:
     assert os.waitpid(pid, 0)[1] == 0
 embed(e)
 """
-    done = run_forked(START + code, simulator.base_url("dashscope"), "client", within=40.0)
+    done = programs.run(START + code, simulator.base_url("dashscope"), "client", within=40.0)
     assert done.stderr == ""
     assert done.stdout.count("served") == (3 if used else 2)
 
 
-def test_program_ends_while_calls_are_in_flight(holding):
+def test_program_ends_while_calls_are_in_flight(programs, holding):
     code = """
 e = new()
 for _ in range(2):
@@ -210,17 +196,10 @@ for _ in range(2):
 sys.stdin.readline()
 """
     url = f"http://127.0.0.1:{holding.server_port}/api/v1"
-    with subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", START + code, url, "client"],
-        env=clean_environment(),
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as program:
-        try:
-            assert holding.arrived.wait(30)
-            _, complaints = program.communicate("end\n", timeout=30)  # the server would hold it for a minute
-        finally:
-            program.kill()
-    assert complaints == ""
-    assert program.returncode == 0
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with programs.start(START + code, url, "client", **pipes) as program:
+        assert holding.arrived.wait(30)
+        program.stdin.write("end\n")
+        program.stdin.flush()
+        assert program.wait(30) == 0  # the server would hold it for a minute
+        assert program.stderr.read() == ""

@@ -6,8 +6,7 @@ import importlib.util
 import sys
 
 import pytest
-from support.adapters import run_python
-from support.fork_server import fork_server
+from support.fork_server import Programs
 
 from multiembed.simulator import Simulator
 
@@ -395,36 +394,29 @@ def slow():
         yield running
 
 
-@pytest.fixture(scope="module")
-def run_forked(tmp_path_factory):
-    with fork_server(tmp_path_factory.mktemp("programs")) as run:
-        yield run
-
-
-def check_program(run, slow, program):
-    done = run(START + program, slow.base_url("dashscope"), within=60.0)
+def check_program(programs, slow, program, before=""):
+    done = programs.run(before + START + program, slow.base_url("dashscope"), within=60.0)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
-def test_program_runs_without_a_warning(run_forked, slow, program):
-    check_program(run_forked, slow, program)
+def test_program_runs_without_a_warning(programs, slow, program):
+    check_program(programs, slow, program)
 
 
 @posix
 @pytest.mark.parametrize("program", POSIX_PROGRAMS.values(), ids=POSIX_PROGRAMS.keys())
-def test_posix_program_runs_without_a_warning(run_forked, slow, program):
-    check_program(run_forked, slow, "warnings.simplefilter('ignore', DeprecationWarning)\n" + program)
+def test_posix_program_runs_without_a_warning(programs, slow, program):
+    check_program(programs, slow, "warnings.simplefilter('ignore', DeprecationWarning)\n" + program)
 
 
 @pytest.mark.parametrize("name", FOREIGN_PROGRAMS)
-def test_program_with_another_library_runs(run_forked, slow, name):
+def test_program_with_another_library_runs(programs, slow, name):
     needed = name.partition(" ")[0]
     if importlib.util.find_spec(needed) is None:
         pytest.skip(f"{needed} is not installed")
     program = FOREIGN_PROGRAMS[name] + (NESTED if needed == "nest_asyncio" else "")
     if name == "gevent":  # it must patch before any other import
-        done = run_python(GEVENT + START + program, slow.base_url("dashscope"))
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        check_program(Programs(), slow, program, before=GEVENT)
     else:
-        check_program(run_forked, slow, program)
+        check_program(programs, slow, program)

@@ -39,7 +39,7 @@ setattr(holder, name, interrupted)
 from multiembed.cli import main
 main()
 """
-TEXTS = [f"text {number}" for number in range(3000)]
+TEXTS = [f"text {number}" for number in range(1500)]
 
 
 OUTPUT = {"COLUMNS": "200", "NO_COLOR": "1"}
