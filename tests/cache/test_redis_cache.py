@@ -36,6 +36,7 @@ from multiembed.cache import redis_cache
 from multiembed.cache.sqlite import SqliteCache
 from multiembed.cli.app import app
 from multiembed.providers.local import embed
+from multiembed.transport import redis_connection
 
 SIZE = 64
 TEXTS = texts_of(30)
@@ -345,6 +346,7 @@ def test_redis_that_is_away_at_the_start_is_one_warning(client_for, entry_point)
 @pytest.mark.parametrize("failure", ["stopped", "hanging"])
 def test_redis_that_comes_back_is_used_again(start_server, client_for, entry_point, failure, monkeypatch):
     monkeypatch.setattr(redis_cache, "RETRY_SECONDS", 0.0)
+    monkeypatch.setitem(redis_connection._TIMEOUTS, "socket_timeout", 0.2)
     server = start_server()
     client = client_for(server.url)
     assert embed_with_warnings(client, entry_point, TEXTS[:10]) == []

@@ -93,8 +93,14 @@ def as_folder(folder):
     return folder / "in", {"path": [str(folder / "in" / f"{number:04}.md") for number in range(len(TEXTS))]}
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "jsonl", "npy"])
-@pytest.mark.parametrize("make", [as_text, as_csv, as_tsv, as_jsonl, as_parquet, as_folder])
+# Each input with its columns, and each output: what is between them knows neither's format.
+@pytest.mark.parametrize(
+    ("make", "suffix"),
+    [
+        (as_text, "npy"), (as_csv, "parquet"), (as_tsv, "jsonl"), (as_jsonl, "parquet"), (as_jsonl, "npy"),
+        (as_parquet, "jsonl"), (as_parquet, "parquet"), (as_folder, "jsonl"),
+    ],
+)  # fmt: skip
 def test_every_input_to_every_output_keeps_order_and_columns(tmp_path, make, suffix):
     source, columns = make(tmp_path)
     out = tmp_path / f"out.{suffix}"
@@ -346,7 +352,7 @@ def test_provider_outage_ends_run_despite_on_error_skip(tmp_path, remote, simula
 
 
 @pytest.fixture
-def stopped(tmp_path, monkeypatch):
+def stopped(programs, tmp_path, monkeypatch):
     """`stopped(signal)`: a run of TEXTS to which a signal comes after five requests, and what it said."""
     source, out = rows(tmp_path / "in.jsonl", TEXTS), tmp_path / "out.parquet"
     with Simulator(latency=0.1) as simulator:
@@ -359,11 +365,12 @@ def stopped(tmp_path, monkeypatch):
 
         def run(name):
             program = "import sys; sys.argv[0] = 'multiembed'; from multiembed.cli import main; main()"
-            started = subprocess.Popen([sys.executable, "-c", program, *command], stderr=subprocess.PIPE, text=True)
-            while len(simulator.requests) < 5:
-                time.sleep(0.01)
-            started.send_signal(getattr(signal, name))
-            return started, started.communicate(timeout=30)[1]
+            environment = simulator.environment()
+            with programs.start(program, *command, environment=environment, stderr=subprocess.PIPE) as started:
+                while len(simulator.requests) < 5:
+                    time.sleep(0.01)
+                started.send_signal(getattr(signal, name))
+                return started.wait(30), started.stderr.read()
 
         yield run, simulator, command[1:], out
 
@@ -380,8 +387,8 @@ def assert_whole(out):
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_interrupted_run_prints_resume_and_sends_no_text_twice(stopped, name):
     run, simulator, command, out = stopped
-    ended, told = run(name)
-    assert ended.returncode == 130, told
+    status, told = run(name)
+    assert status == 130, told
     assert "Interrupted. Nothing was written" in told
     assert f"  multiembed embed {command[0]} -o {out} --model {ZHIPU}" in told
     assert sorted(path.name for path in out.parent.iterdir()) == ["in.jsonl", "out.parquet.vectors.sqlite"]
@@ -397,8 +404,8 @@ def test_interrupted_run_prints_resume_and_sends_no_text_twice(stopped, name):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")
 def test_killed_run_resumes_and_resends_only_texts_in_flight(stopped):
     run, simulator, command, out = stopped
-    ended, _ = run("SIGKILL")
-    assert ended.returncode == -signal.SIGKILL
+    status, _ = run("SIGKILL")
+    assert status == -signal.SIGKILL
     assert not out.exists()
     assert 0 < len(sent_texts(simulator)) < len(TEXTS)
     again = embed(*command)
@@ -492,8 +499,13 @@ def test_dry_run_estimates_time_from_known_quotas_only(tmp_path, remote, quota, 
     assert words in said(remote(source, "-o", tmp_path / "out.npy", "--dry-run", *quota))
 
 
-@pytest.mark.parametrize("form", ["npy", "jsonl", "parquet"])
-@pytest.mark.parametrize("make", [as_text, as_csv, as_tsv, as_jsonl, as_parquet, as_folder])
+@pytest.mark.parametrize(
+    ("make", "form"),
+    [
+        (as_text, "npy"), (as_csv, "parquet"), (as_tsv, "jsonl"), (as_jsonl, "parquet"), (as_parquet, "jsonl"),
+        (as_folder, "npy"),
+    ],
+)  # fmt: skip
 def test_limit_embeds_the_first_rows(tmp_path, make, form):
     out = tmp_path / f"out.{form}"
     done = embed(make(tmp_path)[0], "-o", out, "--model", LOCAL, "--dimensions", 8, "--limit", 700)

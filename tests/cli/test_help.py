@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
@@ -76,6 +75,7 @@ def prepared(tmp_path, monkeypatch, simulator):
     with EmbeddingClient("zhipu:embedding-3", cache="vectors.sqlite") as client:
         client.embed(["green tea"])
     chinese = [passage for passage in passages() if passage.language == "zh"]
+    monkeypatch.setattr(demo, "_has_semantic_model", bool)  # which test_cli.py runs
     monkeypatch.setattr(demo, "passages", lambda: chinese)
     monkeypatch.setattr(demo, "questions", lambda: [each for each in questions() if each.language == "zh"][:5])
     monkeypatch.setattr(Simulator, "serve_forever", lambda self, on_ready: run_once(self, on_ready))
@@ -87,7 +87,7 @@ def run_once(simulator, on_ready):
         on_ready(simulator)
 
 
-@pytest.mark.parametrize("example", [example for examples in EXAMPLES.values() for example in examples])
+@pytest.mark.parametrize("example", sorted({example for examples in EXAMPLES.values() for example in examples}))
 def test_example_runs_as_it_stands(prepared, example):
     piped, _, line = example.rpartition(" | ")
     arguments = shlex.split(line)
@@ -133,35 +133,47 @@ done
     return run
 
 
-def test_bash_completes_commands_options_providers_and_models(bash):
-    zhipu = [model.name for model in PROVIDERS["zhipu"].models]
-    expected = {
-        "multiembed embed-": ["embed-text"],
-        "multiembed embed a.txt --model zhi": [f"zhipu:{name}" for name in zhipu],
-        "multiembed embed a.txt --model zhipu :": zhipu,
-        "multiembed embed a.txt --model zhipu : embedding-2": ["embedding-2"],
-        "multiembed embed a.txt --model = zhipu : embedding-2": ["embedding-2"],
-        "multiembed embed-text a --model gate": ["gateway:"],
-        "multiembed doctor sil": ["siliconflow"],
-        "multiembed doctor zhipu :": zhipu,
-        "multiembed models open": ["openai-compatible"],
-        "multiembed cache prune f --model dashscope : text-embedding-v4": ["text-embedding-v4"],
-        "multiembed embed a.txt --on-e": ["--on-error"],
-        "multiembed embed a.txt --role q": ["query"],
+MAIN = "import sys; sys.argv[0] = 'multiembed'; from multiembed.cli import main; main()"
+ZHIPU = [model.name for model in PROVIDERS["zhipu"].models]
+COMPLETIONS = {
+    "multiembed embed-": ["embed-text"],
+    "multiembed embed a.txt --model zhi": [f"zhipu:{name}" for name in ZHIPU],
+    "multiembed embed a.txt --model zhipu :": ZHIPU,
+    "multiembed embed a.txt --model zhipu : embedding-2": ["embedding-2"],
+    "multiembed embed a.txt --model = zhipu : embedding-2": ["embedding-2"],
+    "multiembed embed-text a --model gate": ["gateway:"],
+    "multiembed doctor sil": ["siliconflow"],
+    "multiembed doctor zhipu :": ZHIPU,
+    "multiembed models open": ["openai-compatible"],
+    "multiembed cache prune f --model dashscope : text-embedding-v4": ["text-embedding-v4"],
+    "multiembed embed a.txt --on-e": ["--on-error"],
+    "multiembed embed a.txt --role q": ["query"],
+}
+
+
+@pytest.mark.parametrize("line", COMPLETIONS)
+def test_commands_options_providers_and_models_are_completed(programs, line):
+    words = line.split()
+    environ = {
+        "_MULTIEMBED_COMPLETE": "complete_bash",
+        "COMP_WORDS": "\n".join(words),
+        "COMP_CWORD": str(len(words) - 1),
     }
-    assert dict(zip(expected, bash(*expected), strict=True)) == expected
+    assert programs.run(MAIN, environment=environ).stdout.split() == COMPLETIONS[line]
+
+
+def test_bash_shows_the_completions(bash):
+    lines = ("multiembed embed a.txt --model = zhipu : embedding-2", "multiembed doctor zhipu :")
+    assert bash(*lines) == [COMPLETIONS[line] for line in lines]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_complete_whole_models(shell):
+def test_other_shells_complete_whole_models(programs, shell):
     environ = {
         "_MULTIEMBED_COMPLETE": f"complete_{shell}",
         "_TYPER_COMPLETE_ARGS": "multiembed embed --model zhipu:embedding-2",
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", "from multiembed.cli import main; main()"],
-        env={**os.environ, **environ}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = programs.run(MAIN, environment=environ)
     assert "zhipu:embedding-2" in done.stdout.replace("\\\\", "")
     assert "embedding-3" not in done.stdout

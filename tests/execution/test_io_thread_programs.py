@@ -37,10 +37,10 @@ async def aembed(client, label="a", count=25):
     assert is_right(await client.aembed(texts), texts)
     return True
 
-def stream(client, label="a", count=3000):
+def stream(client, label="a", count=1100):
     assert sum(len(result.vectors) for result in client.stream(texts_of(label, count))) == count
 
-async def astream(client, label="a", count=3000):
+async def astream(client, label="a", count=1100):
     assert sum([len(result.vectors) async for result in client.astream(texts_of(label, count))]) == count
 
 def raises(text, function, kind=MultiEmbedError):
@@ -123,7 +123,7 @@ client = new(max_concurrency=3)
 async def main():
     await aembed(client)
     for make in (lambda: client.aembed(texts_of("cancelled", 100)), lambda: astream(client, "cancelled", 200)):
-        for steps in range(0, 200, 3):
+        for steps in range(0, 200, 5):
             task = asyncio.create_task(make())
             for _ in range(steps):
                 await asyncio.sleep(0)
@@ -219,11 +219,11 @@ embed(client, "parent")
     "fork in the source of a stream": """
 client, children = new(), []
 def source():
-    for number in range(3000):
-        if number == 1500:
+    for number in range(1500):
+        if number == 1100:
             children.append(in_child(lambda: embed(client, "child") and ended_well(in_child(lambda: embed(client)))))
         yield f"text {number}"
-assert sum(len(result.vectors) for result in client.stream(source())) == 3000
+assert sum(len(result.vectors) for result in client.stream(source())) == 1500
 assert ended_well(children[0])
 """,
     "fork inside asyncio.run": """
