@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from calls import Api, serving
 from support.virtual_clock import VirtualLoop
 from support.workers import Batches, is_sending, until
 
@@ -20,7 +21,6 @@ from multiembed.execution.workers import WorkerPool
 from multiembed.flow.context import Batch, CallContext, Environment, LearnedLimits
 from multiembed.ratelimit.limiter import AccountLimiter, Permit
 from multiembed.ratelimit.pacer import INITIAL_IN_FLIGHT, MAX_IN_FLIGHT, AccountLimits
-from multiembed.simulator import Simulator
 from multiembed.transport.types import HttpResponse
 
 SIZE = 4
@@ -136,17 +136,33 @@ def test_pool_without_batches_ends_at_once():
     assert Run(context_of(), 0).done == []
 
 
+class FullApi(Api):
+    """Answers the first request at once, and the others when as many as the limit have been there together."""
+
+    def before(self, server):
+        with server.changed:
+            server.arrived += 1
+            server.in_flight += 1
+            server.peak = max(server.peak, server.in_flight)
+            server.changed.notify_all()
+            if server.arrived > 1:
+                server.changed.wait_for(lambda: server.peak >= server.limit, PATIENCE)
+            server.in_flight -= 1
+
+
 @pytest.mark.parametrize("limit", [1, 4, 32])
 def test_configured_concurrency_is_reached_over_the_wire(entry_point, limit):
-    with Simulator(latency=0.5) as server:  # long enough for a busy machine to send them all
+    with serving(FullApi) as server:
+        server.changed, server.limit = threading.Condition(), limit
+        server.arrived = server.in_flight = server.peak = 0
         client = EmbeddingClient(
             "dashscope:text-embedding-v4",
-            api_key=server.api_key,
-            base_url=server.base_url("dashscope"),
+            api_key="sk-any",
+            base_url=f"http://127.0.0.1:{server.server_port}/api/v1",
             max_concurrency=limit,
         )
         entry_point(client, [f"text {number}" for number in range(10 * (2 * limit + 1))])
-        assert server.peak_in_flight == limit
+        assert server.peak == limit
         client.close()
 
 

@@ -42,6 +42,7 @@ orders.sendall(b"ready")
 while True:
     length, files, *_ = socket.recv_fds(orders, 8, 4)
     if not length:
+        orders.close()
         break
     order = json.loads(orders.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
