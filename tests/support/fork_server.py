@@ -190,7 +190,7 @@ class ForkServer(Programs):
 
 @contextmanager
 def fork_server(*modules):
-    """Yield Programs that find these modules imported; where there is no fork, programs of their own."""
+    """Yield Programs that find these modules imported; without os.fork, programs of their own."""
     if not hasattr(os, "fork"):
         yield Programs()
         return
