@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import functools
 import json
 import socket
 from pathlib import Path
@@ -20,7 +19,6 @@ from typer.testing import CliRunner
 import multiembed.cli
 from multiembed import no_waits
 from multiembed.cli.app import app
-from multiembed.cli.doctor import report
 from multiembed.cli.doctor.setup import without_key
 from multiembed.providers import PROVIDERS
 from multiembed.simulator import Simulator
@@ -28,17 +26,15 @@ from multiembed.simulator import Simulator
 KEY = "sk-Zq7Lw2Nv9Rt4Xb6Mc1Pd8Hs5Jf3Kg0Ty"
 MODELS = {"zhipu": "embedding-3", **dict.fromkeys(("openai-compatible", "gateway"), "text-embedding-3-small")}
 REMOTE = [name for name in PROVIDERS if name != "local"]
-versions = functools.cache(report.versions)
 TRUST = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 @pytest.fixture(autouse=True)
 def default_trust(monkeypatch, tmp_path):
-    """No certificates of this machine's own, and no .env file; versions that are read once, in 0.13 s (2026-11-29)."""
+    """No certificates of this machine's own, and no .env file."""
     for name in TRUST:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "versions", versions)
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +78,9 @@ def new_process(programs):
     """`new_process(*arguments, **environ)`: in a process of its own, which reads certificates and proxies anew."""
 
     def run(*arguments, **environ):
-        program = "from multiembed.cli.doctor import report; report.versions = dict\n"  # as above
-        program += "from multiembed.cli import main; main()"
-        done = programs.run(program, "doctor", *arguments, environment={"COLUMNS": "80", **environ})
+        done = programs.run(
+            "from multiembed.cli import main; main()", "doctor", *arguments, environment={"COLUMNS": "80", **environ}
+        )
         return checked(done.stdout + done.stderr, done.returncode, KEY)
 
     return run

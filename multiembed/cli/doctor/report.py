@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -29,10 +30,11 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 def versions() -> dict[str, str]:
     """The versions that a bug report needs; a package that is not installed is left out."""
     system = {"Python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
-    installed = {str(each.metadata["Name"]).lower(): each.version for each in metadata.distributions()}
-    return {"multiembed": multiembed.__version__, **system} | {
-        name: installed[name] for name in _LIBRARIES if name in installed
-    }
+    found = {"multiembed": multiembed.__version__, **system}
+    for name in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def show(console: Console, setup: Setup, findings: Sequence[Finding]) -> None:
