@@ -226,9 +226,9 @@ class EmbedCall:
             self._usage += usage
             self._failed += failed
             ended = self._ended
+        self.runtime.stats.add(usage, texts=texts, failed=failed, **responses)
         if ended:  # Ctrl-C has ended the call, and the response came later
             self.runtime.usage_hook.report_soon(usage)
-        self.runtime.stats.add(usage, texts=texts, failed=failed, **responses)
         self._advance(texts)
 
     def _advance(self, texts: int) -> None:

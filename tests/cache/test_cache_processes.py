@@ -282,7 +282,8 @@ def test_foreign_database_keeps_its_locks(path, run_elsewhere):
             open_cache(path)
         run_elsewhere("c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM precious'); c.close()", path)
         foreign.execute("INSERT INTO precious VALUES (2)")
-        counted = run_elsewhere("print(*sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM precious'))", path)
+        count = "c = sqlite3.connect(sys.argv[1]); print(*c.execute('SELECT count(*) FROM precious')); c.close()"
+        counted = run_elsewhere(count, path)
         assert counted.strip() == "(2,)"
 
 
