@@ -79,7 +79,9 @@ def busy():
 
 
 def wait_for_arrivals(simulator, count):
+    end = time.monotonic() + 60.0
     while len(simulator.arrivals) < count:
+        assert time.monotonic() < end, "the processes have ended, or wait for each other"
         time.sleep(0.005)
 
 
