@@ -654,7 +654,7 @@ def test_llamaindex_companion_is_a_sparse_embedding(simulator, options, expected
     half = embedding.sparse()
     assert isinstance(half, BaseSparseEmbedding)
     assert half.model_name == DASHSCOPE
-    assert half.to_payload()["class_name"] == "MultiSparseEmbedding"
+    assert half.class_name() == "MultiSparseEmbedding"
     texts = texts_of(25)
     embedding.get_text_embedding_batch(texts)
     assert [as_pair(vector) for vector in half.get_text_embedding_batch(texts)] == expected(texts)

@@ -67,7 +67,8 @@ def no_notebook(monkeypatch):
 def bars(monkeypatch):
     """All bars of the test."""
     monkeypatch.setattr(Bar, "made", [], raising=False)
-    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
+    for module in ("tqdm", "tqdm.auto"):  # the second one is used where ipywidgets is installed
+        monkeypatch.setattr(f"{module}.tqdm", Bar)
     return Bar.made
 
 
