@@ -43,6 +43,15 @@ settings.load_profile("unhurried")
 _VENDORS = ("MULTIEMBED_", "OPENAI_", *(f"{name.partition('_')[0]}_" for name in ENVIRONMENT_NAMES))
 
 
+def pytest_xdist_auto_num_workers(config):
+    """Two workers for each core, since half of a run is waiting: 249 s on two cores, 366 with two (2026-11-29).
+
+    Unit tests wait for nothing.
+    """
+    cores = min(os.cpu_count() or 1, 8)
+    return cores if config.option.markexpr == "unit" else 2 * cores
+
+
 def pytest_ignore_collect(collection_path, config):
     """Collect no test that the marks of `-m` leave out anyway.
 
