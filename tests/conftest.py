@@ -43,6 +43,7 @@ settings.load_profile("unhurried")
 _VENDORS = ("MULTIEMBED_", "OPENAI_", *(f"{name.partition('_')[0]}_" for name in ENVIRONMENT_NAMES))
 
 
+@pytest.hookimpl(optionalhook=True)  # a run without the plugin
 def pytest_xdist_auto_num_workers(config):
     """Two workers for each core, since half of a run is waiting: 249 s on two cores, 366 with two (2026-11-29).
 
