@@ -64,7 +64,9 @@ class RedisLink(Link):
         tag = f"{{multiembed:{name}}}:"
         self._leases = [f"{tag}{version}:host" for version in dict.fromkeys((PROTOCOL, *range(1, MAX_PROTOCOL + 1)))]
         """Keys of the leases of all versions, this one's first."""
-        database = int(aconnect(url).connection_pool.connection_kwargs.get("db") or 0)
+        self._pool: Any = aconnect(url).connection_pool
+        """Makes connections; it keeps none."""
+        database = int(self._pool.connection_kwargs.get("db") or 0)
         self._channels = f"{tag}{PROTOCOL}:{database}:"  # channels are common to all databases of a server
         self._members: set[str] = set()
         """As the host: the members that have sent messages."""
@@ -99,8 +101,7 @@ class RedisLink(Link):
 
     async def _session(self) -> None:
         """Exchange messages until an error ends it."""
-        pool: Any = aconnect(self._url).connection_pool
-        subscriber, commander = pool.make_connection(), pool.make_connection()
+        subscriber, commander = self._pool.make_connection(), self._pool.make_connection()
         reader: asyncio.Task[None] | None = None
         try:
             await self._subscribe(subscriber)
