@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import signal
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 import numpy.testing  # noqa: F401 - numpy 1.26 starts a program when it is first imported
 import pytest
 from hypothesis import settings
+from support.in_turn import WAYS
 from support.providers import ENVIRONMENT_NAMES
 from support.workers import is_sending
 
@@ -199,15 +199,7 @@ def trust(monkeypatch, tmp_path):
     tls.ssl_context.cache_clear()
 
 
-def _embed(client, texts, role="document"):
-    return client.embed(texts, role)
-
-
-def _aembed(client, texts, role="document"):
-    return asyncio.run(client.aembed(texts, role))
-
-
-@pytest.fixture(params=[_embed, _aembed], ids=["sync", "async"])
+@pytest.fixture(params=WAYS.values(), ids=WAYS)
 def entry_point(request):
     """`entry_point(client, texts, role="document")`: the call by `embed`, and by `aembed` in an event loop."""
     return request.param

@@ -27,6 +27,7 @@ from support.adapters import (
     provider_of,
     texts_of,
 )
+from support.in_turn import turns
 
 from langchain_multiembed import MultiEmbeddings
 from llamaindex_multiembed import MultiEmbedding
@@ -56,13 +57,9 @@ def entry_point(request):
     return ENTRY_POINTS[request.param]
 
 
-def in_turn(models):
+def with_frameworks(models):
     """Each model with each framework, sync and async in turn."""
-    names = [
-        (model, f"{framework}-{('sync', 'async')[(n + m) % 2]}")
-        for n, model in enumerate(models)
-        for m, framework in enumerate(CLASSES)
-    ]
+    names = [(model, f"{framework}-{way}") for model, framework, way in turns(models, CLASSES)]
     return [pytest.param(model, ENTRY_POINTS[name], id=f"{name}-{model}") for model, name in names]
 
 
@@ -101,7 +98,7 @@ def _dashscope_answer(request):
 # -- the methods
 
 
-@pytest.mark.parametrize(("model", "entry_point"), in_turn(MODELS))
+@pytest.mark.parametrize(("model", "entry_point"), with_frameworks(MODELS))
 def test_documents_get_vectors_and_duplicates_are_sent_once(simulator, model, entry_point):
     embedder = entry_point.make(model, **options_for(simulator, model))
     texts = [*texts_of(150), *reversed(texts_of(50))]
@@ -112,7 +109,7 @@ def test_documents_get_vectors_and_duplicates_are_sent_once(simulator, model, en
     assert sorted(sent) == (sorted(texts_of(150)) if model in REMOTE_MODELS else [])
 
 
-@pytest.mark.parametrize(("model", "entry_point"), in_turn(MODELS))
+@pytest.mark.parametrize(("model", "entry_point"), with_frameworks(MODELS))
 def test_query_gets_its_own_vector(simulator, model, entry_point):
     embedder = entry_point.make(model, **options_for(simulator, model))
     vector = call(entry_point.embed_query, embedder, "敏捷的棕色狐狸")
@@ -121,7 +118,7 @@ def test_query_gets_its_own_vector(simulator, model, entry_point):
     assert len(simulator.requests) == (model in REMOTE_MODELS)
 
 
-@pytest.mark.parametrize(("model", "entry_point"), in_turn(MODELS))
+@pytest.mark.parametrize(("model", "entry_point"), with_frameworks(MODELS))
 def test_no_documents_give_no_vectors_and_no_request(simulator, model, entry_point):
     assert call(entry_point.embed, entry_point.make(model, **options_for(simulator, model)), []) == []
     assert simulator.requests == []
@@ -285,7 +282,7 @@ def test_key_function_is_called_for_every_request(options, entry_point):
     assert len(seen) == len(set(seen)) == 5
 
 
-@pytest.mark.parametrize(("model", "entry_point"), in_turn(REMOTE_MODELS))
+@pytest.mark.parametrize(("model", "entry_point"), with_frameworks(REMOTE_MODELS))
 def test_key_is_found_in_the_environment(simulator, monkeypatch, model, entry_point):
     provider = PROVIDERS[provider_of(model)]
     monkeypatch.setenv(provider.key_env[0], SECRET)
